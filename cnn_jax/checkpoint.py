@@ -1,0 +1,231 @@
+"""Checkpoints of a run: asynchronous, atomic, verified. The only importer of Orbax.
+
+Orbax writes a step into a temporary directory and renames it when it is whole, so a kill at any
+moment leaves only whole steps. Just before that, the SHA-256 of its files is put beside them; a
+step whose files no longer match is reported and passed over for the one before it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from cnn_jax import errors, sharding
+from cnn_jax.metrics import Totals
+from cnn_jax.state import TrainState
+
+DIGESTS = "sha256.json"
+Tree = TypeVar("Tree")
+
+NOT_VALIDATED = -1.0  # ranks below every accuracy
+
+
+class Restored(NamedTuple, Generic[Tree]):
+    """What a checkpoint holds: the state, and the metrics of the steps since the last log line."""
+
+    state: Tree
+    pending: Totals
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run: the newest `keep`, and the best by validation accuracy."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        """Make `directory` ready for writing; what a killed run left half-written goes."""
+        self._directory = directory.absolute()
+        self._saving = -1
+        newest = checkpoint_managers.LatestN(keep)
+        best = checkpoint_managers.BestN(get_metric_fn=_accuracy, n=1)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+                best_fn=_accuracy,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
+            ),
+        )
+
+    def save(
+        self, step: int, state: TrainState, pending: Totals, accuracy: float | None = None
+    ) -> None:
+        """Start to save; when this returns the state has been copied and may be overwritten.
+
+        Args:
+          step: names the checkpoint; one that exists already is left as it is.
+          state: the whole state.
+          pending: the metrics since the last log line, so that a resumed run logs the same.
+          accuracy: by validation at this step, if there was one.
+        """
+        if step in self._manager.all_steps():
+            return
+        ranking = {"accuracy": NOT_VALIDATED if accuracy is None else accuracy}
+        self._manager.wait_until_finished()
+        self._saving = step
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state),
+                progress=ocp.args.JsonSave({"pending": pending, **ranking}),
+            ),
+            metrics=ranking,
+        )
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _add_digests(self) -> None:
+        if sharding.is_primary():
+            (temporary,) = self._directory.glob(f"{self._saving}.*")
+            (temporary / DIGESTS).write_text(json.dumps(_digests(temporary), indent=1))
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps that have a checkpoint, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
+
+
+def restore_newest(
+    directory: Path, like: Tree, quarantine: Path | None = None
+) -> Restored[Tree] | None:
+    """The newest checkpoint that is undamaged; None if there is none.
+
+    Args:
+      directory: the checkpoints of a run.
+      like: a tree of the same shapes and shardings; parts of the state may be left out.
+      quarantine: where damaged checkpoints are moved to; None to leave them.
+
+    Raises:
+      ValueError: a checkpoint is undamaged but of another model or optimizer.
+    """
+    for step in reversed(steps(directory)):
+        try:
+            return _restore(directory, step, like)
+        except _DamagedError as error:
+            logging.error("checkpoint %d is damaged: %s; using the one before it", step, error)
+            if quarantine is not None and sharding.is_primary():
+                _move(directory / str(step), quarantine)
+    return None
+
+
+def restore(directory: Path, which: str, like: Tree) -> Restored[Tree]:
+    """The checkpoint that a user names.
+
+    Args:
+      directory: the checkpoints of a run.
+      which: 'best' by validation accuracy, 'last', or a step.
+      like: a tree of the same shapes and shardings; parts of the state may be left out.
+
+    Raises:
+      ValueError: there is no such checkpoint, it is damaged, or of another model.
+    """
+    available = steps(directory)
+    if not available:
+        raise errors.UserError(f"no checkpoint in {directory}")
+    if which == "last":
+        restored = restore_newest(directory, like)
+        if restored is None:
+            raise errors.UserError(f"every checkpoint in {directory} is damaged")
+        return restored
+    if which == "best":
+        step = best_step(directory)
+    elif which.isdecimal() and int(which) in available:
+        step = int(which)
+    else:
+        raise errors.unknown("checkpoint", which, ["best", "last", *map(str, available)])
+    try:
+        return _restore(directory, step, like)
+    except _DamagedError as error:
+        raise errors.UserError(
+            f"checkpoint {step} in {directory} is damaged: {error}; others: "
+            f"{[other for other in available if other != step]}"
+        ) from error
+
+
+def best_step(directory: Path) -> int:
+    """The step with the highest validation accuracy, the newest among equals."""
+
+    def rank(step: int) -> tuple[float, int]:
+        try:
+            content = _read(directory, step, progress=ocp.args.JsonRestore())
+        except _DamagedError:
+            return NOT_VALIDATED, step
+        return _accuracy(content.progress), step
+
+    return max(steps(directory), key=rank)
+
+
+class _DamagedError(Exception):
+    """The files of a checkpoint are not what was written."""
+
+
+def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    state = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    try:
+        content = _read(directory, step, state=state, progress=ocp.args.JsonRestore())
+    except ValueError as error:
+        raise errors.UserError(
+            f"checkpoint {step} in {directory} is whole, but not of this model and optimizer: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    pending = content.progress["pending"].items()
+    return Restored(content.state, {name: (value, count) for name, (value, count) in pending})
+
+
+def _read(directory: Path, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
+    path = directory.absolute() / str(step)
+    _verify(path)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        return reader.restore(path, args=ocp.args.Composite(**items))
+
+
+def _verify(path: Path) -> None:
+    try:
+        expected = json.loads((path / DIGESTS).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise _DamagedError(f"{DIGESTS} is missing or cannot be read") from error
+    found = _digests(path)
+    wrong = sorted(name for name in expected if found.get(name) != expected[name])
+    if wrong:
+        raise _DamagedError(f"{', '.join(wrong)} differs from what was written or is missing")
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file of each item; Orbax's notes beside the items change later."""
+    return {
+        file.relative_to(path).as_posix(): _sha256(file)
+        for file in path.glob("*/**/*")
+        if file.is_file()
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _move(path: Path, quarantine: Path) -> None:
+    quarantine.mkdir(exist_ok=True)
+    target = quarantine / path.name
+    while target.exists():
+        target = target.with_name(target.name + "-again")
+    path.rename(target)
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> float:
+    return float(metrics["accuracy"])

@@ -1,0 +1,111 @@
+"""One image at a time, on the host: decoding, channels and size."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnn_jax import errors
+
+RESIZE = ("pad", "bilinear", "bicubic")
+_FILTERS: Mapping[str, Image.Resampling] = MappingProxyType(
+    {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+)
+_MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
+CHANNELS = tuple(_MODES)
+
+
+def read_file(path: Path, channels: int) -> np.ndarray:
+    """The picture in a PNG, JPEG or other file that Pillow reads, upright, as a person sees it.
+
+    Palettes are looked up, 16-bit greys scaled, transparent parts shown on white, and the EXIF
+    orientation applied.
+
+    Args:
+      path: the file.
+      channels: 1 for grey, 3 for red, green and blue.
+
+    Returns:
+      `[h, w, channels]` uint8.
+
+    Raises:
+      ValueError: the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            picture = ImageOps.exif_transpose(file)
+    except FileNotFoundError as error:
+        raise errors.UserError(f"{path}: no such file") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+        raise errors.UserError(f"{path}: not a readable image ({error})") from error
+    return _to_array(_flat(picture), channels)
+
+
+def convert(image: np.ndarray, channels: int) -> np.ndarray:
+    """`[h, w, C]` uint8 with C 1 or 3, as grey (ITU-R 601 luma) or as red, green and blue."""
+    if image.shape[-1] == channels:
+        return image
+    return _to_array(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), channels)
+
+
+def fit(image: np.ndarray, image_size: int, resize: str) -> np.ndarray:
+    """Bring an image to the square that the network takes.
+
+    Args:
+      image: `[h, w, C]` uint8.
+      image_size: height and width of the result in pixels.
+      resize: 'pad' centres it on black, unscaled; 'bilinear' and 'bicubic' scale the shorter side,
+        with antialiasing, and crop the centre.
+
+    Returns:
+      `[image_size, image_size, C]` uint8.
+
+    Raises:
+      ValueError: `resize` is unknown, or 'pad' meets a larger image.
+    """
+    height, width, channels = image.shape
+    if (height, width) == (image_size, image_size):
+        return image
+    if resize != "pad":
+        return scale(image, (image_size, image_size), resize)
+    if max(height, width) > image_size:
+        raise errors.UserError(
+            f"data.resize 'pad' cannot bring {height}x{width} pixels to {image_size}x{image_size}; "
+            "allowed for larger images: bilinear, bicubic"
+        )
+    top, left = (image_size - height) // 2, (image_size - width) // 2
+    canvas = np.zeros((image_size, image_size, channels), np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def scale(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Scale `[h, w, C]` to cover `size` (height, width) with antialiasing, and crop the centre."""
+    if resize not in _FILTERS:
+        raise errors.unknown("data.resize", resize, RESIZE)
+    channels = image.shape[-1]
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    return _to_array(ImageOps.fit(picture, size[::-1], _FILTERS[resize]), channels)
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """Without palette, transparency or more than eight bits."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture, np.float64)
+        deep = values.max(initial=0) > 255
+        return Image.fromarray((values / 257 if deep else values).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture
+
+
+def _to_array(picture: Image.Image, channels: int) -> np.ndarray:
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    array = np.asarray(picture.convert(_MODES[channels]))
+    return array.reshape(*array.shape[:2], channels)

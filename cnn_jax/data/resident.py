@@ -1,0 +1,163 @@
+"""Small image sets that live on the devices as bytes; batches are made inside the compiled step.
+
+What the loop hands to a step is a light dictionary of inputs (the resident arrays, an order and a
+position in it); `train_batch` and `eval_batch`, traced into the step, turn it into a batch:
+`{"image": [B, H, W, C] float32, "label": [B] int32, "weight": [B] float32}`, weight 0 marking
+padding. Order and augmentation are functions of (seed, step) alone, so a resumed run repeats
+nothing and skips nothing.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+from cnn_jax import errors, keys, sharding
+from cnn_jax.data import augment
+
+Inputs = Mapping[str, jax.Array | np.ndarray]
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """One split on every device: images `[N, S, S, C]` uint8 and labels `[N]` int32."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """An image set on the devices.
+
+    Attributes:
+      class_names: the name of each label.
+      native_size: height and width of the stored images; None if they differ.
+      mean: per channel, of the stored training images scaled to [0, 1].
+      std: their standard deviation.
+      splits: 'train' and, where there are such, 'validation' and 'test'.
+      batch_size: examples in a training step, over all devices.
+      crop_padding: pixels for the random crop, 0 for none.
+      flip: whether to mirror at random.
+      seed: of the order.
+      mesh: the devices.
+    """
+
+    class_names: tuple[str, ...]
+    native_size: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: Mapping[str, Arrays]
+    batch_size: int
+    crop_padding: int
+    flip: bool
+    seed: int
+    mesh: Mesh
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of a batch's images."""
+        return self.splits["train"].images.shape[1:]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training split; the rest waits for another epoch's order."""
+        return self.size("train") // self.batch_size
+
+    def size(self, split: str) -> int:
+        """The number of examples in `split`."""
+        return len(self._split(split).labels)
+
+    def description(self) -> dict[str, Any]:
+        """What is needed to treat other images as these: names, sizes, mean and deviation."""
+        return {
+            "class_names": self.class_names,
+            "native_size": self.native_size,
+            "input_shape": self.input_shape,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    def train_batches(self, start_step: int) -> Iterator[Inputs]:
+        """The inputs of step `start_step` and of every one after it, without end."""
+        arrays = self._split("train")
+        epoch, position = divmod(start_step, self.steps_per_epoch)
+        while True:
+            order = self._order(epoch)
+            for batch in range(position, self.steps_per_epoch):
+                start = np.array(batch * self.batch_size, np.int32)
+                yield {
+                    "images": arrays.images,
+                    "labels": arrays.labels,
+                    "order": order,
+                    "start": start,
+                }
+            epoch, position = epoch + 1, 0
+
+    def eval_batches(self, split: str, batch_size: int) -> Iterator[Inputs]:
+        """The inputs that hold every example of `split` exactly once, in the stored order.
+
+        Batches are filled up with weight 0 to a multiple of the number of devices.
+        """
+        arrays, size = self._split(split), self.size(split)
+        offsets = np.arange(-(-batch_size // self.mesh.size) * self.mesh.size)
+        for start in range(0, size, batch_size):
+            inside = (offsets < batch_size) & (start + offsets < size)
+            yield {
+                "images": arrays.images,
+                "labels": arrays.labels,
+                "indices": np.where(inside, start + offsets, 0).astype(np.int32),
+                "weight": inside.astype(np.float32),
+            }
+
+    def train_batch(self, inputs: Inputs, key: jax.Array) -> Batch:
+        """The augmented, normalised batch of a training step; `key` belongs to (seed, step)."""
+        indices = lax.dynamic_slice(inputs["order"], (inputs["start"],), (self.batch_size,))
+        images, labels = self._gather(inputs, indices)
+        crop_key, flip_key = jax.random.split(key)
+        if self.crop_padding:
+            images = augment.random_crop(crop_key, images, self.crop_padding)
+        if self.flip:
+            images = augment.random_flip(flip_key, images)
+        weight = jnp.ones(self.batch_size, jnp.float32)
+        return {"image": self._normalise(images), "label": labels, "weight": weight}
+
+    def eval_batch(self, inputs: Inputs) -> Batch:
+        """The normalised batch of an evaluation step."""
+        images, labels = self._gather(inputs, jnp.asarray(inputs["indices"]))
+        weight = jnp.asarray(inputs["weight"])
+        return {"image": self._normalise(images), "label": labels, "weight": weight}
+
+    def _normalise(self, images: jax.Array) -> jax.Array:
+        return normalise(images, self.mean, self.std)
+
+    def _gather(self, inputs: Inputs, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        indices = lax.with_sharding_constraint(indices, sharding.over_data(self.mesh))
+        return jnp.asarray(inputs["images"])[indices], jnp.asarray(inputs["labels"])[indices]
+
+    def _order(self, epoch: int) -> jax.Array:
+        """The examples' order in one epoch, a function of (seed, epoch)."""
+        key = jax.random.fold_in(keys.stream(self.seed, "order"), epoch)
+        return jax.random.permutation(key, self.size("train"))
+
+    def _split(self, split: str) -> Arrays:
+        if split not in self.splits:
+            raise errors.unknown("split", split, self.splits)
+        return self.splits[split]
+
+
+def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """Bytes `[B, H, W, C]` to float32 in units of the training set's deviation from its mean."""
+    scaled = images.astype(jnp.float32) / 255
+    return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)

@@ -1,0 +1,55 @@
+"""SIGTERM and Ctrl-C as a request to stop after the running step, on all hosts at once."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+from jax.experimental import multihost_utils
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class Interruption:
+    """Within this context a first SIGTERM or SIGINT is noted; a second one acts at once.
+
+    Attributes:
+      signal: the number of the signal that came, 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is changed before the context is entered."""
+        self.signal = 0
+        self._previous: dict[int, _Handler] = {}
+
+    def __enter__(self) -> Self:
+        """Catch the signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after `step`; all hosts get the same answer at the same step."""
+        if jax.process_count() > 1:
+            # JAX's preemption service carries a SIGTERM that any host received to all of them.
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.signal != 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

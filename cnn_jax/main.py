@@ -1,0 +1,79 @@
+"""Train, or continue, the run of a config.
+
+  python -m cnn_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.KEY=VALUE ...]
+
+The same command on the same work directory continues a run that was stopped. Every key of a config
+can be set on the command line; configs/base.py lists them. `--config=FILE:smoke` tries a config for
+a few steps on made-up images.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cnn_jax import cli, errors, sharding, train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The config's file; any of its keys can be set by --config.SECTION.KEY=VALUE.",
+    # base.py locks the config itself, all but the options of the network.
+    lock_config=False,
+    accept_new_attributes=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives; by default runs/CONFIG-TIME, a new one."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of the command line, after the flags are parsed."""
+    if len(argv) > 1:
+        raise errors.UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
+    if _CONFIG.value is None:
+        raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames.
+    sharding.start()
+    directory = Path(_WORKDIR.value) if _WORKDIR.value else _new_directory()
+    outcome = train.run(_CONFIG.value, directory)
+    if sharding.is_primary():
+        _report(outcome, directory)
+    return 128 + signal.SIGINT if outcome.signal == signal.SIGINT else 0
+
+
+def _new_directory() -> Path:
+    stem = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _report(outcome: train.Outcome, directory: Path) -> None:
+    if outcome.params_sha256:
+        for name, value in outcome.test.items():
+            print(f"test {name}: {value:.4f}")
+        print(f"params_sha256: {outcome.params_sha256}")
+        print(f"evaluate: python -m cnn_jax.evaluate --workdir={directory}")
+        print(f"predict:  python -m cnn_jax.predict --workdir={directory} IMAGE...")
+    else:
+        print(f"stopped and saved at step {outcome.step}; to continue, repeat the command with")
+        print(f"  --workdir={directory}")
+    print(f"work directory: {directory}")
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    # What config_flags raises for a file that is not there, or a key or section it does not have.
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, OSError, errors.UserError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.exit_with(lambda: app.run(main, flags_parser=_parse_flags))

@@ -1,0 +1,77 @@
+"""The networks by name: `create("lenet", num_classes=10)`.
+
+Each family lives in a file of its own and lists what it offers in `VARIANTS`, a mapping of name to
+a constructor; the registry is the union of those tables.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import errors
+from cnn_jax.models import fashion_cnn, layers, lenet, linear
+
+_REGISTRY: Mapping[str, layers.Constructor] = MappingProxyType(
+    {**linear.VARIANTS, **lenet.VARIANTS, **fashion_cnn.VARIANTS}
+)
+
+
+def names() -> list[str]:
+    """The names of all registered networks, sorted."""
+    return sorted(_REGISTRY)
+
+
+def create(
+    name: str, *, num_classes: int, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> nn.Module:
+    """Build a network; its parameters come from `init`.
+
+    Args:
+      name: one of `names()`.
+      num_classes: the number of logits.
+      dtype: what the network computes in; parameters stay float32, logits at least float32.
+      **overrides: fields of the network that differ from the variant's, such as `activation`.
+
+    Returns:
+      A Linen module: `variables = model.init(key, images, train=False)` and
+      `logits = model.apply(variables, images, train=False)`, images `[B, H, W, C]`.
+
+    Raises:
+      ValueError: an unknown name, field or value; the message lists the allowed ones.
+
+    >>> create("lenet", num_classes=10, activation="tanh").activation
+    'tanh'
+    """
+    if name not in _REGISTRY:
+        raise errors.unknown("model", name, names())
+    if num_classes < 1:
+        raise errors.UserError(f"num_classes must be at least 1, got {num_classes}")
+    _check_overrides(name, overrides)
+    return _REGISTRY[name](num_classes=num_classes, dtype=dtype, **overrides)
+
+
+def options(name: str) -> dict[str, Any]:
+    """The fields of network `name` that `create` can override, with the variant's values."""
+    module = _REGISTRY[name](num_classes=1)
+    reserved = {"num_classes", "dtype", "parent", "name"}
+    fields = (field.name for field in dataclasses.fields(module) if field.init)
+    return {field: getattr(module, field) for field in fields if field not in reserved}
+
+
+def _check_overrides(name: str, overrides: Mapping[str, Any]) -> None:
+    defaults = options(name)
+    for key, value in overrides.items():
+        if key not in defaults:
+            raise errors.unknown(f"option of model {name!r}:", key, defaults)
+        expected = type(defaults[key])
+        if not isinstance(value, (int, float) if expected is float else expected):
+            raise errors.UserError(
+                f"model.{key} must be of type {expected.__name__}, got {value!r}"
+            )
+        if key.endswith("_rate") and not 0 <= value < 1:
+            raise errors.UserError(f"model.{key} must be in [0, 1), got {value!r}")

@@ -1,0 +1,183 @@
+"""Optimizers and learning-rate schedules from the values of a config, on top of Optax."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import optax
+
+from cnn_jax import errors
+
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+WEIGHT_DECAYS = ("coupled", "decoupled")
+SCHEDULES = ("constant", "cosine", "exponential", "step")
+
+# Not decayed, by the last part of their name: biases, and the scales of normalisation layers.
+UNDECAYED = ("bias", "scale")
+
+CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
+
+
+def make(
+    *,
+    name: str,
+    learning_rate: float,
+    total_steps: int,
+    steps_per_epoch: int = 1,
+    schedule: Mapping[str, Any] = CONSTANT,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    rms_decay: float = 0.9,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_decay_kind: str = "coupled",
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """An optimizer: clipping, coupled decay, the rule, decoupled decay, the learning rate.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      learning_rate: the schedule's peak.
+      total_steps: the length of the run.
+      steps_per_epoch: the unit of the schedule's epochs; 1 to give them in steps.
+      schedule: arguments of `make_schedule`.
+      momentum: of 'sgd' and 'rmsprop'; 0 for none.
+      nesterov: Nesterov's form of momentum, for 'sgd' and 'rmsprop'.
+      b1: decay of the first moment, for 'adam' and 'adamw'.
+      b2: decay of the second moment, for 'adam' and 'adamw'.
+      rms_decay: decay of the second moment, for 'rmsprop'.
+      eps: added to the root of the second moment.
+      weight_decay: its coefficient, for the parameters whose name is not in `UNDECAYED`.
+      weight_decay_kind: 'coupled' adds it to the gradient, as the L2 penalty of the papers with
+        SGD; 'decoupled' subtracts learning rate times coefficient times parameter (Loshchilov &
+        Hutter 2019, arXiv:1711.05101), which is what makes Adam AdamW.
+      clip_norm: the largest norm of the whole gradient, 0 for no limit.
+
+    Returns:
+      An `optax.GradientTransformation` whose updates are to be added.
+
+    Raises:
+      ValueError: an unknown name or a value out of range.
+
+    >>> optimizer = make(name="sgd", learning_rate=0.1, total_steps=10, momentum=0.9)
+    >>> state = optimizer.init({"kernel": jax.numpy.ones(2)})
+    """
+    _check_range("learning_rate", learning_rate, low=0.0)
+    _check_range("weight_decay", weight_decay, low=0.0)
+    _check_range("clip_norm", clip_norm, low=0.0)
+    for key, value in (("momentum", momentum), ("b1", b1), ("b2", b2), ("rms_decay", rms_decay)):
+        _check_range(key, value, low=0.0, below=1.0)
+    if weight_decay_kind not in WEIGHT_DECAYS:
+        raise errors.unknown("optim.weight_decay_kind", weight_decay_kind, WEIGHT_DECAYS)
+    if name == "adamw" and weight_decay and weight_decay_kind == "coupled":
+        raise errors.UserError(
+            "adamw decouples weight decay: set optim.weight_decay_kind to 'decoupled', or "
+            "optim.name to 'adam' for a coupled one"
+        )
+    rates = make_schedule(
+        learning_rate, **schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+    )
+    trace = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    match name:
+        case "sgd":
+            rule = trace
+        case "rmsprop":
+            rule = optax.chain(optax.scale_by_rms(rms_decay, eps, eps_in_sqrt=False), trace)
+        case "adam" | "adamw":
+            rule = optax.scale_by_adam(b1, b2, eps)
+        case _:
+            raise errors.unknown("optimizer", name, OPTIMIZERS)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    decay = optax.add_decayed_weights(weight_decay, decay_mask) if weight_decay else None
+    stages = [clip, decay, rule] if weight_decay_kind == "coupled" else [clip, rule, decay]
+    stages.append(optax.scale_by_learning_rate(rates))
+    return optax.chain(*[stage for stage in stages if stage is not None])
+
+
+def make_schedule(
+    learning_rate: float,
+    *,
+    name: str,
+    total_steps: int,
+    steps_per_epoch: int = 1,
+    warmup_epochs: float = 0.0,
+    boundary_epochs: tuple[float, ...] = (),
+    decay_epochs: float = 1.0,
+    decay_factor: float = 0.1,
+) -> optax.Schedule:
+    """The learning rate by step: a linear warm-up from 0, then one of `SCHEDULES`.
+
+    Args:
+      learning_rate: the value that the warm-up ends with.
+      name: 'constant'; 'step', times `decay_factor` at each of `boundary_epochs`; 'exponential',
+        times `decay_factor` every `decay_epochs`, smoothly; 'cosine', half a period from the
+        warm-up to 0 at `total_steps` (Loshchilov & Hutter 2017, arXiv:1608.03983).
+      total_steps: the length of the run.
+      steps_per_epoch: the unit of the epochs below.
+      warmup_epochs: Goyal et al. 2017 (arXiv:1706.02677), section 2.2.
+      boundary_epochs: counted from the start of the run, increasing.
+      decay_epochs: counted from the end of the warm-up.
+      decay_factor: in (0, 1].
+
+    Returns:
+      A function of the step (from 0).
+
+    Raises:
+      ValueError: an unknown name or a value out of range.
+    """
+    _check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
+    _check_range("schedule.decay_factor", decay_factor, low=0.0, below=1.0 + 1e-9)
+    warmup_steps = round(warmup_epochs * steps_per_epoch)
+    if warmup_steps > total_steps:
+        raise errors.UserError(
+            f"optim.schedule.warmup_epochs {warmup_epochs} is {warmup_steps} steps, more than the "
+            f"run's {total_steps}"
+        )
+    match name:
+        case "constant":
+            after = optax.constant_schedule(learning_rate)
+        case "cosine":
+            after = optax.cosine_decay_schedule(learning_rate, max(total_steps - warmup_steps, 1))
+        case "exponential":
+            if decay_epochs <= 0:
+                raise errors.UserError(
+                    f"optim.schedule.decay_epochs must be positive, got {decay_epochs}"
+                )
+            decay_steps = decay_epochs * steps_per_epoch
+            after = optax.exponential_decay(learning_rate, decay_steps, decay_factor)
+        case "step":
+            boundaries = [
+                round(epoch * steps_per_epoch) - warmup_steps for epoch in boundary_epochs
+            ]
+            if boundaries != sorted(set(boundaries)) or any(edge < 0 for edge in boundaries):
+                raise errors.UserError(
+                    "optim.schedule.boundary_epochs must increase and come after the warm-up, "
+                    f"got {boundary_epochs}"
+                )
+            after = optax.piecewise_constant_schedule(
+                learning_rate, dict.fromkeys(boundaries, decay_factor)
+            )
+        case _:
+            raise errors.unknown("learning-rate schedule", name, SCHEDULES)
+    if not warmup_steps:
+        return after
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def decay_mask(params: Any) -> Any:
+    """A tree of booleans: whether each parameter is decayed, by its name."""
+
+    def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
+        return path[-1].key not in UNDECAYED
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def _check_range(key: str, value: float, low: float, below: float = float("inf")) -> None:
+    if not low <= value < below:
+        limit = "" if below == float("inf") else f" and below {below:g}"
+        raise errors.UserError(f"optim.{key} must be at least {low:g}{limit}, got {value}")
