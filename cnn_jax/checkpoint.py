@@ -2,7 +2,7 @@
 
 Orbax writes a step into a temporary directory and renames it when it is whole, so a kill at any
 moment leaves only whole steps. Just before that, the SHA-256 of its files is put beside them; a
-step whose files no longer match is reported and passed over for the one before it.
+step whose files no longer match is reported and left out, and the one before it used.
 """
 
 import hashlib
@@ -108,14 +108,16 @@ def restore_newest(
     Raises:
       ValueError: a checkpoint is undamaged but of another model or optimizer.
     """
-    for step in reversed(steps(directory)):
+    whole = []
+    for step in steps(directory):
         try:
-            return _restore(directory, step, like)
+            _verify(directory, step)
+            whole.append(step)
         except _DamagedError as error:
-            logging.error("checkpoint %d is damaged: %s; using the one before it", step, error)
+            logging.error("%s; it is left out", error)
             if quarantine is not None and sharding.is_primary():
                 _move(directory / str(step), quarantine)
-    return None
+    return _restore(directory, whole[-1], like) if whole else None
 
 
 def restore(directory: Path, which: str, like: Tree) -> Restored[Tree]:
@@ -137,19 +139,17 @@ def restore(directory: Path, which: str, like: Tree) -> Restored[Tree]:
         if restored is None:
             raise errors.UserError(f"every checkpoint in {directory} is damaged")
         return restored
-    if which == "best":
-        step = best_step(directory)
-    elif which.isdecimal() and int(which) in available:
-        step = int(which)
-    else:
-        raise errors.unknown("checkpoint", which, ["best", "last", *map(str, available)])
     try:
-        return _restore(directory, step, like)
+        if which == "best":
+            step = best_step(directory)
+        elif which.isdecimal() and int(which) in available:
+            step = int(which)
+        else:
+            raise errors.unknown("checkpoint", which, ["best", "last", *map(str, available)])
+        _verify(directory, step)
     except _DamagedError as error:
-        raise errors.UserError(
-            f"checkpoint {step} in {directory} is damaged: {error}; others: "
-            f"{[other for other in available if other != step]}"
-        ) from error
+        raise errors.UserError(f"{error}; there are: last, {available}") from error
+    return _restore(directory, step, like)
 
 
 def best_step(directory: Path) -> int:
@@ -158,8 +158,8 @@ def best_step(directory: Path) -> int:
     def rank(step: int) -> tuple[float, int]:
         try:
             content = _read(directory, step, progress=ocp.args.JsonRestore())
-        except _DamagedError:
-            return NOT_VALIDATED, step
+        except (OSError, ValueError) as error:
+            raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
         return _accuracy(content.progress), step
 
     return max(steps(directory), key=rank)
@@ -189,20 +189,22 @@ def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
 
 def _read(directory: Path, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
     path = directory.absolute() / str(step)
-    _verify(path)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         return reader.restore(path, args=ocp.args.Composite(**items))
 
 
-def _verify(path: Path) -> None:
+def _verify(directory: Path, step: int) -> None:
+    path = directory / str(step)
     try:
         expected = json.loads((path / DIGESTS).read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise _DamagedError(f"{DIGESTS} is missing or cannot be read") from error
-    found = _digests(path)
+        found = _digests(path)
+    except (OSError, ValueError) as error:
+        raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
     wrong = sorted(name for name in expected if found.get(name) != expected[name])
     if wrong:
-        raise _DamagedError(f"{', '.join(wrong)} differs from what was written or is missing")
+        raise _DamagedError(
+            f"checkpoint {step} is damaged: {', '.join(wrong)} is missing or not what was written"
+        )
 
 
 def _digests(path: Path) -> dict[str, str]:

@@ -16,7 +16,19 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnn_jax import checkpoint, cli, data, metrics, models, plots, sharding, state, steps, workdir
+from cnn_jax import (
+    checkpoint,
+    cli,
+    data,
+    errors,
+    metrics,
+    models,
+    plots,
+    sharding,
+    state,
+    steps,
+    workdir,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +90,9 @@ def run(directory: Path, split: str, which: str, batch_size: int = 0) -> Evaluat
       ValueError: there is no such run, split or checkpoint.
     """
     config = workdir.load(directory, workdir.CONFIG)
+    size = batch_size or config["eval"]["batch_size"]
+    if size < 1:
+        raise errors.UserError(f"the batch size must be at least 1, got {size}")
     mesh = sharding.make_mesh()
     # The training split may not divide by the devices here, and need not: nothing is trained.
     dataset = data.make(**config["data"], batch_size=mesh.size, seed=config["seed"], mesh=mesh)
@@ -86,7 +101,6 @@ def run(directory: Path, split: str, which: str, batch_size: int = 0) -> Evaluat
     like = state.abstract_variables(model, dataset.input_shape, mesh)
     variables = checkpoint.restore(directory / workdir.CHECKPOINTS, which, like).state
     eval_step = steps.make_eval_step(model, dataset.eval_batch, mesh=mesh)
-    size = batch_size or config["eval"]["batch_size"]
     result = evaluate(eval_step, variables, dataset, split, size)
     if sharding.is_primary():
         _write(result, dataset.class_names, directory, f"evaluation-{split}-{which}")

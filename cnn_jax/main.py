@@ -35,13 +35,18 @@ def main(argv: Sequence[str]) -> int:
     """Entry point of the command line, after the flags are parsed."""
     if len(argv) > 1:
         raise errors.UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    if _CONFIG.value is None:
+    config = _CONFIG.value
+    if config is None:
         raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
+    try:
+        config.lock()
+    except OSError as error:  # It is only now that a file that cannot be loaded shows itself.
+        raise errors.UserError(str(error.__cause__)) from error
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames.
     sharding.start()
     directory = Path(_WORKDIR.value) if _WORKDIR.value else _new_directory()
-    outcome = train.run(_CONFIG.value, directory)
+    outcome = train.run(config, directory)
     if sharding.is_primary():
         _report(outcome, directory)
     return 128 + signal.SIGINT if outcome.signal == signal.SIGINT else 0
@@ -66,13 +71,24 @@ def _report(outcome: train.Outcome, directory: Path) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    # What config_flags raises for a file that is not there, or a key or section it does not have.
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, OSError, errors.UserError) as error:
+        return flags.FLAGS(argv)
+    # What config_flags lets through for a key or section that the config does not have.
+    except (AttributeError, KeyError, OSError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+    except flags.Error as error:
+        message = _own_error(error) or error
+    print(f"error: {message}\nSee --help, and configs/base.py for every key.", file=sys.stderr)
+    sys.exit(1)
+
+
+def _own_error(error: BaseException | None) -> errors.UserError | None:
+    """What a config file itself objected to, without the traceback that is put around it."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, errors.UserError) else found
+        error = error.__context__
+    return found
 
 
 if __name__ == "__main__":

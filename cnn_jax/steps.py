@@ -60,8 +60,8 @@ def make_train_step(
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         norms = {
-            "gradient_norm": optax.global_norm(grads),
-            "parameter_norm": optax.global_norm(params),
+            "gradient_norm": optax.tree.norm(grads),
+            "parameter_norm": optax.tree.norm(params),
         }
         one = jnp.ones((), jnp.float32)
         sums = metrics.classification(logits, batch["label"], batch["weight"])

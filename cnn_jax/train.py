@@ -48,10 +48,11 @@ def run(config: ConfigDict, directory: Path) -> Outcome:
         if sharding.is_primary():
             workdir.save(directory, workdir.CONFIG, config.to_dict())
             workdir.save(directory, workdir.DATASET, job.dataset.description())
-        return _train(job, directory)
+        with Interruption() as interruption:
+            return _train(job, directory, interruption)
 
 
-def _train(job: jobs.Job, directory: Path) -> Outcome:
+def _train(job: jobs.Job, directory: Path, interruption: Interruption) -> Outcome:
     restored = checkpoint.restore_newest(
         directory / workdir.CHECKPOINTS, job.fresh, directory / workdir.DAMAGED_CHECKPOINTS
     ) or checkpoint.Restored(job.fresh, {})
@@ -61,7 +62,6 @@ def _train(job: jobs.Job, directory: Path) -> Outcome:
     batches = job.dataset.train_batches(start)
     with (
         contextlib.closing(_Recorder(job, directory, start, restored.pending)) as recorder,
-        Interruption() as interruption,
         tqdm(
             total=job.total_steps, initial=start, unit="step", disable=not sharding.is_primary()
         ) as progress,

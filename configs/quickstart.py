@@ -18,11 +18,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.resize = "bilinear"
     config.data.crop_padding = 4
     config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 1e-3
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
     config.train.batch_size = 64
-    config.train.epochs = 40.0
-    config.eval.every_epochs = 2.0
+    config.train.epochs = 150.0
+    config.eval.every_epochs = 5.0
     config.checkpoint.every_steps = 100
-    config.log.every_steps = 20
+    config.log.every_steps = 50
     return base.finish(config, variant)

@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 from cnn_jax import errors
 from cnn_jax.models import fashion_cnn, layers, lenet, linear
 
+DTYPES = ("bfloat16", "float32", "float64")
+
 _REGISTRY: Mapping[str, layers.Constructor] = MappingProxyType(
     {**linear.VARIANTS, **lenet.VARIANTS, **fashion_cnn.VARIANTS}
 )
@@ -52,7 +54,7 @@ def create(
     if num_classes < 1:
         raise errors.UserError(f"num_classes must be at least 1, got {num_classes}")
     _check_overrides(name, overrides)
-    return _REGISTRY[name](num_classes=num_classes, dtype=dtype, **overrides)
+    return _REGISTRY[name](num_classes=num_classes, dtype=_dtype(dtype), **overrides)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -61,6 +63,16 @@ def options(name: str) -> dict[str, Any]:
     reserved = {"num_classes", "dtype", "parent", "name"}
     fields = (field.name for field in dataclasses.fields(module) if field.init)
     return {field: getattr(module, field) for field in fields if field not in reserved}
+
+
+def _dtype(dtype: DTypeLike) -> DTypeLike:
+    try:
+        known = jnp.dtype(dtype).name in DTYPES
+    except TypeError:
+        known = False
+    if not known:
+        raise errors.unknown("model.dtype", dtype, DTYPES)
+    return jnp.dtype(dtype)
 
 
 def _check_overrides(name: str, overrides: Mapping[str, Any]) -> None:

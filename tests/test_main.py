@@ -1,0 +1,133 @@
+"""The command line of training: what a user sees, and what is left on the disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+STEMS = {path.stem for path in (ROOT / "configs").glob("*.py")}
+CONFIGS = sorted(STEMS - {"__init__", "base"})  # these two hold no config of their own
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cnn_jax.main", *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def config(name: str) -> str:
+    return f"--config={ROOT / 'configs' / name}.py:smoke"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.model.name=lenett"], ["unknown model 'lenett'", "did you mean 'lenet'"]),
+        (["--config.model.activatio=relu"], ["'activatio'", "did you mean 'activation'"]),
+        (["--config.model.activation=relux"], ["'relux'", "relu", "sigmoid", "tanh"]),
+        (["--config.model.dtype=float8"], ["'float8'", "bfloat16", "float32"]),
+        (["--config.optim.lerning_rate=1"], ["lerning_rate", 'Did you mean "learning_rate"']),
+        (["--config.optin.learning_rate=1"], ["optin", 'Did you mean "optim"']),
+        (["--config.optim.learning_rate=fast"], ["learning_rate", "fast"]),
+        (["--config.optim.name=sdg"], ["unknown optimizer 'sdg'", "did you mean 'sgd'", "adamw"]),
+        (["--config.optim.schedule.name=cosin"], ["'cosin'", "did you mean 'cosine'"]),
+        (["--config.data.source=digit"], ["'digit'", "did you mean 'digits'", "idx", "tfds"]),
+        (["--config.data.train_split=trian"], ["unknown split 'trian'", "did you mean 'train'"]),
+        (["--config.train.batch_size=0"], ["train.batch_size", "0"]),
+        (["--config.train.batch_size=1000"], ["train.batch_size 1000", "48"]),
+        (["--config.train.label_smoothing=1"], ["train.label_smoothing", "1"]),
+        (["--config.checkpoint.keep=0"], ["checkpoint.keep", "0"]),
+        (["stray"], ["'stray'"]),
+    ],
+    ids=lambda value: value[0].removeprefix("--config.") if "--" in value[0] else "",
+)
+def test_bad_input_is_one_message_and_changes_nothing(
+    tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    workdir = tmp_path / "run"
+    result = run(config("quickstart"), f"--workdir={workdir}", *arguments)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_that_does_not_divide_is_refused_before_compiling(tmp_path: Path) -> None:
+    environment = ENVIRONMENT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "cnn_jax.main", config("quickstart")),
+            *(f"--workdir={tmp_path / 'run'}", "--config.train.batch_size=12"),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "train.batch_size 12 does not divide by the 8 devices; nearest: 8, 16" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config=configs/nothing.py", ["configs/nothing.py", "No such file"]),
+        ("--config=configs/quickstart.py:smoky", ["smoky", "did you mean 'smoke'"]),
+        ("--workdir=somewhere", ["--config is missing"]),
+    ],
+)
+def test_config_that_is_not_there(tmp_path: Path, flag: str, words: list[str]) -> None:
+    result = run(flag)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_run_leaves_what_the_readme_says_and_refuses_another_config(tmp_path: Path) -> None:
+    result = run(config("quickstart"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    workdir = Path(lines[-1].removeprefix("work directory: "))
+    assert workdir.parent.name == "runs"
+    assert f"evaluate: python -m cnn_jax.evaluate --workdir={workdir}" in lines
+    assert f"predict:  python -m cnn_jax.predict --workdir={workdir} IMAGE..." in lines
+    directory = tmp_path / workdir
+    names = {path.name for path in directory.iterdir()}
+    assert {"config.json", "metrics.jsonl", "curves.png", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in rows] == [
+        *("train", "train", "validation", "test", "final"),
+    ]
+    assert f"params_sha256: {rows[-1]['params_sha256']}" in lines
+
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    other = run(config("quickstart"), f"--workdir={directory}", "--config.seed=1")
+    assert other.returncode == 1
+    assert "seed: 0 there, 1 now" in other.stderr
+    assert "Traceback" not in other.stderr
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_runs_in_its_smoke_variant(tmp_path: Path, name: str) -> None:
+    result = run(config(name), f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
