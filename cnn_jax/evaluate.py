@@ -67,7 +67,10 @@ def evaluate(
         leave=False,
         disable=not sharding.is_primary(),
     )
-    results = [eval_step(variables, inputs) for inputs in batches]
+    results = []
+    for inputs in batches:
+        results.append(eval_step(variables, inputs))
+        sharding.wait_for_earlier(results)
     totals = metrics.add(sums for sums, _ in results)
     confusion = np.sum(jax.device_get([matrix for _, matrix in results]), axis=0)
     if not totals["loss"][1] == confusion.sum() == dataset.size(split):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import errors, losses
+from cnn_jax import errors, losses, sharding
 
 Sums = Mapping[str, tuple[jax.Array, jax.Array]]
 Totals = dict[str, tuple[float, float]]
@@ -70,8 +70,9 @@ class Window:
         self._parts: list[tuple[int, Sums]] = []
 
     def add(self, step: int, sums: Sums) -> None:
-        """Take in the metrics of one step, without waiting for them."""
+        """Take in the metrics of one step, without waiting for that step."""
         self._parts.append((step, sums))
+        sharding.wait_for_earlier(self._parts)
 
     def totals(self) -> Totals:
         """Sums and counts so far.

@@ -1,6 +1,7 @@
 """Devices and hosts: one mesh with the axis `data`, the same program for one device or many."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cnn_jax import errors
 
 DATA_AXIS = "data"
+MAX_IN_FLIGHT = 2
 
 
 def start() -> None:
@@ -49,6 +51,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copy every array of `tree` to every device; all hosts must hold the same values."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def wait_for_earlier(results: Sequence[Any]) -> None:
+    """Wait for all but the latest `MAX_IN_FLIGHT` of the results of steps, oldest first.
+
+    Devices are kept busy by one step running and one waiting. Among many waiting ones the threads
+    of several CPU devices can be dealt out so that no step gets all that it needs, for ever.
+    """
+    if len(results) > MAX_IN_FLIGHT:
+        jax.block_until_ready(results[-1 - MAX_IN_FLIGHT])
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

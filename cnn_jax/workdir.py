@@ -92,9 +92,9 @@ def load(directory: Path, name: str) -> dict[str, Any]:
     """
     try:
         content = json.loads((directory / name).read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.UserError(f"{directory} is not a work directory: no {name} in it") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not text
         raise errors.UserError(f"{directory / name} is damaged: {error}") from error
     tuples: dict[str, Any] = _with_tuples(content)
     return tuples

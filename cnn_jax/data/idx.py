@@ -81,6 +81,8 @@ def read_file(path: Path) -> np.ndarray:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise errors.UserError(f"{path} is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise errors.UserError(f"{path} cannot be read: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0":
         raise errors.UserError(f"{path} is not an idx file: it begins with {content[:4]!r}")
     if content[2] != _UNSIGNED_BYTE:

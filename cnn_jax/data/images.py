@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from cnn_jax import errors
 
@@ -36,12 +36,12 @@ def read_file(path: Path, channels: int) -> np.ndarray:
     try:
         with Image.open(path) as file:
             file.load()
-            picture = ImageOps.exif_transpose(file)
+            return _to_array(_flat(ImageOps.exif_transpose(file)), channels)
     except FileNotFoundError as error:
         raise errors.UserError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+    # Pillow's decoders raise whatever a damaged file leads them to, struct.error for one.
+    except Exception as error:
         raise errors.UserError(f"{path}: not a readable image ({error})") from error
-    return _to_array(_flat(picture), channels)
 
 
 def convert(image: np.ndarray, channels: int) -> np.ndarray:
@@ -95,8 +95,10 @@ def _flat(picture: Image.Image) -> Image.Image:
     """Without palette, transparency or more than eight bits."""
     if picture.mode.startswith("I"):
         values = np.asarray(picture, np.float64)
-        deep = values.max(initial=0) > 255
-        return Image.fromarray((values / 257 if deep else values).round().astype(np.uint8))
+        # The modes I;16 have 16 bits; mode I has 32, whatever the file had.
+        deep = picture.mode != "I" or values.max(initial=0) > 255
+        grey = (values / 257 if deep else values).round().clip(0, 255)
+        return Image.fromarray(grey.astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

@@ -11,8 +11,8 @@ _SPLIT = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%
 def resolve(split: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     """The stored split and the range of examples that `split` names.
 
-    Bounds are example numbers or percentages, rounded to the nearest example; negative ones count
-    from the end, as in TFDS and Python.
+    Bounds are example numbers or percentages, rounded to the nearest example, as in TFDS; negative
+    ones count from the end, and what lies beyond either end is cut off, as in Python.
 
     Args:
       split: such as 'train[:90%]'.

@@ -1,0 +1,241 @@
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax import errors
+from cnn_jax.data import images
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (5, 7, 1), np.uint8)
+COLOUR = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+# A row of red, green, blue and white, and what ITU-R 601 makes of it.
+PRIMARIES = np.array([[RED, GREEN, BLUE, WHITE]], np.uint8)
+LUMA = [76, 150, 29, 255]
+
+
+def read(tmp_path: Path, picture: Image.Image, channels: int, name: str = "a.png") -> np.ndarray:
+    picture.save(tmp_path / name)
+    array = images.read_file(tmp_path / name, channels)
+    assert array.dtype == np.uint8
+    assert array.shape[-1] == channels
+    return array
+
+
+def test_a_grey_file_is_read_as_it_is_and_repeated_for_colour(tmp_path: Path) -> None:
+    picture = Image.fromarray(GREY[..., 0])
+    np.testing.assert_array_equal(read(tmp_path, picture, 1), GREY)
+    np.testing.assert_array_equal(read(tmp_path, picture, 3), GREY.repeat(3, -1))
+
+
+def test_a_colour_file_is_read_as_it_is_and_as_luma_for_grey(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(tmp_path, Image.fromarray(COLOUR), 3), COLOUR)
+    assert read(tmp_path, Image.fromarray(PRIMARIES), 1)[0, :, 0].tolist() == LUMA
+
+
+def palette() -> Image.Image:
+    """The primaries by index into a palette in another order."""
+    picture = Image.fromarray(np.array([[3, 2, 1, 0]], np.uint8)).convert("L")
+    picture.putpalette([*WHITE, *BLUE, *GREEN, *RED])
+    return picture
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(tmp_path, palette(), 3), PRIMARIES)
+    assert read(tmp_path, palette(), 1)[0, :, 0].tolist() == LUMA
+
+
+def test_a_transparent_palette_entry_is_white(tmp_path: Path) -> None:
+    picture = palette()
+    picture.info["transparency"] = 2
+    assert read(tmp_path, picture, 3)[0].tolist() == [[*RED], [*WHITE], [*BLUE], [*WHITE]]
+
+
+@pytest.mark.parametrize(("alpha", "red", "other"), [(255, 200, 0), (0, 255, 255), (102, 233, 153)])
+def test_transparent_colours_are_shown_on_white(
+    tmp_path: Path, alpha: int, red: int, other: int
+) -> None:
+    colour = read(tmp_path, Image.new("RGBA", (1, 1), (200, 0, 0, alpha)), 3)
+    np.testing.assert_allclose(colour[0, 0], [red, other, other], atol=1)
+    grey = read(tmp_path, Image.new("LA", (1, 1), (200, alpha)), 1)
+    np.testing.assert_allclose(grey[0, 0], [red], atol=1)
+
+
+def test_16_bit_greys_are_scaled(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 257, 0x8080, 0xFFFF]], np.uint16))
+    assert read(tmp_path, picture, 1)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_dark_16_bit_picture_stays_dark(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 100, 255]], np.uint16))
+    assert read(tmp_path, picture, 1).max() <= 1
+
+
+def test_32_bit_greys_beyond_the_range_are_clipped(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[-300, 0, 0xFFFF, 70000]], np.int32))
+    assert read(tmp_path, picture, 1, "a.tiff")[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
+def test_one_bit_is_black_or_white(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[True, False]]))
+    assert picture.mode == "1"
+    assert read(tmp_path, picture, 1)[0, :, 0].tolist() == [255, 0]
+    assert read(tmp_path, picture, 3)[0].tolist() == [[255] * 3, [0] * 3]
+
+
+def test_a_jpeg_of_printing_colours_is_read_as_light(tmp_path: Path) -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    array = read(tmp_path, cyan, 3, "a.jpg")
+    np.testing.assert_allclose(array, np.broadcast_to((0, 255, 255), (8, 8, 3)), atol=2)
+
+
+UPRIGHT = np.kron(np.array([[0, 60, 120], [160, 200, 240]], np.uint8), np.ones((8, 8), np.uint8))
+# How a camera stores the upright picture, by EXIF orientation.
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.T,
+    6: np.rot90(UPRIGHT),
+    7: UPRIGHT[::-1, ::-1].T,
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_photograph_is_upright_however_it_was_taken(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.ascontiguousarray(STORED[orientation])).save(path, exif=exif, quality=95)
+    array = images.read_file(path, 1)
+    np.testing.assert_allclose(array[..., 0].astype(int), UPRIGHT, atol=3)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "folder.png", "text.png", "empty.png"])
+def test_what_is_no_picture_is_an_error_with_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(errors.UserError, match=re.escape(str(tmp_path / name))):
+        images.read_file(tmp_path / name, 3)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.bmp"])
+def test_a_truncated_file_is_an_error_with_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(RNG.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(errors.UserError, match=f"{re.escape(str(path))}: not a readable image"):
+        images.read_file(path, 3)
+
+
+def test_a_png_with_damage_inside_is_an_error_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(COLOUR).save(path)
+    whole = path.read_bytes()
+    start = whole.index(b"IDAT")
+    short = struct.pack(">I", 10) + whole[start : start + 14]  # with only ten bytes of the pixels
+    path.write_bytes(whole[: start - 4] + short + b"\xff" * 20)
+    with pytest.raises(errors.UserError, match=f"{re.escape(str(path))}: not a readable image"):
+        images.read_file(path, 3)
+
+
+def test_a_photograph_with_odd_exif_is_read_or_an_error_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    orientation = struct.pack(">HHIHxx", 0x0112, 3, 1, 6)
+    width = struct.pack(">HHI4s", 0x0100, 2, 4, b"two\0")  # a text where a number belongs
+    exif = b"Exif\0\0MM" + struct.pack(">HIH", 42, 8, 2) + orientation + width + bytes(4)
+    Image.fromarray(COLOUR).save(path, exif=exif)
+    try:
+        assert images.read_file(path, 3).shape == (7, 5, 3)
+    except errors.UserError as error:
+        assert str(path) in str(error)  # noqa: PT017 (either is fine)
+
+
+def test_colours_that_cannot_be_converted_are_an_error_with_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    Image.new("LAB", (4, 4)).save(path)
+    with pytest.raises(errors.UserError, match=re.escape(str(path))):
+        images.read_file(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "channels", "expected"),
+    [
+        (GREY, 1, GREY),
+        (GREY, 3, GREY.repeat(3, -1)),
+        (COLOUR, 3, COLOUR),
+        (PRIMARIES, 1, np.array(LUMA, np.uint8).reshape(1, 4, 1)),
+    ],
+)
+def test_conversion_repeats_grey_and_weighs_colours(
+    image: np.ndarray, channels: int, expected: np.ndarray
+) -> None:
+    np.testing.assert_array_equal(images.convert(image, channels), expected)
+
+
+@pytest.mark.parametrize("image_size", [7, 8, 12])
+@pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
+def test_padding_centres_the_unscaled_image_on_black(image: np.ndarray, image_size: int) -> None:
+    padded = images.fit(image, image_size, "pad")
+    assert padded.shape == (image_size, image_size, image.shape[-1])
+    top, left = (image_size - 5) // 2, (image_size - 7) // 2
+    np.testing.assert_array_equal(padded[top : top + 5, left : left + 7], image)
+    assert padded.sum(dtype=int) == image.sum(dtype=int)
+
+
+def test_padding_cannot_shrink() -> None:
+    with pytest.raises(errors.UserError, match=r"5x7 pixels to 6x6.*bilinear, bicubic"):
+        images.fit(COLOUR, 6, "pad")
+
+
+METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def pillow(image: np.ndarray, *arguments: Any) -> np.ndarray:
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return np.asarray(picture.resize(*arguments)).reshape(*arguments[0], image.shape[-1])
+
+
+@pytest.mark.parametrize("resize", METHODS)
+@pytest.mark.parametrize("image_size", [5, 8, 20, 33])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_square_images_are_scaled_as_pillow_does(
+    resize: str, image_size: int, channels: int
+) -> None:
+    image = RNG.integers(0, 256, (20, 20, channels), np.uint8)
+    expected = pillow(image, (image_size, image_size), METHODS[resize])
+    np.testing.assert_array_equal(images.fit(image, image_size, resize), expected)
+
+
+@pytest.mark.parametrize("resize", METHODS)
+@pytest.mark.parametrize("wide", [True, False])
+def test_the_aspect_ratio_is_kept_and_the_centre_cropped(resize: str, wide: bool) -> None:
+    image = RNG.integers(0, 256, (12, 30, 3), np.uint8)
+    expected = pillow(image, (8, 8), METHODS[resize], (9, 0, 21, 12))
+    if not wide:
+        image, expected = image.swapaxes(0, 1), expected.swapaxes(0, 1)
+    np.testing.assert_array_equal(images.fit(image, 8, resize), expected)
+
+
+def test_scaling_covers_a_rectangle() -> None:
+    image = RNG.integers(0, 256, (10, 10, 1), np.uint8)
+    np.testing.assert_array_equal(images.scale(image, (6, 10), "bilinear"), image[2:8])
+
+
+@pytest.mark.parametrize("resize", images.RESIZE)
+def test_an_image_of_the_right_size_is_unchanged(resize: str) -> None:
+    image = RNG.integers(0, 256, (9, 9, 3), np.uint8)
+    np.testing.assert_array_equal(images.fit(image, 9, resize), image)
+
+
+def test_an_unknown_method_is_an_error_that_lists_the_known() -> None:
+    with pytest.raises(errors.UserError, match="'bilinaer'; did you mean 'bilinear'"):
+        images.fit(COLOUR, 9, "bilinaer")
