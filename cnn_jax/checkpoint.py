@@ -148,7 +148,7 @@ def restore(directory: Path, which: str, like: Tree) -> Restored[Tree]:
             raise errors.unknown("checkpoint", which, ["best", "last", *map(str, available)])
         _verify(directory, step)
     except _DamagedError as error:
-        raise errors.UserError(f"{error}; there are: last, {available}") from error
+        raise errors.UserError(f"{error}; all there are: {available}") from error
     return _restore(directory, step, like)
 
 
@@ -158,9 +158,10 @@ def best_step(directory: Path) -> int:
     def rank(step: int) -> tuple[float, int]:
         try:
             content = _read(directory, step, progress=ocp.args.JsonRestore())
-        except (OSError, ValueError) as error:
+            accuracy = _accuracy(content.progress)
+        except (KeyError, OSError, ValueError) as error:
             raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
-        return _accuracy(content.progress), step
+        return accuracy, step
 
     return max(steps(directory), key=rank)
 
@@ -176,15 +177,34 @@ def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         partial_restore=True,
     )
-    try:
-        content = _read(directory, step, state=state, progress=ocp.args.JsonRestore())
-    except ValueError as error:
-        raise errors.UserError(
-            f"checkpoint {step} in {directory} is whole, but not of this model and optimizer: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    _check_structure(directory, step, target)
+    content = _read(directory, step, state=state, progress=ocp.args.JsonRestore())
     pending = content.progress["pending"].items()
     return Restored(content.state, {name: (value, count) for name, (value, count) in pending})
+
+
+def _check_structure(directory: Path, step: int, like: Any) -> None:
+    """Raise a ValueError unless the parts that `like` has are stored with its names and shapes."""
+    item = directory.absolute() / str(step) / "state"
+    stored = ocp.PyTreeCheckpointHandler().metadata(item).tree
+    parts = ocp.tree.serialize_tree(like, keep_empty_nodes=True)
+    there, wanted = _shapes({name: stored.get(name, {}) for name in parts}), _shapes(like)
+    wrong = sorted(
+        f"{name} is {there.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
+        for name in there.keys() | wanted.keys()
+        if there.get(name) != wanted.get(name)
+    )
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise errors.UserError(
+            f"checkpoint {step} in {directory} is whole, but not of this model and optimizer: "
+            f"{'; '.join(wrong[:3])}{more}"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = ocp.tree.to_flat_dict(tree).items()
+    return {"/".join(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _read(directory: Path, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
@@ -199,7 +219,7 @@ def _verify(directory: Path, step: int) -> None:
         expected = json.loads((path / DIGESTS).read_text())
         found = _digests(path)
     except (OSError, ValueError) as error:
-        raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
+        raise _DamagedError(f"checkpoint {step} is damaged: {DIGESTS}: {error}") from error
     wrong = sorted(name for name in expected if found.get(name) != expected[name])
     if wrong:
         raise _DamagedError(

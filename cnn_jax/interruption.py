@@ -24,7 +24,9 @@ class Interruption:
         self._previous: dict[int, _Handler] = {}
 
     def __enter__(self) -> Self:
-        """Catch the signals."""
+        """Catch the signals; of several processes' SIGTERM, JAX's own preemption service does."""
+        if jax.process_count() > 1:
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
         return self

@@ -44,9 +44,13 @@ class RunLog:
           step: how many steps were taken.
           epoch: the same in epochs.
           split: 'train', 'validation', 'test' or 'final'.
-          values: by name; accuracies as fractions.
+          values: by name; accuracies as fractions. What is not finite is written as null.
         """
-        row = {"step": step, "epoch": round(epoch, 4), "split": split, **values}
+        # JSON has no word for a loss beyond all numbers.
+        known = {
+            k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in values.items()
+        }
+        row = {"step": step, "epoch": round(epoch, 4), "split": split, **known}
         self._file.write(f"{json.dumps(row)}\n")
         self._file.flush()
         for name, value in values.items():

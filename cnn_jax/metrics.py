@@ -26,10 +26,11 @@ def classification(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> S
       For each metric the weighted sum and the sum of the weights.
     """
     count = weight.sum()
-    # How many logits come before the label's: ties go to the smaller index, as in argmax.
+    # How many logits are not behind the label's; ties go to the smaller index, as in argmax, and
+    # nothing is behind one that is not a number.
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & earlier)).sum(-1)
+    later = jnp.arange(logits.shape[-1]) > labels[:, None]
+    rank = logits.shape[-1] - 1 - ((logits < own) | ((logits == own) & later)).sum(-1)
     sums = {
         "loss": (losses.cross_entropy(logits, labels) * weight).sum(),
         "top1": ((rank < 1) * weight).sum(),

@@ -68,6 +68,7 @@ def make(
     _check_range("learning_rate", learning_rate, low=0.0)
     _check_range("weight_decay", weight_decay, low=0.0)
     _check_range("clip_norm", clip_norm, low=0.0)
+    _check_range("eps", eps, low=0.0)
     for key, value in (("momentum", momentum), ("b1", b1), ("b2", b2), ("rms_decay", rms_decay)):
         _check_range(key, value, low=0.0, below=1.0)
     if weight_decay_kind not in WEIGHT_DECAYS:
@@ -129,7 +130,8 @@ def make_schedule(
       ValueError: an unknown name or a value out of range.
     """
     _check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
-    _check_range("schedule.decay_factor", decay_factor, low=0.0, below=1.0 + 1e-9)
+    if not 0 < decay_factor <= 1:
+        raise errors.UserError(f"optim.schedule.decay_factor must be in (0, 1], got {decay_factor}")
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if warmup_steps > total_steps:
         raise errors.UserError(

@@ -22,7 +22,9 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for split, marker in (("train", ""), ("validation", "."), ("test", "*")):
         for axes, name in ((loss, "loss"), (accuracy, "top1"), (rate, "learning_rate")):
             points = [
-                (row["step"], row[name]) for row in rows if row["split"] == split and name in row
+                (row["step"], row[name])
+                for row in rows
+                if row["split"] == split and row.get(name) is not None
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), marker=marker, label=split)

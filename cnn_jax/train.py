@@ -110,11 +110,11 @@ class _Recorder:
         if step % every.log.every_steps == 0 or last:
             self._log_training(step)
         self._throughput.pause()
-        accuracy = None
-        if "validation" in job.dataset.splits and (step % job.eval_steps == 0 or last):
-            accuracy = self._evaluate(step, current, "validation")["top1"]
-        if accuracy is not None or step % every.checkpoint.every_steps == 0 or last or stop:
-            self._checkpoints.save(step, current, self._window.totals(), accuracy)
+        validate = "validation" in job.dataset.splits and (step % job.eval_steps == 0 or last)
+        if validate or step % every.checkpoint.every_steps == 0 or last or stop:
+            pending = self._window.totals()  # Nothing that has diverged is validated or saved.
+            accuracy = self._evaluate(step, current, "validation")["top1"] if validate else None
+            self._checkpoints.save(step, current, pending, accuracy)
         self._throughput.resume()
 
     def finish(self, current: state.TrainState) -> Outcome:

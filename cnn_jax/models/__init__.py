@@ -49,16 +49,20 @@ def create(
     >>> create("lenet", num_classes=10, activation="tanh").activation
     'tanh'
     """
-    if name not in _REGISTRY:
-        raise errors.unknown("model", name, names())
+    _check_overrides(name, overrides)
     if num_classes < 1:
         raise errors.UserError(f"num_classes must be at least 1, got {num_classes}")
-    _check_overrides(name, overrides)
     return _REGISTRY[name](num_classes=num_classes, dtype=_dtype(dtype), **overrides)
 
 
 def options(name: str) -> dict[str, Any]:
-    """The fields of network `name` that `create` can override, with the variant's values."""
+    """The fields of network `name` that `create` can override, with the variant's values.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in _REGISTRY:
+        raise errors.unknown("model", name, names())
     module = _REGISTRY[name](num_classes=1)
     reserved = {"num_classes", "dtype", "parent", "name"}
     fields = (field.name for field in dataclasses.fields(module) if field.init)
@@ -80,10 +84,17 @@ def _check_overrides(name: str, overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
         if key not in defaults:
             raise errors.unknown(f"option of model {name!r}:", key, defaults)
-        expected = type(defaults[key])
-        if not isinstance(value, (int, float) if expected is float else expected):
-            raise errors.UserError(
-                f"model.{key} must be of type {expected.__name__}, got {value!r}"
-            )
+        if not _has_type(value, type(defaults[key])):
+            expected = type(defaults[key]).__name__
+            raise errors.UserError(f"model.{key} must be of type {expected}, got {value!r}")
         if key.endswith("_rate") and not 0 <= value < 1:
             raise errors.UserError(f"model.{key} must be in [0, 1), got {value!r}")
+        if key == "activation":
+            layers.activation(value)
+        if key == "widths" and not all(type(width) is int and width > 0 for width in value):
+            raise errors.UserError(f"model.widths must be positive integers, got {value!r}")
+
+
+def _has_type(value: Any, expected: type) -> bool:
+    allowed = (int, float) if expected is float else expected
+    return isinstance(value, allowed) and isinstance(value, bool) == (expected is bool)

@@ -1,0 +1,122 @@
+"""The layers that the families share, against loops."""
+
+from itertools import product
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax.models import layers
+
+Padding = int | Literal["SAME"]
+
+
+def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Pixels before and after one axis."""
+    if padding != "SAME":
+        return padding, padding
+    # TensorFlow's rule: ceil(size / stride) outputs, and the odd pixel comes after.
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def plain_conv(
+    x: np.ndarray, kernel: np.ndarray, stride: int, padding: Padding, groups: int
+) -> np.ndarray:
+    rows, columns, inputs, outputs = kernel.shape
+    around = [pads(x.shape[1], rows, stride, padding), pads(x.shape[2], columns, stride, padding)]
+    x = np.pad(x, ((0, 0), *around, (0, 0)))
+    height, width = (x.shape[1] - rows) // stride + 1, (x.shape[2] - columns) // stride + 1
+    y = np.zeros((len(x), height, width, outputs))
+    for i, j, channel in product(range(height), range(width), range(outputs)):
+        first = channel // (outputs // groups) * inputs
+        top, left = i * stride, j * stride
+        window = x[:, top : top + rows, left : left + columns, first : first + inputs]
+        y[:, i, j, channel] = (window * kernel[..., channel]).sum((1, 2, 3))
+    return y
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "groups"),
+    [
+        ((1, 1), 1, 0, 1),
+        ((3, 3), 1, 1, 1),
+        ((3, 2), 2, 0, 1),
+        ((5, 5), 2, 3, 1),
+        ((3, 3), 1, 1, 2),
+        ((3, 3), 2, 1, 4),
+        ((3, 3), 1, "SAME", 1),
+        ((3, 3), 2, "SAME", 1),
+        ((2, 5), 3, "SAME", 2),
+    ],
+)
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_conv_equals_a_loop(
+    kernel_size: tuple[int, int], stride: int, padding: Padding, groups: int, use_bias: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 8, 7, 4))
+    params = {"kernel": rng.normal(size=(*kernel_size, 4 // groups, 8)), "bias": rng.normal(size=8)}
+    if not use_bias:
+        params.pop("bias")
+    conv = layers.Conv(
+        8, kernel_size, stride, padding, groups, use_bias=use_bias, dtype=jnp.float64
+    )
+    with jax.enable_x64(True):
+        result = cast("jax.Array", conv.apply({"params": params}, images))
+    expected = plain_conv(images, params["kernel"], stride, padding, groups)
+    np.testing.assert_allclose(result, expected + params.get("bias", 0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_conv_has_a_float32_he_normal_kernel_and_a_zero_bias(x64: bool) -> None:
+    with jax.enable_x64(x64):
+        images = jnp.zeros((1, 8, 8, 64), jnp.float64 if x64 else jnp.float32)
+        conv = layers.Conv(256, (3, 3), groups=2, dtype=images.dtype)
+        params: Any = conv.init(jax.random.key(0), images)["params"]
+    assert params["kernel"].shape == (3, 3, 32, 256)
+    assert params["kernel"].dtype == params["bias"].dtype == jnp.float32
+    assert not params["bias"].any()
+    np.testing.assert_allclose(params["kernel"].var(), 2 / (3 * 3 * 32), rtol=0.02)
+
+
+def test_he_normal_has_variance_two_over_fan_in() -> None:
+    weights = np.asarray(layers.he_normal(jax.random.key(0), (5, 5, 32, 128), jnp.float32))
+    deviation = (2 / (5 * 5 * 32)) ** 0.5
+    assert abs(weights.mean()) < 0.02 * deviation
+    np.testing.assert_allclose(weights.std(), deviation, rtol=0.01)
+    beyond = (np.abs(weights) > 2 * deviation).mean()
+    np.testing.assert_allclose(beyond, 0.0455, rtol=0.1)  # of a normal distribution, not truncated
+
+
+def test_glorot_uniform_has_variance_two_over_fan_in_plus_fan_out() -> None:
+    weights = np.asarray(layers.glorot_uniform(jax.random.key(0), (5, 5, 32, 128), jnp.float32))
+    variance = 2 / (5 * 5 * 32 + 5 * 5 * 128)
+    np.testing.assert_allclose(weights.var(), variance, rtol=0.01)
+    np.testing.assert_allclose(np.abs(weights).max(), (3 * variance) ** 0.5, rtol=0.001)
+
+
+def test_flatten_has_channels_fastest() -> None:
+    x = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    np.testing.assert_array_equal(layers.flatten(x), np.arange(120).reshape(2, 60))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("bfloat16", "float32"),
+        ("float16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ],
+)
+def test_logits_are_at_least_float32(dtype: str, expected: str) -> None:
+    with jax.enable_x64(True):
+        assert layers.as_logits(jnp.ones(2, dtype)).dtype == expected
+
+
+def test_an_unknown_activation_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
+        layers.activation("sigmod")

@@ -1,0 +1,261 @@
+"""Optimizers and schedules against a few plain lines from the papers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax import optim
+
+STEPS = 7
+RATE = 0.1
+
+Tree = dict[str, dict[str, Any]]
+Rule = Callable[[np.ndarray, int], np.ndarray]
+
+
+def start() -> Tree:
+    rng = np.random.default_rng(0)
+    return {
+        "dense": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)},
+        "norm": {"scale": rng.normal(size=2), "bias": rng.normal(size=2)},
+    }
+
+
+def gradient(value: Any, step: int) -> Any:
+    """Of a made-up loss that differs from step to step, as those of batches do."""
+    return (1 + 0.3 * step) * value + np.cos(step + np.arange(value.shape[-1]))
+
+
+def trajectory(**options: Any) -> list[Tree]:
+    """The parameters after each step, in float64."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, start())
+        optimizer = optim.make(learning_rate=RATE, total_steps=STEPS, **options)
+        state = optimizer.init(params)
+        result = []
+        for step in range(STEPS):
+            grads = jax.tree.map(lambda leaf, step=step: gradient(leaf, step), params)
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            result.append(jax.device_get(params))
+    return result
+
+
+def plain_trajectory(
+    make_rule: Callable[[], Rule], *, coupled: float = 0.0, decoupled: float = 0.0
+) -> list[Tree]:
+    """The same, one parameter after the other; only kernels decay."""
+    result: list[Tree] = [{layer: {} for layer in start()} for _ in range(STEPS)]
+    for layer, group in start().items():
+        for name, value in group.items():
+            rule, decays, now = make_rule(), float(name == "kernel"), value
+            for step in range(STEPS):
+                direction = rule(gradient(now, step) + decays * coupled * now, step)
+                now = now - RATE * (direction + decays * decoupled * now)
+                result[step][layer][name] = now
+    return result
+
+
+def sgd() -> Rule:
+    return lambda g, step: g
+
+
+def momentum(nesterov: bool = False) -> Rule:
+    """Sutskever et al. 2013, in the form without the learning rate inside the velocity."""
+    v: Any = 0.0
+
+    def rule(g: np.ndarray, step: int) -> np.ndarray:
+        nonlocal v
+        v = 0.9 * v + g
+        return g + 0.9 * v if nesterov else v
+
+    return rule
+
+
+def nesterov() -> Rule:
+    return momentum(nesterov=True)
+
+
+def rmsprop() -> Rule:
+    """Tieleman & Hinton 2012, with momentum and eps outside the root, as torch has it."""
+    s: Any = 0.0
+    v: Any = 0.0
+
+    def rule(g: np.ndarray, step: int) -> np.ndarray:
+        nonlocal s, v
+        s = 0.8 * s + 0.2 * g**2
+        v = 0.9 * v + g / (np.sqrt(s) + 1e-3)
+        return v
+
+    return rule
+
+
+def adam() -> Rule:
+    """Kingma & Ba 2015, algorithm 1."""
+    m: Any = 0.0
+    v: Any = 0.0
+
+    def rule(g: np.ndarray, step: int) -> np.ndarray:
+        nonlocal m, v
+        m = 0.8 * m + 0.2 * g
+        v = 0.95 * v + 0.05 * g**2
+        return (m / (1 - 0.8 ** (step + 1))) / (np.sqrt(v / (1 - 0.95 ** (step + 1))) + 1e-3)
+
+    return rule
+
+
+RULES: Mapping[str, tuple[Callable[[], Rule], Mapping[str, Any]]] = {
+    "sgd": (sgd, {"name": "sgd"}),
+    "momentum": (momentum, {"name": "sgd", "momentum": 0.9}),
+    "nesterov": (nesterov, {"name": "sgd", "momentum": 0.9, "nesterov": True}),
+    "rmsprop": (rmsprop, {"name": "rmsprop", "momentum": 0.9, "rms_decay": 0.8, "eps": 1e-3}),
+    "adam": (adam, {"name": "adam", "b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+    "adamw": (adam, {"name": "adamw", "b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+}
+
+
+def test_every_optimizer_has_its_rule() -> None:
+    assert {options["name"] for _, options in RULES.values()} == set(optim.OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    ("rule", "decay"),
+    [
+        (rule, decay)
+        for rule in RULES
+        for decay in ("none", "coupled", "decoupled")
+        if (rule, decay) != ("adamw", "coupled")
+    ],
+)
+def test_trajectory_equals_that_of_the_paper(rule: str, decay: str) -> None:
+    make_rule, options = RULES[rule]
+    decays = {} if decay == "none" else {"weight_decay": 0.5, "weight_decay_kind": decay}
+    expected = plain_trajectory(make_rule, **({} if decay == "none" else {decay: 0.5}))
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-9),
+        trajectory(**options, **decays),
+        expected,
+    )
+
+
+def test_only_parameters_that_are_neither_bias_nor_scale_decay() -> None:
+    params = {"a": {"kernel": 0, "bias": 0}, "bias": {"scale": 0, "table": 0}}
+    expected = {"a": {"kernel": True, "bias": False}, "bias": {"scale": False, "table": True}}
+    assert optim.decay_mask(params) == expected
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(0.5, 0.5), (2.0, 2.0), (10.0, 2.0)])
+def test_clipping_shortens_the_whole_gradient_to_the_norm(norm: float, expected: float) -> None:
+    optimizer = optim.make(name="sgd", learning_rate=1.0, total_steps=1, clip_norm=2.0)
+    direction = {"a": {"kernel": np.array([0.6, 0.0])}, "b": {"bias": np.array([0.8])}}
+    grads = jax.tree.map(lambda leaf: jnp.asarray(norm * leaf), direction)
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    jax.tree.map(
+        lambda update, unit: np.testing.assert_allclose(update, -expected * unit, rtol=1e-6),
+        updates,
+        direction,
+    )
+
+
+def test_clipping_leaves_the_coupled_decay_whole() -> None:
+    optimizer = optim.make(
+        name="sgd", learning_rate=1.0, total_steps=1, clip_norm=1.0, weight_decay=0.1
+    )
+    params, grads = {"kernel": jnp.array([20.0])}, {"kernel": jnp.array([5.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [-(1.0 + 2.0)], rtol=1e-6)
+
+
+def test_the_optimizer_follows_its_schedule() -> None:
+    schedule = {"name": "step", "warmup_epochs": 0.5, "boundary_epochs": (1.0,)}
+    optimizer = optim.make(
+        name="sgd", learning_rate=0.4, total_steps=12, steps_per_epoch=4, schedule=schedule
+    )
+    params = {"kernel": jnp.ones(())}
+    state = optimizer.init(params)
+    rates = []
+    for _ in range(6):
+        updates, state = optimizer.update(params, state, params)
+        rates.append(-float(updates["kernel"]))
+    np.testing.assert_allclose(rates, [0.0, 0.2, 0.4, 0.4, 0.04, 0.04], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"name": "constant"}, {0: 0.8, 50: 0.8, 99: 0.8}),
+        (
+            {"name": "constant", "warmup_epochs": 0.8},
+            {0: 0.0, 1: 0.1, 4: 0.4, 7: 0.7, 8: 0.8, 99: 0.8},
+        ),
+        ({"name": "cosine"}, {0: 0.8, 25: 0.4 + 0.4 * 2**-0.5, 50: 0.4, 75: 0.4 - 0.4 * 2**-0.5}),
+        ({"name": "cosine", "warmup_epochs": 2}, {0: 0.0, 10: 0.4, 20: 0.8, 60: 0.4, 100: 0.0}),
+        ({"name": "exponential", "decay_epochs": 2}, {0: 0.8, 10: 0.8 * 0.1**0.5, 20: 0.08}),
+        (
+            {"name": "exponential", "decay_factor": 0.5, "warmup_epochs": 1},
+            {0: 0.0, 5: 0.4, 10: 0.8, 20: 0.4, 25: 0.4 * 0.5**0.5},
+        ),
+        (
+            {"name": "step", "boundary_epochs": (3, 6.5)},
+            {0: 0.8, 29: 0.8, 30: 0.08, 64: 0.08, 65: 0.008, 99: 0.008},
+        ),
+        (
+            {"name": "step", "boundary_epochs": (3,), "decay_factor": 0.5, "warmup_epochs": 1},
+            {0: 0.0, 5: 0.4, 10: 0.8, 29: 0.8, 30: 0.4},
+        ),
+    ],
+)
+def test_schedule_at_exact_steps(options: Mapping[str, Any], expected: Mapping[int, float]) -> None:
+    schedule = optim.make_schedule(0.8, **options, total_steps=100, steps_per_epoch=10)
+    rates = {step: float(schedule(step)) for step in expected}
+    assert rates == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_a_warm_up_may_be_the_whole_run() -> None:
+    schedule = optim.make_schedule(1.0, name="cosine", total_steps=4, warmup_epochs=4)
+    assert [float(schedule(step)) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "adma"}, "unknown optimizer 'adma'; did you mean 'adam'"),
+        ({"name": "zzz"}, "allowed: adam, adamw, rmsprop, sgd"),
+        ({"weight_decay_kind": "copuled"}, "did you mean 'coupled'"),
+        ({"name": "adamw", "weight_decay": 0.1}, "set optim.weight_decay_kind to 'decoupled'"),
+        ({"learning_rate": -0.1}, "optim.learning_rate must be at least 0, got -0.1"),
+        ({"learning_rate": float("nan")}, "optim.learning_rate"),
+        ({"learning_rate": float("inf")}, "optim.learning_rate"),
+        ({"weight_decay": -1e-4}, "optim.weight_decay"),
+        ({"clip_norm": -1.0}, "optim.clip_norm"),
+        ({"momentum": 1.0}, "optim.momentum must be at least 0 and below 1, got 1.0"),
+        ({"b1": 1.0}, "optim.b1"),
+        ({"b2": -0.5}, "optim.b2"),
+        ({"rms_decay": 1.5}, "optim.rms_decay"),
+        ({"name": "adam", "eps": -1e-8}, "optim.eps"),
+        ({"schedule": {"name": "cosin"}}, "schedule 'cosin'; did you mean 'cosine'"),
+        (
+            {"schedule": {"name": "cosine", "warmup_epochs": 4}},
+            "optim.schedule.warmup_epochs 4 is 40 steps, more than the run's 30",
+        ),
+        ({"schedule": {"name": "cosine", "warmup_epochs": -1}}, "optim.schedule.warmup_epochs"),
+        ({"schedule": {"name": "step", "boundary_epochs": (2, 1)}}, "must increase"),
+        ({"schedule": {"name": "step", "boundary_epochs": (1, 1)}}, "must increase"),
+        (
+            {"schedule": {"name": "step", "boundary_epochs": (1,), "warmup_epochs": 2}},
+            "come after the warm-up",
+        ),
+        ({"schedule": {"name": "exponential", "decay_epochs": 0}}, "optim.schedule.decay_epochs"),
+        ({"schedule": {"name": "exponential", "decay_factor": 2}}, "optim.schedule.decay_factor"),
+        ({"schedule": {"name": "exponential", "decay_factor": 0}}, "optim.schedule.decay_factor"),
+    ],
+)
+def test_bad_input_is_an_error_that_names_the_key(options: Mapping[str, Any], message: str) -> None:
+    defaults = {"name": "sgd", "learning_rate": 0.1, "total_steps": 30, "steps_per_epoch": 10}
+    with pytest.raises(ValueError, match=message):
+        optim.make(**{**defaults, **options})
