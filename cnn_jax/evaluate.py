@@ -61,7 +61,7 @@ def evaluate(
     """
     num_batches = -(-dataset.size(split) // batch_size)
     batches = tqdm(
-        dataset.eval_batches(split, batch_size),
+        dataset.eval_inputs(split, batch_size),
         desc=split,
         total=num_batches,
         leave=False,

@@ -41,8 +41,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, inputs: Any) -> tuple[TrainState, metrics.Sums]:
-        key = jax.random.fold_in(keys.stream(seed, "step"), state.step)
-        augment_key, dropout_key = jax.random.split(key)
+        augment_key, dropout_key = keys.for_step(seed, state.step)
         batch = train_batch(inputs, augment_key)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:

@@ -59,7 +59,7 @@ def _train(job: jobs.Job, directory: Path, interruption: Interruption) -> Outcom
     current, start = restored.state, int(restored.state.step)
     if start:
         tqdm.write(f"resuming at step {start} of {job.total_steps}", file=sys.stderr)
-    batches = job.dataset.train_batches(start)
+    batches = job.dataset.train_inputs(start)
     with (
         contextlib.closing(_Recorder(job, directory, start, restored.pending)) as recorder,
         tqdm(

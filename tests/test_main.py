@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ STEMS = {path.stem for path in (ROOT / "configs").glob("*.py")}
 CONFIGS = sorted(STEMS - {"__init__", "base"})  # these two hold no config of their own
 
 
-def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cnn_jax.main", *arguments],
         cwd=cwd,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=300,
@@ -65,19 +68,47 @@ def test_bad_input_is_one_message_and_changes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [b"\0\0\x08\x03\0\0", b"\0\0\x0d\x01\0\0\0\0", b"hello"])
+def test_idx_file_that_is_damaged_is_named(tmp_path: Path, content: bytes) -> None:
+    directory = tmp_path / "idx"
+    directory.mkdir()
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (directory / name).write_bytes(content)
+    result = run(
+        config("mlp_fashion_mnist"),
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=idx",
+        f"--config.data.directory={directory}",
+    )
+    assert result.returncode == 1
+    assert f"error: {directory / 'train-images-idx3-ubyte'} " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_tfds_set_that_is_missing_without_a_network_says_what_to_run(tmp_path: Path) -> None:
+    result = run(
+        config("quickstart"),
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=tfds",
+        "--config.data.name=mnist:3.0.1",
+        f"--config.data.directory={tmp_path / 'tfds'}",
+        # No network, on any machine: a port where nothing listens.
+        environment={"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
+    )
+    assert result.returncode == 1
+    assert "mnist:3.0.1 is not prepared in" in result.stderr
+    assert "pip install tensorflow tensorflow-datasets" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_batch_that_does_not_divide_is_refused_before_compiling(tmp_path: Path) -> None:
-    environment = ENVIRONMENT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "cnn_jax.main", config("quickstart")),
-            *(f"--workdir={tmp_path / 'run'}", "--config.train.batch_size=12"),
-        ],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    result = run(
+        config("quickstart"),
+        f"--workdir={tmp_path / 'run'}",
+        "--config.train.batch_size=12",
+        environment={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
     )
     assert result.returncode == 1
     assert "train.batch_size 12 does not divide by the 8 devices; nearest: 8, 16" in result.stderr

@@ -34,7 +34,7 @@ def test_a_file_is_answered_as_the_dataset_s_own_image(
     found = predictor.probabilities([images.read_file(file, 1) for file in files])
     config = workdir.load(trained, workdir.CONFIG)
     dataset = data.make(**config["data"], batch_size=8, seed=0)
-    batch = dataset.eval_batch(next(dataset.eval_batches("test", len(DIGITS))))
+    batch = dataset.eval_batch(next(dataset.eval_inputs("test", len(DIGITS))))
     logits: Any = predictor.model.apply(predictor.variables, batch["image"], train=False)
     expected = np.asarray(jax.nn.softmax(logits))[: len(DIGITS)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

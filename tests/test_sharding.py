@@ -30,7 +30,7 @@ def train_twenty_steps(path: str) -> None:
     config = quickstart.get_config()
     config.train.steps = STEPS
     parts = job.make(config)
-    current, batches = parts.fresh, parts.dataset.train_batches(0)
+    current, batches = parts.fresh, parts.dataset.train_inputs(0)
     results: dict[str, Any] = {"devices": jax.device_count()}
     for step in range(STEPS):
         current, sums = parts.train_step(current, next(batches))

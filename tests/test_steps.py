@@ -173,7 +173,7 @@ def test_training_on_fake_images_lowers_the_loss(name: str, learning_rate: float
     )
     optimizer = optim.make(name=name, learning_rate=learning_rate, total_steps=40)
     step = make_step(optimizer=optimizer, take=images.train_batch)
-    current, batches = create(optimizer=optimizer), images.train_batches(0)
+    current, batches = create(optimizer=optimizer), images.train_inputs(0)
     shown = []
     for _ in range(40):
         current, sums = step(current, next(batches))

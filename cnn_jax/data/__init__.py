@@ -31,8 +31,8 @@ def make(
     resize: str,
     crop_padding: int,
     flip: bool,
-    batch_size: int,
     seed: int,
+    batch_size: int = 128,
     mesh: Mesh | None = None,
 ) -> Resident:
     """Read an image set, bring it to the network's input size and put it on the devices.
@@ -49,8 +49,8 @@ def make(
       resize: 'pad', 'bilinear' or 'bicubic': see `images.fit`.
       crop_padding: random crop after padding by so many pixels; 0 for none.
       flip: whether training images are mirrored at random.
+      seed: of order and augmentation of the training images.
       batch_size: of training, over all devices.
-      seed: of the training order.
       mesh: the devices; all of them if not given.
 
     Raises:

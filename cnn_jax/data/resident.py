@@ -1,10 +1,11 @@
 """Small image sets that live on the devices as bytes; batches are made inside the compiled step.
 
-What the loop hands to a step is a light dictionary of inputs (the resident arrays, an order and a
-position in it); `train_batch` and `eval_batch`, traced into the step, turn it into a batch:
-`{"image": [B, H, W, C] float32, "label": [B] int32, "weight": [B] float32}`, weight 0 marking
-padding. Order and augmentation are functions of (seed, step) alone, so a resumed run repeats
-nothing and skips nothing.
+A batch is `{"image": [B, H, W, C] float32, "label": [B] int32, "weight": [B] float32}`, weight 0
+marking padding. `train_batches` and `eval_batches` give them as such, to look at or for a loop of
+one's own. The loop here hands the step light inputs instead (the resident arrays, an order and a
+position in it), which `train_batch` and `eval_batch`, traced into the step, turn into a batch.
+Order and augmentation are functions of (seed, step) alone, so a resumed run repeats nothing and
+skips nothing.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ class Resident:
       batch_size: examples in a training step, over all devices.
       crop_padding: pixels for the random crop, 0 for none.
       flip: whether to mirror at random.
-      seed: of the order.
+      seed: of order and augmentation.
       mesh: the devices.
     """
 
@@ -89,7 +90,20 @@ class Resident:
             "std": self.std,
         }
 
-    def train_batches(self, start_step: int) -> Iterator[Inputs]:
+    def train_batches(self, start_step: int) -> Iterator[Batch]:
+        """The batches that the steps from `start_step` on are trained with, without end."""
+        train_batch = jax.jit(self.train_batch)
+        for step, inputs in enumerate(self.train_inputs(start_step), start_step):
+            augment_key, _ = keys.for_step(self.seed, step)
+            yield train_batch(inputs, augment_key)
+
+    def eval_batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
+        """Batches with every example of `split` once; of training's size if not told otherwise."""
+        eval_batch = jax.jit(self.eval_batch)
+        for inputs in self.eval_inputs(split, batch_size or self.batch_size):
+            yield eval_batch(inputs)
+
+    def train_inputs(self, start_step: int) -> Iterator[Inputs]:
         """The inputs of step `start_step` and of every one after it, without end."""
         arrays = self._split("train")
         epoch, position = divmod(start_step, self.steps_per_epoch)
@@ -105,7 +119,7 @@ class Resident:
                 }
             epoch, position = epoch + 1, 0
 
-    def eval_batches(self, split: str, batch_size: int) -> Iterator[Inputs]:
+    def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """The inputs that hold every example of `split` exactly once, in the stored order.
 
         Batches are filled up with weight 0 to a multiple of the number of devices.

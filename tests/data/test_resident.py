@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnn_jax import data, errors
+from cnn_jax import data, errors, keys
 from configs import base
 
 KEY = jax.random.key(0)
@@ -23,7 +23,7 @@ def make(**changes: Any) -> data.Resident:
 def evaluated(dataset: data.Resident, split: str, batch_size: int) -> data.Batch:
     """What counts in the evaluation of a split, one batch after the other."""
     eval_batch = jax.jit(dataset.eval_batch)
-    batches = [eval_batch(inputs) for inputs in dataset.eval_batches(split, batch_size)]
+    batches = [eval_batch(inputs) for inputs in dataset.eval_inputs(split, batch_size)]
     parts = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     assert set(parts["weight"].tolist()) <= {0.0, 1.0}
     return {key: part[parts["weight"] == 1] for key, part in parts.items()}
@@ -34,7 +34,7 @@ def trained(dataset: data.Resident, start_step: int, steps: int) -> np.ndarray:
     everything = evaluated(dataset, "train", 1000)
     train_batch = jax.jit(dataset.train_batch)
     rows = []
-    for inputs, _ in zip(dataset.train_batches(start_step), range(steps), strict=False):
+    for inputs, _ in zip(dataset.train_inputs(start_step), range(steps), strict=False):
         batch = train_batch(inputs, KEY)
         difference = np.asarray(batch["image"])[:, None] - np.asarray(everything["image"])
         row = np.abs(difference).sum((2, 3, 4)).argmin(1)
@@ -73,11 +73,11 @@ def test_a_resumed_stream_continues_the_uninterrupted_one(start_step: int) -> No
 
 def test_augmentation_changes_the_training_images_by_the_key_alone() -> None:
     plain, augmented = make(**WHOLE), make(**WHOLE, crop_padding=2, flip=True)
-    inputs = next(augmented.train_batches(0))
+    inputs = next(augmented.train_inputs(0))
     one, again, other = (augmented.train_batch(inputs, jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one["image"], again["image"])
     assert np.any(one["image"] != other["image"])
-    assert np.any(one["image"] != plain.train_batch(next(plain.train_batches(0)), KEY)["image"])
+    assert np.any(one["image"] != plain.train_batch(next(plain.train_inputs(0)), KEY)["image"])
     np.testing.assert_array_equal(one["label"], other["label"])
     still = evaluated(plain, "test", 8)["image"]
     np.testing.assert_array_equal(evaluated(augmented, "test", 8)["image"], still)
@@ -91,8 +91,8 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(batch_size: int)
 
 def test_batches_have_the_shapes_and_types_that_the_steps_take() -> None:
     dataset = make(source="digits", channels=3)
-    train = dataset.train_batch(next(dataset.train_batches(0)), KEY)
-    evaluation = dataset.eval_batch(next(dataset.eval_batches("test", 8)))
+    train = dataset.train_batch(next(dataset.train_inputs(0)), KEY)
+    evaluation = dataset.eval_batch(next(dataset.eval_inputs("test", 8)))
     for batch in (train, evaluation):
         assert {key: (part.shape, part.dtype.name) for key, part in batch.items()} == {
             "image": ((8, 32, 32, 3), "float32"),
@@ -196,3 +196,17 @@ def test_evaluating_on_training_examples_is_warned_of(
     make(source="digits", train_split=train_split, validation_split=validation_split)
     message = "data.validation_split shares examples with data.train_split"
     assert caplog.messages == [message] * warned
+
+
+def test_batches_are_those_that_the_steps_make_of_their_inputs() -> None:
+    dataset = make(source="digits", image_size=32, crop_padding=4, flip=True)
+    batches, inputs = dataset.train_batches(3), dataset.train_inputs(3)
+    for step in (3, 4):
+        augment_key, _ = keys.for_step(dataset.seed, step)
+        expected = dataset.train_batch(next(inputs), augment_key)
+        batch = next(batches)
+        assert batch.keys() == {"image", "label", "weight"} == expected.keys()
+        for name, array in batch.items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=1e-6)
+    labels = [batch["label"][batch["weight"] > 0] for batch in dataset.eval_batches("test")]
+    np.testing.assert_array_equal(np.concatenate(labels), dataset.splits["test"].labels)
