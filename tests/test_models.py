@@ -208,7 +208,7 @@ def test_bad_input_is_an_error_before_anything_is_computed(
 
 
 def test_a_rate_may_be_written_as_an_integer() -> None:
-    models.create("lenet", num_classes=10, dropout_rate=0)
+    assert models.create("lenet", num_classes=10, dropout_rate=0).dropout_rate == 0
 
 
 def conv(x: np.ndarray, layer: Mapping[str, np.ndarray], padding: int = 0) -> np.ndarray:
