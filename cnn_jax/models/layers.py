@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Initializer
-from jax import lax
 from jax.typing import DTypeLike
 
-from cnn_jax import errors
+from cnn_jax import errors, ops
 
 Constructor = Callable[..., nn.Module]
 Activation = Callable[[jax.Array], jax.Array]
@@ -64,7 +63,7 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = lax.conv_general_dilated(
+        y = ops.conv_general_dilated(
             x,
             kernel,
             window_strides=(self.stride, self.stride),

@@ -1,13 +1,16 @@
-"""Pooling against loops over the windows."""
+"""Pooling against loops over the windows, and against `jax.lax.reduce_window`."""
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
 from jax.test_util import check_grads
 
 from cnn_jax import ops
@@ -31,6 +34,8 @@ each_geometry = pytest.mark.parametrize(
         ((3, 2), (1, 2), (1, 0)),
         (2, 3, 0),  # pixels between the windows
         (1, 2, 0),
+        (5, 1, 2),  # as many pixels as are not left to XLA
+        ((5, 6), 1, (2, 3)),  # more
     ],
 )
 
@@ -52,6 +57,23 @@ def plain_pool(
         part = x[:, i * down : i * down + rows, j * right : j * right + columns]
         y[:, i, j] = reduce(part, axis=(1, 2))
     return y
+
+
+def lax_pool(
+    x: jax.Array, kind: str, window: Pair, stride: Pair | None, padding: Pair
+) -> jax.Array:
+    strides = pair(window if stride is None else stride)
+    pads = [(amount, amount) for amount in pair(padding)]
+    operation: Any = {"max": lax.max, "avg": lax.add}[kind]
+    total = lax.reduce_window(
+        x,
+        POOLS[kind][2],
+        operation,
+        (1, *pair(window), 1),
+        (1, *strides, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+    return total if kind == "max" else total / np.prod(pair(window))
 
 
 @each_pool
@@ -76,10 +98,142 @@ def test_gradients_equal_finite_differences(
         return POOLS[kind][0](x, window, stride, padding)
 
     with jax.enable_x64(True):
-        check_grads(pool, (jnp.asarray(x),), order=1, modes=["fwd", "rev"])
+        check_grads(jax.jit(pool), (jnp.asarray(x),), order=1, modes=["fwd", "rev"])
+
+
+class Case(NamedTuple):
+    kind: str
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    size: tuple[int, int]
+    values: str
+
+
+VALUES: Mapping[str, Any] = {
+    "distinct": lambda x: x,
+    "small integers": np.round,
+    "after a ReLU": lambda x: np.maximum(x, 0),
+    "all equal": np.zeros_like,
+}
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    window, stride, padding, more = (
+        (draw(st.integers(low, high)), draw(st.integers(low, high)))
+        for low, high in ((1, 5), (1, 6), (0, 6), (0, 7))
+    )
+    least = (max(window[i] - 2 * padding[i], 1) for i in range(2))
+    rows, columns = (most + extra for most, extra in zip(least, more, strict=True))
+    kind, values = draw(st.sampled_from(list(POOLS))), draw(st.sampled_from(list(VALUES)))
+    return Case(kind, window, stride, padding, (rows, columns), values)
+
+
+def check(case: Case) -> None:
+    """Output, tangent and gradient are those of `jax.lax`, in ties too."""
+    kind, window, stride, padding, size, values = case
+    rng = np.random.default_rng(0)
+    x, tangent = rng.normal(size=(2, 2, *size, 3))
+
+    def compute(x: jax.Array, tangent: jax.Array) -> list[tuple[jax.Array, ...]]:
+        results = []
+        for pool in (
+            lambda x: POOLS[kind][0](x, window, stride, padding),
+            lambda x: lax_pool(x, kind, window, stride, padding),
+        ):
+            y, pull_back = jax.vjp(pool, x)
+            cotangent = jnp.asarray(np.random.default_rng(1).normal(size=y.shape))
+            results.append((y, jax.jvp(pool, (x,), (tangent,))[1], *pull_back(cotangent)))
+        return results
+
+    with jax.enable_x64(True):
+        ours, theirs = jax.jit(compute)(jnp.asarray(VALUES[values](x)), jnp.asarray(tangent))
+    for result, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(
+            result, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=str(case)
+        )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("max", (3, 3), (2, 2), (1, 1), (8, 7), "after a ReLU"),
+        Case("max", (2, 2), (1, 1), (0, 0), (5, 6), "small integers"),
+        Case("max", (3, 2), (1, 2), (3, 0), (4, 5), "distinct"),  # windows of padding alone
+        Case("max", (2, 1), (3, 4), (1, 1), (7, 8), "distinct"),  # pixels between the windows
+        Case("avg", (2, 1), (3, 4), (1, 1), (7, 8), "distinct"),
+        Case("avg", (3, 2), (1, 2), (4, 3), (4, 5), "distinct"),
+    ],
+)
+def test_values_and_derivatives_are_those_of_lax(case: Case) -> None:
+    check(case)
+
+
+@settings(max_examples=15, derandomize=True, deadline=None)
+@given(case=cases())
+def test_random_values_and_derivatives_are_those_of_lax(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(case=cases())
+def test_many_random_values_and_derivatives_are_those_of_lax(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("values", [*VALUES, "minus infinity", "minus infinity or zero"])
+def test_the_first_of_several_maxima_has_the_gradient(values: str) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3))
+    if values in VALUES:
+        x = VALUES[values](x)
+    else:
+        x = np.where((x < 0) | (values == "minus infinity"), -np.inf, 0.0)
+    windows = x.reshape(2, 3, 2, 3, 2, 3).swapaxes(2, 3).reshape(2, 3, 3, 4, 3)
+    first = np.eye(4)[windows.argmax(3)].swapaxes(3, 4)  # [B, H', W', 4, C]
+    expected = first.reshape(2, 3, 3, 2, 2, 3).swapaxes(2, 3).reshape(x.shape)
+
+    def pool(x: jax.Array) -> jax.Array:
+        return ops.max_pool(x, 2)
+
+    y, pull_back = jax.vjp(pool, jnp.asarray(x, jnp.float32))
+    (gradient,) = pull_back(jnp.ones_like(y))
+    np.testing.assert_array_equal(gradient, expected)
+    number = jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape)
+    _, tangent = jax.jvp(pool, (jnp.asarray(x, jnp.float32),), (number,))
+    np.testing.assert_array_equal(tangent, plain_pool(number * expected, "avg", 2, None, 0) * 4)
+
+
+def test_a_nan_stays_one() -> None:
+    x = np.zeros((1, 4, 6, 2))
+    x[0, 2, 3, 1] = np.nan
+    for pool, _, _ in POOLS.values():
+        y = pool(jnp.asarray(x), 2)
+        np.testing.assert_array_equal(np.argwhere(np.isnan(y)), [[0, 1, 1, 1]])
 
 
 @each_pool
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_type_is_kept(kind: str, dtype: str) -> None:
-    assert POOLS[kind][0](jnp.ones((1, 4, 4, 1), dtype), 2).dtype == dtype
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_type_is_kept_and_the_sums_are_good(kind: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.permutation(200).reshape(1, 10, 10, 2), dtype)  # exact in 8 bits
+    cotangent = jnp.asarray(rng.uniform(0.5, 1.5, (1, 5, 5, 2)), dtype)
+
+    def pool(x: jax.Array) -> jax.Array:
+        return POOLS[kind][0](x, 5, 2, 2)
+
+    (y, pull_back), (exact, pull_back_exact) = (jax.vjp(pool, x.astype(t)) for t in (dtype, "f4"))
+    ours, expected = (y, *pull_back(cotangent)), (exact, *pull_back_exact(cotangent.astype("f4")))
+    for result, truth in zip(ours, expected, strict=True):
+        assert result.dtype == dtype
+        tolerance = float(2 * jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(result.astype("f4"), truth, rtol=tolerance)
+
+
+@each_pool
+def test_large_windows_are_left_to_lax(kind: str) -> None:
+    x = jnp.ones((1, 8, 8, 2))
+    ours = jax.make_jaxpr(lambda x: POOLS[kind][0](x, (5, 6), 2, 3))(x)
+    assert str(ours) == str(jax.make_jaxpr(lambda x: lax_pool(x, kind, (5, 6), 2, 3))(x))
+    assert "reduce_window" in str(ours)

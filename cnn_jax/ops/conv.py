@@ -1,0 +1,164 @@
+"""Convolution with the signature and results of `jax.lax`, and fast on a CPU too.
+
+A convolution `y = C(x, w)` is bilinear, so `<C(x, w), dy>` is linear in each of three arguments,
+and its derivatives by them are three bilinear maps: the output, the gradient of the input, the
+gradient of the kernel. The transposes of each are the other two. Each is a primitive here, with a
+lowering of its own for the CPU; on every other platform it lowers to what `jax.lax` makes of it.
+Forward and reverse mode work, to any order, and stay within the three.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import ad
+from jax.typing import DTypeLike
+
+from cnn_jax.ops import primitive
+from cnn_jax.ops.cpu import conv as cpu
+from cnn_jax.ops.window import Axis, Window
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, several times faster on a CPU for images.
+
+    Arguments, result, dtypes and errors are those of `jax.lax.conv_general_dilated`. Covered are
+    real floating-point `[B, H, W, C]` by `[kh, kw, C/g, O]` (`"NHWC"`, `"HWIO"`, `"NHWC"`), with
+    any strides, kernel dilation, groups and non-negative padding, under `jit` with automatic
+    sharding; all else is passed on to `jax.lax`. In 16 bits, sums are in float32.
+
+    Use it in Flax as `nn.Conv(..., conv_general_dilated=cnn_jax.ops.conv_general_dilated)`.
+
+    >>> images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))
+    >>> conv_general_dilated(
+    ...     images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ... ).shape
+    (2, 4, 4, 16)
+    """
+    options: dict[str, Any] = {
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
+        "dimension_numbers": dimension_numbers,
+        "feature_group_count": feature_group_count,
+        "batch_group_count": batch_group_count,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+    }
+
+    result = jax.eval_shape(  # Raises what jax.lax raises.
+        functools.partial(
+            lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options
+        ),
+        lhs,
+        rhs,
+    )
+    window = _window(lhs, rhs, window_strides, padding, options)
+    if window is None or result.size == 0 or not all(map(primitive.is_automatic, (lhs, rhs))):
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    return _output.bind(lhs, rhs, window=window)
+
+
+def _window(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    options: dict[str, Any],
+) -> Window | None:
+    """The geometry, or nothing where it is not covered."""
+    if lhs.ndim != 4 or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating):
+        return None
+    layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options["dimension_numbers"])
+    if (
+        layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
+        or options["batch_group_count"] != 1
+        or options["preferred_element_type"] not in (None, lhs.dtype)
+        or tuple(options["lhs_dilation"] or (1, 1)) != (1, 1)
+    ):
+        return None
+    dilations = tuple(options["rhs_dilation"] or (1, 1))
+    if isinstance(padding, str):
+        reach = [d * (k - 1) + 1 for k, d in zip(rhs.shape[:2], dilations, strict=True)]
+        padding = lax.padtype_to_pads(lhs.shape[1:3], reach, strides, padding)
+    if any(amount < 0 for pair in padding for amount in pair):
+        return None
+    axes = zip(lhs.shape[1:3], rhs.shape[:2], strides, dilations, padding, strict=True)
+    rows, columns = (
+        Axis(size, kernel, stride, dilation, low, high)
+        for size, kernel, stride, dilation, (low, high) in axes
+    )
+    return Window(rows, columns, options["feature_group_count"], options["precision"])
+
+
+def _reference_output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
+    rows, columns = window.rows, window.columns
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (rows.stride, columns.stride),
+        ((rows.low, rows.high), (columns.low, columns.high)),
+        rhs_dilation=(rows.dilation, columns.dilation),
+        dimension_numbers=_LAYOUT,
+        feature_group_count=window.groups,
+        precision=window.precision,
+    )
+
+
+def _reference_input_gradient(dy: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
+    shape = (dy.shape[0], window.rows.size, window.columns.size, kernel.shape[2] * window.groups)
+    x = jax.ShapeDtypeStruct(shape, dy.dtype)
+    (dx,) = jax.linear_transpose(lambda x: _reference_output(x, kernel, window=window), x)(dy)
+    return dx
+
+
+def _reference_kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array:
+    size = window.rows.kernel, window.columns.kernel
+    shape = (*size, x.shape[-1] // window.groups, dy.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    (gradient,) = jax.linear_transpose(
+        lambda kernel: _reference_output(x, kernel, window=window), kernel
+    )(dy)
+    return gradient
+
+
+_output = primitive.define("conv", _reference_output, cpu.output, (True, False))
+_input_gradient = primitive.define(
+    "conv_input_gradient", _reference_input_gradient, cpu.input_gradient, (True, False)
+)
+_kernel_gradient = primitive.define(
+    "conv_kernel_gradient", _reference_kernel_gradient, cpu.kernel_gradient
+)
+
+# Each rule gets the cotangent, then the two operands, of which its own is unknown.
+ad.defbilinear(
+    _output,
+    lambda dy, _, kernel, window: _input_gradient.bind(dy, kernel, window=window),
+    lambda dy, x, _, window: _kernel_gradient.bind(x, dy, window=window),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda dx, _, kernel, window: _output.bind(dx, kernel, window=window),
+    lambda dx, dy, _, window: _kernel_gradient.bind(dx, dy, window=window),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda dkernel, _, dy, window: _input_gradient.bind(dy, dkernel, window=window),
+    lambda dkernel, x, _, window: _output.bind(x, dkernel, window=window),
+)

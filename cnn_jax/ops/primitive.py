@@ -1,0 +1,67 @@
+"""Primitives that have a lowering of their own for the CPU and `jax.lax`'s elsewhere."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jax.sharding import AxisType
+
+Function = Callable[..., jax.Array]
+
+
+def is_automatic(x: jax.Array) -> bool:
+    """Whether XLA decides how `x` is sharded, and not its type or a `shard_map`.
+
+    The others need rules of their own, which `jax.lax` has and these primitives have not.
+    """
+    return all(kind == AxisType.Auto for kind in jax.typeof(x).sharding.mesh.axis_types)
+
+
+def define(name: str, reference: Function, cpu: Function, images: Sequence[bool] = ()) -> Primitive:
+    """A primitive without derivatives; these are for the caller to add.
+
+    Args:
+      name: shown in jaxprs.
+      reference: what it is, in terms of `jax.lax`: its result, and its lowering off the CPU.
+      cpu: the same result, faster on a CPU.
+      images: which operands have one entry for each image, if the result has; `vmap` over just
+        these then makes more images of them, and is otherwise `jax.lax`'s.
+    """
+    primitive = Primitive(name)
+
+    @functools.lru_cache(maxsize=256)
+    def compiled(**static: Any) -> Function:
+        return jax.jit(functools.partial(primitive.bind, **static))
+
+    def abstract(*operands: ShapedArray, **static: Any) -> ShapedArray:
+        result = jax.eval_shape(functools.partial(reference, **static), *operands)
+        return ShapedArray(result.shape, result.dtype)
+
+    def batched(
+        operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Any
+    ) -> tuple[jax.Array, int]:
+        if [axis is not None for axis in axes] != list(images):
+            return jax.vmap(functools.partial(reference, **static), tuple(axes))(*operands), 0
+        front = [
+            x if axis is None else jnp.moveaxis(x, axis, 0)
+            for x, axis in zip(operands, axes, strict=True)
+        ]
+        merged = [
+            lax.collapse(x, 0, 2) if is_image else x
+            for x, is_image in zip(front, images, strict=True)
+        ]
+        result = primitive.bind(*merged, **static)
+        return result.reshape(*front[0].shape[:2], *result.shape[1:]), 0
+
+    primitive.def_impl(lambda *operands, **static: compiled(**static)(*operands))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    return primitive

@@ -1,0 +1,277 @@
+"""The convolution and its gradients against those of `jax.lax`, and against exact sums."""
+
+import functools
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from cnn_jax import ops
+from cnn_jax.ops import cpu
+from cnn_jax.ops.cpu import matmul
+
+Pair = tuple[int, int]
+Values = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Case(NamedTuple):
+    """`channels` and `outputs` are those of one group."""
+
+    channels: int
+    outputs: int
+    kernel: Pair
+    strides: Pair = (1, 1)
+    padding: str | tuple[Pair, Pair] = "SAME"
+    dilations: Pair = (1, 1)
+    groups: int = 1
+    size: Pair = (7, 34)
+    batch: int = 2
+
+
+# Every way that `cnn_jax.ops.cpu` has to compute a convolution or one of its gradients.
+CASES = {
+    "pointwise": Case(5, 3, (1, 1)),
+    "pointwise, strided, pixels left over": Case(3, 5, (1, 1), (2, 3), "VALID", size=(8, 9)),
+    "pointwise, padded": Case(3, 4, (1, 1), (1, 2), ((1, 0), (2, 3))),
+    "pointwise, padded, strided past the image": Case(8, 4, (1, 1), (3, 3), ((1, 1), (1, 1))),
+    "patches": Case(3, 8, (3, 3)),
+    "patches, unpadded": Case(2, 6, (2, 4), padding="VALID"),
+    "patches, dilated and strided": Case(1, 4, (3, 3), (2, 1), ((3, 0), (0, 4)), (2, 3)),
+    "banded": Case(2, 4, (3, 3), size=(5, 8)),
+    "banded, one column, unpadded": Case(2, 4, (2, 3), padding="VALID", size=(4, 3)),
+    "banded, odd, dilated, asymmetric": Case(
+        1, 3, (3, 2), padding=((4, 0), (1, 6)), dilations=(2, 3), size=(6, 5)
+    ),
+    "banded, more padding than taps": Case(3, 2, (3, 1), (1, 1), ((5, 4), (3, 6)), size=(2, 3)),
+    "banded gradients alone": Case(8, 8, (3, 3), size=(5, 7)),
+    "one row of taps": Case(20, 5, (1, 3)),
+    "one column of taps": Case(20, 5, (3, 1), (1, 2)),
+    "dense": Case(8, 20, (3, 3)),
+    "dense, unpadded": Case(8, 20, (3, 3), padding="VALID"),
+    "dense, unpadded, strided": Case(8, 20, (3, 3), (2, 2), "VALID"),
+    "dense, dilated, unpadded": Case(8, 20, (3, 2), padding="VALID", dilations=(2, 3)),
+    "by rows, 48 outputs": Case(16, 48, (3, 3)),
+    "by rows, 80 outputs, unpadded": Case(16, 80, (2, 3), padding="VALID"),
+    "by rows, 15 outputs, columns strided": Case(16, 15, (3, 3), (1, 2)),
+    "by rows, dilated, asymmetric": Case(17, 5, (3, 2), (1, 1), ((4, 0), (0, 1)), (2, 2)),
+    "by rows in the gradient": Case(3, 16, (3, 3), padding="VALID"),
+    "more padding than taps": Case(4, 16, (3, 3), (1, 1), ((5, 4), (3, 6))),
+    "all phases at once": Case(3, 8, (3, 3), (2, 2)),
+    "all phases at once, more padding than taps": Case(4, 20, (3, 2), (2, 3), ((4, 5), (7, 3))),
+    "all phases at once, gaps between windows": Case(2, 16, (2, 1), (3, 4), "VALID", size=(9, 8)),
+    "all phases at once, asymmetric": Case(4, 3, (3, 4), (1, 3), ((0, 2), (3, 0)), size=(8, 8)),
+    "phase by phase": Case(17, 8, (3, 3), (2, 2)),
+    "phase by phase, unpadded, pixels left over": Case(20, 16, (3, 3), (3, 2), "VALID"),
+    "phase by phase, phases without taps": Case(8, 4, (2, 1), (3, 3), ((2, 0), (1, 4))),
+    "dilation divides the stride": Case(4, 16, (3, 3), (4, 2), "SAME", (2, 2), size=(9, 9)),
+    "stride divides the dilation": Case(3, 5, (3, 2), (2, 1), ((2, 2), (0, 1)), (2, 4)),
+    "stride and dilation share a factor": Case(3, 4, (3, 3), (4, 6), ((6, 6), (5, 7)), (6, 4)),
+    "stride and dilation share none": Case(3, 4, (3, 3), (2, 3), ((3, 2), (4, 4)), (3, 2)),
+    "kernel gradient across": Case(4, 4, (5, 5)),
+    "kernel gradient across, strided": Case(4, 2, (5, 5), (2, 2)),
+    "kernel gradient across, dilated": Case(3, 2, (5, 5), (2, 1), ((5, 3), (4, 4)), (2, 1)),
+    "kernel gradient across, fewer rows than phases": Case(
+        3, 2, (5, 5), (3, 1), ((4, 4), (2, 2)), size=(2, 6)
+    ),
+    "kernel gradient across, far beyond the image": Case(
+        3, 2, (5, 5), (1, 1), ((9, 9), (2, 2)), size=(2, 34)
+    ),
+    "many pixels, an odd number": Case(2, 3, (1, 1), size=(9, 7), batch=1),
+    "phases whose padding leaves out all outputs": Case(
+        24, 3, (4, 1), (4, 1), dilations=(3, 1), size=(1, 5), batch=1
+    ),
+    "one pixel": Case(3, 4, (3, 3), (2, 2), size=(1, 1)),
+    "one output": Case(3, 4, (7, 6), padding="VALID", size=(7, 6)),
+    "depthwise": Case(1, 1, (3, 3), groups=4),
+    "depthwise, multiplier, strided, asymmetric": Case(
+        1, 3, (3, 2), (2, 3), ((0, 2), (4, 0)), groups=3
+    ),
+    "depthwise, more products than one sum": Case(1, 1, (4, 4), groups=3),
+    "depthwise, more padding than taps": Case(1, 1, (2, 3), (1, 2), ((4, 5), (6, 3)), groups=3),
+    "depthwise, dilated, phases without taps": Case(1, 2, (2, 3), (4, 3), "SAME", (2, 1), 3),
+    "depthwise, pointwise, strided": Case(1, 2, (1, 1), (3, 2), "VALID", groups=3),
+    "groups joined in one block": Case(2, 3, (3, 3), groups=4),
+    "groups joined in two blocks, strided": Case(4, 2, (3, 3), (2, 2), groups=6),
+    "groups that do not join": Case(6, 8, (3, 2), padding="VALID", groups=3),
+    "groups of many channels": Case(17, 5, (3, 3), (2, 1), ((2, 0), (0, 3)), (1, 2), 2),
+    "groups, pointwise": Case(3, 2, (1, 1), (2, 2), "VALID", groups=4),
+    "groups that have one output each": Case(4, 1, (3, 3), groups=2),
+}
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.normal(size=shape)
+
+
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.uniform(0.5, 1.5, shape)
+
+
+def ours_and_exact(case: Case, dtype: str, values: Values = normal) -> tuple[Any, Any]:
+    """Output and gradients for the same random arguments: ours, and `jax.lax`'s in float64."""
+    rng = np.random.default_rng(0)
+    images = (case.batch, *case.size, case.groups * case.channels)
+    kernel = (*case.kernel, case.channels, case.groups * case.outputs)
+
+    def apply(convolve: Any, images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(
+            images,
+            kernel,
+            case.strides,
+            case.padding,
+            rhs_dilation=case.dilations,
+            dimension_numbers=LAYOUT,
+            feature_group_count=case.groups,
+        )
+
+    def compute(images: jax.Array, kernel: jax.Array) -> list[tuple[jax.Array, ...]]:
+        results = []
+        for convolve, kind in (
+            (ops.conv_general_dilated, dtype),
+            (lax.conv_general_dilated, "float64"),
+        ):
+            operands = images.astype(kind), kernel.astype(kind)
+            y, pull_back = jax.vjp(functools.partial(apply, convolve), *operands)
+            cotangent = jnp.asarray(values(np.random.default_rng(1), y.shape), dtype)
+            results.append((y, *pull_back(cotangent.astype(kind))))
+        return results
+
+    with jax.enable_x64(True):
+        operands = [jnp.asarray(values(rng, shape), dtype) for shape in (images, kernel)]
+        ours, exact = jax.jit(compute)(*operands)
+    for result, expected in zip(ours, exact, strict=True):
+        assert result.dtype == dtype
+        assert result.shape == expected.shape
+    return ours, exact
+
+
+def check(case: Case, dtype: str = "float64", tolerance: float = 1e-12) -> None:
+    """`tolerance` is relative to the largest value."""
+    names = ("output", "gradient of the images", "gradient of the kernel")
+    for name, ours, exact in zip(names, *ours_and_exact(case, dtype), strict=True):
+        atol = tolerance * np.abs(exact).max(initial=0)
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=atol, err_msg=f"{name}, {case}")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_values_and_gradients_are_those_of_lax(case: Case) -> None:
+    check(case)
+
+
+def thresholds() -> list[tuple[ModuleType, str]]:
+    """The numbers that say which way is the fastest, or how much to do at once."""
+    names = [module.name for module in pkgutil.iter_modules(cpu.__path__)]
+    modules = [importlib.import_module(f"{cpu.__name__}.{name}") for name in names]
+    return [
+        (module, name)
+        for module in modules
+        for name, value in vars(module).items()
+        if re.fullmatch("_[A-Z_]+", name) and isinstance(value, int)
+    ]
+
+
+THRESHOLDS = thresholds()
+
+
+@pytest.mark.parametrize("cores", [1, 3, 4])
+def test_the_number_of_cores_changes_nothing(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_CORES", cores)
+    check(Case(3, 2, (3, 3), (2, 2), size=(18, 12)))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 4, 6]))
+    few, many = [1, 2, 3, 4, 8], [1, 3, 8, 15, 16, 17, 48, 65]
+    of_a_group = st.sampled_from(many if groups == 1 else few)
+    strides, kernel, dilations = (
+        (draw(st.integers(1, most)), draw(st.integers(1, most))) for most in (4, 5, 3)
+    )
+    pads = st.tuples(st.integers(0, 6), st.integers(0, 6))
+    padding = draw(st.one_of(st.sampled_from(["SAME", "VALID"]), st.tuples(pads, pads)))
+    size = []
+    for i in range(2):
+        around = 0 if isinstance(padding, str) else sum(padding[i])
+        least = 1 if padding == "SAME" else dilations[i] * (kernel[i] - 1) + 1 - around
+        size.append(draw(st.integers(max(least, 1), max(least, 1) + 8)))
+    channels, outputs = draw(of_a_group), draw(of_a_group)
+    batch = draw(st.integers(1, 3))
+    return Case(
+        channels, outputs, kernel, strides, padding, dilations, groups, (size[0], size[1]), batch
+    )
+
+
+def sweep(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Random cases, the same in each run, that each get a random choice of the ways to go."""
+    configure = settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    values = st.tuples(*(st.sampled_from([None, 1, 200]) for _ in THRESHOLDS))
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        return configure(given(case=cases(), values=values)(test))
+
+    return decorate
+
+
+def check_with(case: Case, values: tuple[int | None, ...], *options: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for (module, name), value in zip(THRESHOLDS, values, strict=True):
+            if value is not None:
+                patch.setattr(module, name, value)
+        check(case, *options)
+
+
+@sweep(20)
+def test_random_values_and_gradients_are_those_of_lax(
+    case: Case, values: tuple[int | None, ...]
+) -> None:
+    check_with(case, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@sweep(100)
+def test_many_random_values_and_gradients_are_those_of_lax(
+    dtype: str, tolerance: float, case: Case, values: tuple[int | None, ...]
+) -> None:
+    check_with(case, values, dtype, tolerance)
+
+
+# Some hundred positive terms in most of the sums, so that one in 16 bits would be far off.
+LONG_SUMS = {
+    "pointwise": Case(300, 200, (1, 1), size=(16, 16)),
+    "patches": Case(2, 120, (4, 4), size=(20, 20)),
+    "dense": Case(24, 40, (4, 4), size=(12, 12)),
+    "by rows": Case(24, 64, (4, 4), size=(12, 12)),
+    "all phases at once": Case(12, 300, (4, 4), (2, 2), size=(20, 20)),
+    "phase by phase": Case(24, 80, (4, 4), (2, 2), size=(20, 20)),
+    "kernel gradient across": Case(8, 12, (5, 5), size=(16, 16)),
+    "depthwise": Case(1, 2, (7, 7), groups=3, size=(20, 20)),
+    "groups": Case(20, 25, (4, 4), groups=2, size=(12, 12)),
+    "banded": Case(4, 8, (6, 6), size=(12, 12)),
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 2**-7), ("float16", 2**-10), ("float32", 1e-5)]
+)
+@pytest.mark.parametrize("case", LONG_SUMS.values(), ids=LONG_SUMS)
+def test_sums_are_in_float32_and_rounded_once(case: Case, dtype: str, tolerance: float) -> None:
+    for ours, exact in zip(*ours_and_exact(case, dtype, positive), strict=True):
+        wide = ours.astype(jnp.float32)
+        np.testing.assert_allclose(wide, exact, rtol=tolerance, err_msg=f"{case}")

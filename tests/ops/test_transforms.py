@@ -1,0 +1,239 @@
+"""The operations under JAX's transformations, against those of `jax.lax` under the same."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+from jax.test_util import check_grads
+
+from cnn_jax import ops
+
+Function = Callable[..., Any]
+Arrays = tuple[jax.Array, ...]
+RNG = np.random.default_rng(0)
+
+
+class Operation(NamedTuple):
+    """Ours and the same by `jax.lax`; its arguments all begin with the images."""
+
+    ours: Function
+    theirs: Function
+    arguments: tuple[np.ndarray, ...]
+
+
+def convolution(
+    images: tuple[int, ...], kernel: tuple[int, ...], stride: int, groups: int
+) -> Operation:
+    def with_options(convolve: Function) -> Function:
+        return functools.partial(
+            convolve,
+            window_strides=(stride, 1),
+            padding=((1, 2), (0, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    ours, theirs = with_options(ops.conv_general_dilated), with_options(lax.conv_general_dilated)
+    return Operation(ours, theirs, (RNG.normal(size=images), RNG.normal(size=kernel)))
+
+
+def pooling(pool: Function, initial: float, operation: Any) -> Operation:
+    def theirs(x: jax.Array) -> jax.Array:
+        pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+        y = lax.reduce_window(x, initial, operation, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+        return y if operation is lax.max else y / 9
+
+    x = RNG.permutation(2 * 5 * 4 * 2).reshape(2, 5, 4, 2) / 40  # distinct
+    return Operation(lambda x: pool(x, 3, 2, 1), theirs, (x,))
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "convolution": convolution((2, 5, 4, 2), (3, 2, 2, 3), 2, 1),
+    "depthwise convolution": convolution((2, 4, 3, 2), (3, 2, 1, 4), 1, 2),
+    "maximum": pooling(ops.max_pool, -np.inf, lax.max),
+    "average": pooling(ops.avg_pool, 0.0, lax.add),
+}
+each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+
+
+def loss(f: Function) -> Function:
+    """A number whose second derivatives are not zero, whatever `f`."""
+    return lambda *arguments: jnp.sin(f(*arguments)).sum()
+
+
+def gradient(f: Function) -> Function:
+    """By all arguments."""
+    return lambda *arguments: jax.grad(loss(f), tuple(range(len(arguments))))(*arguments)
+
+
+def tangents(arguments: Arrays) -> Arrays:
+    return tuple(jnp.cos(7 * x) for x in arguments)
+
+
+def scan(f: Function) -> Function:
+    """A loop over images one by one, with its gradient."""
+
+    def total(*arguments: jax.Array) -> jax.Array:
+        def step(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            y = jnp.sin(f(x[None], *arguments[1:]))
+            return carry * 0.9 + y.sum(), y
+
+        carry, ys = lax.scan(step, jnp.zeros(()), arguments[0])
+        return carry + (ys**2).sum()
+
+    return jax.value_and_grad(total)
+
+
+def linearize(f: Function) -> Function:
+    def run(*arguments: jax.Array) -> Any:
+        y, linear = jax.linearize(f, *arguments)
+        transposed = jax.linear_transpose(linear, *arguments)
+        return y, linear(*tangents(arguments)), transposed(y)
+
+    return run
+
+
+def reverse_over_reverse(f: Function) -> Function:
+    def squares(*arguments: jax.Array) -> jax.Array:
+        return sum((dx**2).sum() for dx in gradient(f)(*arguments)) / 2
+
+    return lambda *arguments: jax.grad(squares, tuple(range(len(arguments))))(*arguments)
+
+
+def forward_over_reverse(f: Function) -> Function:
+    return lambda *arguments: jax.jvp(gradient(f), arguments, tangents(arguments))
+
+
+def shard_map(f: Function) -> Function:
+    """Over a mesh of one device; `test_devices.py` has more."""
+
+    def run(*arguments: jax.Array) -> Any:
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+        specs = (PartitionSpec("data"), *(PartitionSpec() for _ in arguments[1:]))
+        mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data"))
+        return mapped(*arguments), gradient(mapped)(*arguments)
+
+    return run
+
+
+def of_each_image(f: Function) -> Function:
+    """Gradients by all arguments for each image by itself."""
+
+    def run(*arguments: jax.Array) -> Any:
+        axes = (0, *(None for _ in arguments[1:]))
+        return jax.vmap(gradient(lambda x, *rest: f(x[None], *rest)), axes)(*arguments)
+
+    return run
+
+
+TRANSFORMATIONS: Mapping[str, Callable[[Function], Function]] = {
+    "eager": lambda f: lambda *xs: (f(*xs), gradient(f)(*xs)),
+    "jit": lambda f: jax.jit(lambda *xs: (f(*xs), gradient(f)(*xs))),
+    "jvp": lambda f: jax.jit(lambda *xs: jax.jvp(f, xs, tangents(xs))),
+    "linearize": lambda f: jax.jit(linearize(f)),
+    "checkpoint": lambda f: jax.jit(gradient(jax.checkpoint(lambda *xs: jnp.sin(f(*xs))))),
+    "scan": lambda f: jax.jit(scan(f)),
+    "shard_map": lambda f: jax.jit(shard_map(f)),
+    "gradients of each image": lambda f: jax.jit(of_each_image(f)),
+    "reverse over reverse": lambda f: jax.jit(reverse_over_reverse(f)),
+    "forward over reverse": lambda f: jax.jit(forward_over_reverse(f)),
+}
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+    for result, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        atol = 1e-12 * max(float(jnp.abs(expected).max()), 1)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=atol, strict=True)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
+@each_operation
+def test_a_transformation_gives_what_it_gives_of_lax(
+    operation: Operation, transform: Callable[[Function], Function]
+) -> None:
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(x) for x in operation.arguments]
+        ours, theirs = (transform(f)(*arguments) for f in (operation.ours, operation.theirs))
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("convolution", (0, None)),
+        ("convolution", (4, None)),
+        ("convolution", (None, 3)),
+        ("convolution", (1, 2)),
+        ("depthwise convolution", (1, None)),
+        ("depthwise convolution", (0, 0)),
+        ("maximum", (0,)),
+        ("maximum", (2,)),
+        ("average", (4,)),
+    ],
+)
+def test_vmap_gives_what_it_gives_of_lax(name: str, axes: tuple[int | None, ...]) -> None:
+    operation = OPERATIONS[name]
+    arguments = [
+        x if axis is None else np.stack([x, 3 - x, 2 * x], axis)
+        for x, axis in zip(operation.arguments, axes, strict=True)
+    ]
+
+    def compute(f: Function, *arguments: jax.Array) -> Any:
+        return jax.vmap(f, axes)(*arguments), jax.vmap(gradient(f), axes)(*arguments)
+
+    with jax.enable_x64(True):
+        ours, theirs = (
+            jax.jit(functools.partial(compute, f))(*map(jnp.asarray, arguments))
+            for f in (operation.ours, operation.theirs)
+        )
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_images_stay_with_the_fast_operations(name: str) -> None:
+    """Whether XLA's slow ones are back would show in the time alone."""
+    f, _, arguments = OPERATIONS[name]
+    images, *rest = arguments
+    axes = (0, *(None for _ in rest))
+    jaxpr = jax.make_jaxpr(
+        lambda *xs: (
+            gradient(f)(*xs),
+            gradient(jax.checkpoint(f))(*xs),
+            scan(f)(*xs),
+            jax.jvp(f, xs, xs),
+            jax.vmap(f, axes)(xs[0][None], *xs[1:]),
+            jax.vmap(jax.grad(loss(f)), axes)(xs[0][None], *xs[1:]),
+        )
+    )(images, *rest)
+    for slow in ("conv_general_dilated", "reduce_window", "select_and"):
+        assert slow not in str(jaxpr)
+
+
+@each_operation
+def test_hessians_are_those_of_lax(operation: Operation) -> None:
+    with jax.enable_x64(True):
+        x, *rest = (jnp.asarray(x[:1, :3, :3] if x.ndim else x) for x in operation.arguments)
+        ours, theirs = (
+            jax.jit(jax.hessian(loss(f)))(x, *rest) for f in (operation.ours, operation.theirs)
+        )
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["convolution", "maximum"])
+def test_derivatives_equal_finite_differences(name: str) -> None:
+    f, _, arguments = OPERATIONS[name]
+    with jax.enable_x64(True):
+        check_grads(jax.jit(f), [jnp.asarray(x) for x in arguments], 2, modes=["fwd", "rev"])
+
+
+@pytest.mark.parametrize("name", ["convolution", "maximum"])
+def test_it_works_without_jit(name: str) -> None:
+    ours, theirs, arguments = OPERATIONS[name]
+    with jax.enable_x64(True), jax.disable_jit():
+        assert_close(ours(*arguments), theirs(*arguments))

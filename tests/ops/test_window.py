@@ -1,0 +1,61 @@
+"""The geometry of one axis against all pairs of output and tap."""
+
+from itertools import product
+
+import pytest
+
+from cnn_jax.ops.window import Axis
+
+each_step = pytest.mark.parametrize(("stride", "dilation"), list(product(range(1, 5), range(1, 5))))
+
+
+def axes(stride: int, dilation: int, least: int) -> list[Axis]:
+    """All small ones that have an output; `least` may be negative, to leave inputs out."""
+    sizes, kernels, pads = range(1, 7), range(1, 5), range(least, 6)
+    every = product(sizes, kernels, pads, (least, 0, 1, 5))
+    found = [Axis(size, taps, stride, dilation, low, high) for size, taps, low, high in every]
+    return [axis for axis in found if axis.output > 0]
+
+
+def meetings(axis: Axis) -> set[tuple[int, int, int]]:
+    """Every output, tap and place that meet, a place being an input or a zero beside them."""
+    places = range(-axis.low, axis.size + axis.high)
+    return {
+        (output, tap, axis.stride * output + axis.dilation * tap - axis.low)
+        for output, tap in product(range(axis.output + 2), range(axis.kernel))
+        if axis.stride * output + axis.dilation * (axis.kernel - 1) - axis.low in places
+    }
+
+
+@each_step
+def test_outputs_are_those_whose_taps_all_have_a_place(stride: int, dilation: int) -> None:
+    for axis in axes(stride, dilation, least=-2):
+        outputs = {output for output, _, _ in meetings(axis)}
+        assert outputs == set(range(axis.output)), axis
+
+
+@each_step
+def test_positions_are_those_that_hold_an_input(stride: int, dilation: int) -> None:
+    for axis in axes(stride, dilation, least=0):
+        holding = {(place + axis.low) // stride for place in range(axis.size)}
+        first = axis.first_position
+        assert holding == set(range(first, first + axis.positions)), axis
+
+
+@each_step
+def test_phases_meet_what_the_axis_meets(stride: int, dilation: int) -> None:
+    for axis in axes(stride, dilation, least=0):
+        found = set()
+        for remainder in range(stride):
+            taps, phase = axis.phase(remainder)
+            if not taps:
+                continue
+            assert phase.output == axis.positions, (axis, remainder)
+            for index, tap in product(range(phase.output), range(len(taps))):
+                # The taps are in reverse, and what the phase calls inputs are the outputs.
+                output = phase.stride * index + phase.dilation * tap - phase.low
+                place = stride * (axis.first_position + index) + remainder - axis.low
+                if output in range(axis.output) and place in range(axis.size):
+                    found.add((output, taps[len(taps) - 1 - tap], place))
+        expected = {meeting for meeting in meetings(axis) if meeting[2] in range(axis.size)}
+        assert found == expected, axis
