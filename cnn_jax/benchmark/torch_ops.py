@@ -1,0 +1,67 @@
+"""The same operations in torch, if it is installed, in both of its memory formats."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnn_jax import errors
+from cnn_jax.benchmark import ops
+
+FORMATS = ("contiguous", "channels_last")
+
+
+def version() -> str:
+    """Torch's version and number of threads.
+
+    Raises:
+      ValueError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise errors.UserError(
+            "--against=torch needs torch, which is not installed; the CPU build will do: "
+            "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+        ) from error
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def contenders(case: ops.Case, name: str) -> dict[str, Callable[[], object]]:
+    """One for each of torch's memory formats; see `ops.contenders`."""
+    return {f"torch {layout}": _contender(case, name, layout) for layout in FORMATS}
+
+
+def _contender(case: ops.Case, name: str, layout: str) -> Callable[[], object]:
+    import torch
+
+    memory_format = {
+        "contiguous": torch.contiguous_format,
+        "channels_last": torch.channels_last,
+    }[layout]
+
+    def tensor(array: np.ndarray, axes: tuple[int, ...]) -> Any:
+        values = torch.from_numpy(np.ascontiguousarray(array.transpose(axes)))
+        return values.to(memory_format=memory_format)
+
+    images, kernel, gradient = ops.arrays(case)
+    x, dy = tensor(images, (0, 3, 1, 2)), tensor(gradient, (0, 3, 1, 2))
+    weight: Any = None if case.is_pooling else tensor(kernel, (3, 2, 0, 1))
+
+    def operation(x: Any, weight: Any) -> Any:
+        if case.is_pooling:
+            return torch.nn.functional.max_pool2d(x, case.kernel, case.stride, case.padding)
+        return torch.nn.functional.conv2d(
+            x, weight, None, case.stride, case.padding, 1, case.groups
+        )
+
+    def forward() -> object:
+        with torch.no_grad():
+            return operation(x, weight)
+
+    def with_gradient() -> object:
+        wanted = (weight if name == ops.PASSES[1] else x).detach().requires_grad_()
+        result = operation(x, wanted) if name == ops.PASSES[1] else operation(wanted, weight)
+        return torch.autograd.grad(result, wanted, dy)
+
+    return forward if name == ops.PASSES[0] else with_gradient
