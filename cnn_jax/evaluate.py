@@ -19,8 +19,10 @@ from tqdm import tqdm
 from cnn_jax import (
     checkpoint,
     cli,
+    compilation,
     data,
     errors,
+    memory,
     metrics,
     models,
     plots,
@@ -147,7 +149,10 @@ def main() -> int:
         "--batch_size", default=0, type=int, help="over all devices; 0: the config's (default)"
     )
     args = parser.parse_args()
+    memory.keep()
     sharding.start()
+    if workdir.load(args.workdir, workdir.CONFIG).get("compilation_cache", True):
+        compilation.use_cache()
     run(args.workdir, args.split, args.checkpoint, args.batch_size)
     return 0
 

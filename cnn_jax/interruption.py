@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop after the running step, on all hosts at once."""
+"""SIGTERM and Ctrl-C as a request to stop after the running steps, on all hosts at once."""
 
 import signal
 from collections.abc import Callable
@@ -21,6 +21,7 @@ class Interruption:
     def __init__(self) -> None:
         """Nothing is changed before the context is entered."""
         self.signal = 0
+        self._asked = 0
         self._previous: dict[int, _Handler] = {}
 
     def __enter__(self) -> Self:
@@ -40,11 +41,14 @@ class Interruption:
         """Give the signals back."""
         self._restore()
 
-    def requested(self, step: int) -> bool:
-        """Whether to stop after `step`; all hosts get the same answer at the same step."""
+    def requested(self) -> bool:
+        """Whether to stop now; the n-th answer is the same on all hosts."""
+        self._asked += 1
         if jax.process_count() > 1:
-            # JAX's preemption service carries a SIGTERM that any host received to all of them.
-            return multihost_utils.reached_preemption_sync_point(step)
+            # JAX's preemption service carries a SIGTERM that any host received to all of them. It
+            # stops them at the number after the largest asked with, so none may be left out: steps,
+            # of which a call takes several, would not do.
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         return self.signal != 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:

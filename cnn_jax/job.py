@@ -1,6 +1,7 @@
 """A config made into the parts of a run."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import optax
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ class Job:
       config: see configs/base.py.
       dataset: on the devices.
       schedule: the learning rate by step.
-      train_step: see `steps.make_train_step`.
+      train_steps: see `steps.make_train_steps`.
       eval_step: see `steps.make_eval_step`.
       fresh: the state before the first step.
       total_steps: the length of the run.
@@ -26,11 +27,30 @@ class Job:
     config: ConfigDict
     dataset: data.Resident
     schedule: optax.Schedule
-    train_step: steps.TrainStep
+    train_steps: steps.TrainSteps
     eval_step: steps.EvalStep
     fresh: state.TrainState
     total_steps: int
     eval_steps: int
+
+    def calls(self, start: int) -> Iterator[range]:
+        """The steps from `start` to the end, counted from 0, by calls of `train_steps`.
+
+        A call ends where something else is due: a line of the log, validation, a checkpoint, or
+        another epoch's order.
+        """
+        config = self.config
+        due = (
+            config.log.every_steps,
+            config.checkpoint.every_steps,
+            self.eval_steps,
+            self.dataset.steps_per_epoch,
+        )
+        while start < self.total_steps:
+            wait = min(every - start % every for every in due)
+            stop = min(start + wait, start + config.train.steps_per_call, self.total_steps)
+            yield range(start, stop)
+            start = stop
 
 
 def make(config: ConfigDict) -> Job:
@@ -55,12 +75,13 @@ def make(config: ConfigDict) -> Job:
         schedule=optim.make_schedule(
             rate, **schedule, total_steps=total_steps, steps_per_epoch=epoch
         ),
-        train_step=steps.make_train_step(
+        train_steps=steps.make_train_steps(
             model,
             optimizer,
             dataset.train_batch,
             seed=seed,
             label_smoothing=config.train.label_smoothing,
+            steps_per_call=config.train.steps_per_call,
             mesh=mesh,
         ),
         eval_step=steps.make_eval_step(model, dataset.eval_batch, mesh=mesh),
@@ -72,6 +93,7 @@ def make(config: ConfigDict) -> Job:
 
 def _check(config: ConfigDict) -> None:
     at_least_one = {
+        "train.steps_per_call": config.train.steps_per_call,
         "eval.batch_size": config.eval.batch_size,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "checkpoint.keep": config.checkpoint.keep,

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax import cli, errors, sharding, train
+from cnn_jax import cli, compilation, errors, memory, sharding, train
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -44,7 +44,10 @@ def main(argv: Sequence[str]) -> int:
         raise errors.UserError(str(error.__cause__)) from error
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames.
+    memory.keep()
     sharding.start()
+    if config.compilation_cache:
+        compilation.use_cache()
     directory = Path(_WORKDIR.value) if _WORKDIR.value else _new_directory()
     outcome = train.run(config, directory)
     if sharding.is_primary():

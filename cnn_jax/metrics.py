@@ -68,11 +68,16 @@ class Window:
     def __init__(self, pending: Totals | None = None) -> None:
         """Start with what a checkpoint says of the steps before it."""
         self._totals: Totals = dict(pending or {})
-        self._parts: list[tuple[int, Sums]] = []
+        self._parts: list[tuple[range, Sums]] = []
 
-    def add(self, step: int, sums: Sums) -> None:
-        """Take in the metrics of one step, without waiting for that step."""
-        self._parts.append((step, sums))
+    def add(self, call: range, sums: Sums) -> None:
+        """Take in the metrics of the steps of a call, without waiting for it.
+
+        Args:
+          call: its steps, counted from 0.
+          sums: with a leading axis that is at least as long as the call.
+        """
+        self._parts.append((call, sums))
         sharding.wait_for_earlier(self._parts)
 
     def totals(self) -> Totals:
@@ -81,18 +86,24 @@ class Window:
         Raises:
           DivergedError: one of them is not finite; the message names the first such step.
         """
-        for step, sums in jax.device_get(self._parts):
-            infinite = [name for name, (value, _) in sums.items() if not np.isfinite(value)]
-            if infinite:
-                raise errors.DivergedError(
-                    f"{', '.join(infinite)} at step {step} is not finite: the run has diverged. "
-                    "The last good checkpoint is kept. Try a lower optim.learning_rate, a longer "
-                    "optim.schedule.warmup_epochs or optim.clip_norm=1, in a new --workdir"
-                )
-            self._totals = add([self._totals, sums])
+        for call, stacked in jax.device_get(self._parts):
+            for index, step in enumerate(call):
+                sums = {name: (value[index], n[index]) for name, (value, n) in stacked.items()}
+                _check_finite(step + 1, sums)
+                self._totals = add([self._totals, sums])
         self._parts = []
         return self._totals
 
     def clear(self) -> None:
         """Begin a new line of the log."""
         self._totals, self._parts = {}, []
+
+
+def _check_finite(step: int, sums: Sums) -> None:
+    infinite = [name for name, (value, _) in sums.items() if not np.isfinite(value)]
+    if infinite:
+        raise errors.DivergedError(
+            f"{', '.join(infinite)} at step {step} is not finite: the run has diverged. The last "
+            "good checkpoint is kept. Try a lower optim.learning_rate, a longer "
+            "optim.schedule.warmup_epochs or optim.clip_norm=1, in a new --workdir"
+        )

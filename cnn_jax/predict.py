@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cnn_jax import checkpoint, cli, errors, models, sharding, state, workdir
+from cnn_jax import checkpoint, cli, compilation, errors, memory, models, sharding, state, workdir
 from cnn_jax.data import images
 from cnn_jax.data.resident import normalise
 
@@ -95,6 +95,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.top_k < 1:
         raise errors.UserError(f"--top_k must be at least 1, got {args.top_k}")
+    memory.keep()
+    if workdir.load(args.workdir, workdir.CONFIG).get("compilation_cache", True):
+        compilation.use_cache()
     predictor = load(args.workdir, args.checkpoint)
     return int(sum(not _answer(predictor, path, args.top_k) for path in args.image) > 0)
 

@@ -1,4 +1,4 @@
-"""The two compiled functions: one training step and one evaluation step."""
+"""The two compiled functions: a call of several training steps, and one evaluation step."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -7,42 +7,51 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax import lax
 from jax.sharding import Mesh
 
 from cnn_jax import keys, losses, metrics, sharding
 from cnn_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, metrics.Sums]]
+TrainSteps = Callable[[TrainState, Any, int], tuple[TrainState, metrics.Sums]]
 EvalStep = Callable[[Any, Any], tuple[metrics.Sums, jax.Array]]
 
 
-def make_train_step(
+def make_train_steps(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    train_batch: Callable[[Any, jax.Array], Batch],
+    train_batch: Callable[[Any, jax.Array | int, jax.Array], Batch],
     *,
     seed: int,
     label_smoothing: float,
+    steps_per_call: int,
     mesh: Mesh,
-) -> TrainStep:
-    """`step(state, inputs) -> (state, sums)`, jitted; the given state's memory is reused.
+) -> TrainSteps:
+    """`call(state, inputs, count) -> (state, sums)`, jitted; the given state's memory is reused.
 
-    Augmentation and dropout draw from a key made of `seed` and the step. The sums hold loss and
-    accuracies over the batch, and the norms of gradient and parameters after the update.
+    It takes `count` steps. One program serves every `count`, so that a step's arithmetic does not
+    depend on which steps share a call with it. Augmentation and dropout draw from a key made of
+    `seed` and the step. The sums have a leading axis of `steps_per_call`, of which the first
+    `count` count: loss and accuracies over each batch, and the norms of gradient and parameters
+    after each update.
 
     Args:
       model: the network.
       optimizer: the optimizer.
-      train_batch: turns the loop's inputs and a key into a batch, inside the compiled step.
+      train_batch: turns the inputs of a call, the number of a step in it and a key into a batch,
+        inside the compiled function.
       seed: of augmentation and dropout.
       label_smoothing: see `losses.cross_entropy`; it shapes the gradient, not the loss shown.
+      steps_per_call: the largest `count`.
       mesh: the devices; the state is whole on each, the batch is split over them.
     """
 
-    def step(state: TrainState, inputs: Any) -> tuple[TrainState, metrics.Sums]:
+    def step(
+        state: TrainState, inputs: Any, index: jax.Array | int
+    ) -> tuple[TrainState, metrics.Sums]:
         augment_key, dropout_key = keys.for_step(seed, state.step)
-        batch = train_batch(inputs, augment_key)
+        batch = train_batch(inputs, index, augment_key)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, updates = model.apply(
@@ -68,8 +77,23 @@ def make_train_step(
         new = TrainState(state.step + 1, params, updates.get("batch_stats", {}), opt_state)
         return new, sums
 
+    def call(state: TrainState, inputs: Any, count: int) -> tuple[TrainState, metrics.Sums]:
+        if steps_per_call == 1:  # A loop around one step would only hide it from the compiler.
+            state, sums = step(state, inputs, 0)
+            return state, jax.tree.map(lambda value: value[None], sums)
+        _, like = jax.eval_shape(step, state, inputs, 0)
+        none = jax.tree.map(lambda one: jnp.zeros((steps_per_call, *one.shape), one.dtype), like)
+
+        def body(
+            index: jax.Array, carry: tuple[TrainState, metrics.Sums]
+        ) -> tuple[TrainState, metrics.Sums]:
+            state, sums = step(carry[0], inputs, index)
+            return state, jax.tree.map(lambda all_, one: all_.at[index].set(one), carry[1], sums)
+
+        return lax.fori_loop(0, count, body, (state, none))
+
     whole = sharding.replicated(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
+    return jax.jit(call, donate_argnums=0, out_shardings=(whole, whole))
 
 
 def make_eval_step(model: nn.Module, eval_batch: Callable[[Any], Batch], *, mesh: Mesh) -> EvalStep:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -59,20 +60,22 @@ def _train(job: jobs.Job, directory: Path, interruption: Interruption) -> Outcom
     current, start = restored.state, int(restored.state.step)
     if start:
         tqdm.write(f"resuming at step {start} of {job.total_steps}", file=sys.stderr)
-    batches = job.dataset.train_inputs(start)
     with (
         contextlib.closing(_Recorder(job, directory, start, restored.pending)) as recorder,
         tqdm(
             total=job.total_steps, initial=start, unit="step", disable=not sharding.is_primary()
         ) as progress,
     ):
-        for step in range(start + 1, job.total_steps + 1):
-            current, sums = job.train_step(current, next(batches))
-            stop = interruption.requested(step)
-            recorder.after_step(step, current, sums, stop)
-            progress.update()
-            if stop and step < job.total_steps:
-                return Outcome(step, interruption.signal)
+        for call, inputs in job.dataset.train_inputs(job.calls(start)):
+            called = time.perf_counter()
+            current, sums = job.train_steps(current, inputs, len(call))
+            if call.start == start:
+                recorder.after_compiling(time.perf_counter() - called, current)
+            stop = interruption.requested()
+            recorder.after_call(call, current, sums, stop)
+            progress.update(len(call))
+            if stop and call.stop < job.total_steps:
+                return Outcome(call.stop, interruption.signal)
         return recorder.finish(current)
 
 
@@ -83,7 +86,7 @@ class _Recorder:
         self, job: jobs.Job, directory: Path, start_step: int, pending: metrics.Totals
     ) -> None:
         self._job = job
-        self._start_step = start_step
+        self._compiling: dict[str, float] = {}
         self._window = metrics.Window(pending)
         self._throughput = logs.Throughput()
         self._log = logs.RunLog(directory, start_step) if sharding.is_primary() else None
@@ -96,16 +99,20 @@ class _Recorder:
         if self._log is not None:
             self._log.close()
 
-    def after_step(
-        self, step: int, current: state.TrainState, sums: metrics.Sums, stop: bool
+    def after_compiling(self, seconds: float, current: state.TrainState) -> None:
+        """Tell how long it took; the throughput counts from the end of the first call on."""
+        self._compiling = {"compile_seconds": seconds}
+        if self._log is not None:
+            tqdm.write(f"compiled in {seconds:.1f} s", file=sys.stderr)
+        jax.block_until_ready(current)
+
+    def after_call(
+        self, call: range, current: state.TrainState, sums: metrics.Sums, stop: bool
     ) -> None:
-        """Take in one step, then log, validate and save where it is due."""
-        job, every = self._job, self._job.config
-        self._window.add(step, sums)
-        self._throughput.add(every.train.batch_size)
-        if step == self._start_step + 1:
-            jax.block_until_ready(current)  # Compiling is not throughput.
-            self._throughput.resume()
+        """Take in the steps of a call, then log, validate and save where it is due."""
+        job, every, step = self._job, self._job.config, call.stop
+        self._window.add(call, sums)
+        self._throughput.add(every.train.batch_size * len(call))
         last = step == job.total_steps
         if step % every.log.every_steps == 0 or last:
             self._log_training(step)
@@ -120,8 +127,7 @@ class _Recorder:
     def finish(self, current: state.TrainState) -> Outcome:
         """Evaluate the final parameters on the test split and close the log with their digest."""
         step = self._job.total_steps
-        has_test = "test" in self._job.dataset.splits
-        test = self._evaluate(step, current, "test") if has_test else {}
+        test = self._evaluate(step, current, "test") if "test" in self._job.dataset.splits else {}
         digest = state.sha256(jax.device_get(current.params))
         self._write(step, logs.FINAL, {"params_sha256": digest})
         return Outcome(step, params_sha256=digest, test=test)
@@ -130,11 +136,11 @@ class _Recorder:
         values = metrics.mean(self._window.totals())
         self._window.clear()
         values["learning_rate"] = float(self._job.schedule(step - 1))
-        self._write(step, "train", values | self._throughput.rate())
+        self._write(step, "train", values | self._throughput.rate() | self._compiling)
+        self._compiling = {}
 
     def _evaluate(self, step: int, current: state.TrainState, split: str) -> dict[str, float]:
-        job = self._job
-        size = job.config.eval.batch_size
+        job, size = self._job, self._job.config.eval.batch_size
         values = evaluate(job.eval_step, current.variables, job.dataset, split, size).values
         self._write(step, split, values)
         return values

@@ -19,7 +19,7 @@ DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
 
 # What may change when a run is continued: it does not change the parameters that come out.
-IMMATERIAL = ("log.", "checkpoint.", "eval.", "data.directory")
+IMMATERIAL = ("log.", "checkpoint.", "eval.", "data.directory", "compilation_cache")
 
 
 def check(directory: Path, config: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     """The defaults; keys cannot be added, but for the options of the network in `model`."""
     config = ConfigDict()
     config.seed = 0  # of initial parameters, order, augmentation and dropout
+    config.compilation_cache = True  # keep compiled programs in ~/.cache/cnn_jax, for the next run
 
     config.model = model = ConfigDict()
     model.name = "lenet"  # one of cnn_jax.models.names()
@@ -57,6 +58,7 @@ def get_config() -> ConfigDict:
     train.epochs = 10.0  # length of the run
     train.steps = 0  # length of the run in steps instead, if not 0
     train.label_smoothing = 0.0
+    train.steps_per_call = 1  # sent to the devices at once; 8 pays off below some 20 ms a step
 
     config.eval = evaluation = ConfigDict()
     evaluation.every_epochs = 1.0  # validation; also at the end of the run

@@ -26,4 +26,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
     config.train.epochs = 20.0
+    config.train.steps_per_call = 8
     return base.finish(config, variant)

@@ -25,6 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.warmup_epochs = 1.0
     config.train.batch_size = 64
     config.train.epochs = 150.0
+    config.train.steps_per_call = 8
     config.eval.every_epochs = 5.0
     config.checkpoint.every_steps = 100
     config.log.every_steps = 50

@@ -1,11 +1,15 @@
 """What several test files need."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from cnn_jax import train
 from configs import quickstart
+
+# The commands that tests start leave the user's cache alone.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,16 @@ REPOSITORY = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
-        "cnn_jax cnn_jax.errors cnn_jax.keys",
-        "cnn_jax.cli cnn_jax.ops.pool cnn_jax.plots cnn_jax.sharding cnn_jax.workdir"
-        " cnn_jax.losses cnn_jax.optim cnn_jax.interruption"
+        "cnn_jax cnn_jax.errors cnn_jax.keys cnn_jax.memory",
+        "cnn_jax.ops.window cnn_jax.ops.primitive cnn_jax.ops.cpu cnn_jax.ops.cpu.matmul",
+        "cnn_jax.ops.cpu.views",
+        "cnn_jax.ops.cpu.banded cnn_jax.ops.cpu.phases cnn_jax.ops.cpu.ynnpack",
+        "cnn_jax.ops.cpu.dense cnn_jax.ops.cpu.depthwise cnn_jax.ops.cpu.pool",
+        "cnn_jax.ops.cpu.grouped",
+        "cnn_jax.ops.cpu.conv",
+        "cnn_jax.cli cnn_jax.plots cnn_jax.sharding cnn_jax.workdir"
+        " cnn_jax.ops.conv cnn_jax.ops.pool"
+        " cnn_jax.losses cnn_jax.optim cnn_jax.interruption cnn_jax.compilation"
         " cnn_jax.data.source cnn_jax.data.splits cnn_jax.data.images cnn_jax.data.augment",
         "cnn_jax.ops cnn_jax.metrics cnn_jax.state cnn_jax.logs"
         " cnn_jax.data.digits cnn_jax.data.fake cnn_jax.data.idx cnn_jax.data.tfds"
@@ -24,13 +31,16 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "cnn_jax.models.fashion_cnn cnn_jax.models.lenet cnn_jax.models.linear",
         "cnn_jax.models",
         "cnn_jax.job cnn_jax.evaluate cnn_jax.predict",
+        "cnn_jax.benchmark cnn_jax.benchmark.ops cnn_jax.benchmark.timing",
+        "cnn_jax.benchmark.torch_ops",
         "cnn_jax.train",
-        "cnn_jax.main",
+        "cnn_jax.main cnn_jax.benchmark.__main__",
     )
 )
 # What a part of the package may use of the package, beyond what the layers forbid.
 ONLY = {
     "cnn_jax.ops": {"cnn_jax.ops"},
+    "cnn_jax.ops.cpu": {"cnn_jax.ops.cpu", "cnn_jax.ops.window"},
     "cnn_jax.models": {"cnn_jax.errors", "cnn_jax.ops", "cnn_jax.models"},
     "cnn_jax.data": {"cnn_jax.errors", "cnn_jax.keys", "cnn_jax.sharding", "cnn_jax.data"},
     "cnn_jax.losses": set[str](),
@@ -51,11 +61,12 @@ RESERVED = {
     "absl.app": {"cnn_jax.main"},
     "absl.flags": {"cnn_jax.main"},
     "ml_collections.config_flags": {"cnn_jax.main"},
-    "argparse": {"cnn_jax.evaluate", "cnn_jax.predict"},
+    "argparse": {"cnn_jax.benchmark.__main__", "cnn_jax.evaluate", "cnn_jax.predict"},
     "tensorflow_datasets": {"cnn_jax.data.tfds"},
     "sklearn": {"cnn_jax.data.digits"},
     "tensorboardX": {"cnn_jax.logs"},
     "matplotlib": {"cnn_jax.plots"},
+    "torch": {"cnn_jax.benchmark.torch_ops"},
     "tensorflow": set[str](),
     "configs": set[str](),
     "experiments": set[str](),

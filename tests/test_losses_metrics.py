@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -101,24 +102,28 @@ def test_nothing_adds_up_to_nothing() -> None:
     assert metrics.mean({}) == {}
 
 
+def stacked(*losses: float) -> metrics.Sums:
+    """What a call of several steps gives."""
+    return jax.tree.map(lambda *values: jnp.stack(values), *map(part, losses))
+
+
 def test_a_window_that_goes_on_from_its_totals_equals_one_that_was_never_stopped() -> None:
     values = RNG.normal(size=6).tolist()
     whole, first = metrics.Window(), metrics.Window()
-    for step, value in enumerate(values):
-        whole.add(step, part(value))
-        if step < 3:
-            first.add(step, part(value))
+    whole.add(range(6), stacked(*values))
+    first.add(range(2), stacked(*values[:2], 9.0))  # The last is not of a step that was taken.
+    first.add(range(2, 3), stacked(values[2]))
     second = metrics.Window(first.totals())
     for step, value in enumerate(values[3:], start=3):
-        second.add(step, part(value))
+        second.add(range(step, step + 1), stacked(value))
     assert second.totals() == whole.totals() == metrics.add(map(part, values))
 
 
 def test_asking_a_window_for_its_totals_does_not_change_them() -> None:
     window = metrics.Window()
-    window.add(1, part(3.0))
+    window.add(range(1), stacked(3.0))
     assert window.totals() == window.totals() == {"loss": (3.0, 2.0)}
-    window.add(2, part(1.0))
+    window.add(range(1, 2), stacked(1.0))
     assert window.totals() == {"loss": (4.0, 4.0)}
     window.clear()
     assert window.totals() == {}
@@ -127,9 +132,9 @@ def test_asking_a_window_for_its_totals_does_not_change_them() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_window_names_the_first_step_that_is_not_finite(bad: float) -> None:
     window = metrics.Window()
-    for step, loss in enumerate([1.0, 2.0, bad, 1.0, bad], start=11):
-        norm: Any = (jnp.float32(1.0), jnp.float32(1.0))
-        window.add(step, {**part(loss), "gradient_norm": norm})
+    norm: Any = (jnp.ones(3), jnp.ones(3))
+    for call, shown in ((range(10, 11), (1.0, 2.0, bad)), (range(11, 14), (2.0, bad, bad))):
+        window.add(call, {**stacked(*shown), "gradient_norm": norm})
     message = re.compile("^loss at step 13 is not finite.*optim.learning_rate", re.DOTALL)
     with pytest.raises(errors.DivergedError, match=message):
         window.totals()

@@ -50,6 +50,7 @@ def config(name: str) -> str:
         (["--config.data.train_split=trian"], ["unknown split 'trian'", "did you mean 'train'"]),
         (["--config.train.batch_size=0"], ["train.batch_size", "0"]),
         (["--config.train.batch_size=1000"], ["train.batch_size 1000", "48"]),
+        (["--config.train.steps_per_call=0"], ["train.steps_per_call must be at least 1, got 0"]),
         (["--config.train.label_smoothing=1"], ["train.label_smoothing", "1"]),
         (["--config.checkpoint.keep=0"], ["checkpoint.keep", "0"]),
         (["stray"], ["'stray'"]),
@@ -135,6 +136,7 @@ def test_config_that_is_not_there(tmp_path: Path, flag: str, words: list[str]) -
 def test_run_leaves_what_the_readme_says_and_refuses_another_config(tmp_path: Path) -> None:
     result = run(config("quickstart"), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "compiled in " in result.stderr
     lines = result.stdout.splitlines()
     workdir = Path(lines[-1].removeprefix("work directory: "))
     assert workdir.parent.name == "runs"

@@ -1,7 +1,7 @@
-"""The compiled steps against the same written plainly."""
+"""The compiled functions against the same written plainly."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -11,13 +11,16 @@ import optax
 import pytest
 from flax import linen as nn
 
-from cnn_jax import data, models, optim, sharding, state, steps
+from cnn_jax import data, metrics, models, optim, sharding, state, steps
+from cnn_jax.models import layers
 
 SHAPE = (4, 4, 1)
 MESH = sharding.make_mesh()
 MLP = models.create("mlp", num_classes=10, widths=(8,))
 SGD = optim.make(name="sgd", learning_rate=1.0, total_steps=1)
-Take = Callable[[Any, jax.Array], steps.Batch]
+ADAM = optim.make(name="adam", learning_rate=0.1, total_steps=7)
+Take = Callable[[Any, jax.Array | int, jax.Array], steps.Batch]
+Step = Callable[[state.TrainState, Any], tuple[state.TrainState, metrics.Sums]]
 
 
 class WithBatchNorm(nn.Module):
@@ -30,6 +33,20 @@ class WithBatchNorm(nn.Module):
         return nn.Dense(10, name="output")(x)
 
 
+class Noisy(nn.Module):
+    """A convolution, running statistics and dropout."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = layers.Conv(4, (3, 3), name="conv")(images)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(10, name="output")(x.reshape(len(x), -1))
+
+
+NOISY = Noisy()
+
+
 def make_batch(weight: Any = None) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
@@ -39,11 +56,11 @@ def make_batch(weight: Any = None) -> dict[str, Any]:
     }
 
 
-def as_it_is(batch: Any, key: jax.Array) -> steps.Batch:
+def as_it_is(batch: Any, index: jax.Array | int, key: jax.Array) -> steps.Batch:
     return dict(batch)
 
 
-def shifted_at_random(batch: Any, key: jax.Array) -> steps.Batch:
+def shifted_at_random(batch: Any, index: jax.Array | int, key: jax.Array) -> steps.Batch:
     return {**batch, "image": batch["image"] + jax.random.normal(key, batch["image"].shape)}
 
 
@@ -59,17 +76,34 @@ def create(model: nn.Module = MLP, optimizer: Any = SGD, step: int = 0) -> state
 
 
 @functools.cache
-def make_step(
+def make_steps(
     model: nn.Module = MLP,
     optimizer: Any = SGD,
     take: Take = as_it_is,
     seed: int = 0,
     label_smoothing: float = 0.0,
-) -> steps.TrainStep:
+    steps_per_call: int = 1,
+) -> steps.TrainSteps:
     """Compiled once for all tests."""
-    return steps.make_train_step(
-        model, optimizer, take, seed=seed, label_smoothing=label_smoothing, mesh=MESH
+    return steps.make_train_steps(
+        model,
+        optimizer,
+        take,
+        seed=seed,
+        label_smoothing=label_smoothing,
+        steps_per_call=steps_per_call,
+        mesh=MESH,
     )
+
+
+def make_step(*arguments: Any, **options: Any) -> Step:
+    """A single step in each call."""
+
+    def step(current: state.TrainState, inputs: Any) -> tuple[state.TrainState, metrics.Sums]:
+        current, sums = make_steps(*arguments, **options)(current, inputs, 1)
+        return current, jax.tree.map(lambda value: value[0], sums)
+
+    return step
 
 
 def mean_loss(params: Any, batch: Mapping[str, jax.Array], label_smoothing: float) -> jax.Array:
@@ -111,15 +145,45 @@ def test_a_step_follows_the_gradient_of_the_mean_loss(
 
 def test_the_same_start_gives_the_same_end_bit_for_bit() -> None:
     model = models.create("mlp", num_classes=10, widths=(8,), dropout_rate=0.5)
-    adam = optim.make(name="adam", learning_rate=0.1, total_steps=3)
 
     def run() -> str:
-        current, step = create(model, adam), make_step(model, adam, shifted_at_random)
+        current, step = create(model, ADAM), make_step(model, ADAM, shifted_at_random)
         for _ in range(3):
             current, _ = step(current, make_batch())
         return state.sha256(current.params)
 
     assert run() == run()
+
+
+def stacked(batch: Any, index: jax.Array | int, key: jax.Array) -> steps.Batch:
+    """Another batch for each step of a call, as from a stream, and augmented."""
+    return shifted_at_random({name: part[index] for name, part in batch.items()}, index, key)
+
+
+@pytest.mark.parametrize("counts", [(7,), (3, 4), (1, 5, 1)])
+def test_how_steps_are_grouped_into_calls_does_not_change_a_bit(counts: tuple[int, ...]) -> None:
+    call = make_steps(NOISY, ADAM, stacked, steps_per_call=8)
+    rng = np.random.default_rng(0)
+    batches = {
+        "image": rng.normal(size=(7, 6, *SHAPE)).astype(np.float32),
+        "label": rng.integers(0, 10, (7, 6)).astype(np.int32),
+        "weight": np.ones((7, 6), np.float32),
+    }
+
+    def run(counts: Sequence[int]) -> tuple[state.TrainState, list[Any]]:
+        current = create(NOISY, ADAM)
+        shown: list[Any] = []
+        for count in counts:
+            inputs = {name: np.roll(part, -len(shown), axis=0) for name, part in batches.items()}
+            current, sums = call(current, inputs, count)
+            shown += list(zip(*(value[:count].tolist() for value, _ in sums.values()), strict=True))
+        return current, shown
+
+    (grouped, grouped_sums), (single, single_sums) = run(counts), run((1,) * 7)
+    assert int(grouped.step) == 7
+    assert state.sha256(grouped) == state.sha256(single)
+    assert grouped_sums == single_sums
+    assert len(set(single_sums)) == 7
 
 
 @pytest.mark.parametrize(
@@ -173,10 +237,9 @@ def test_training_on_fake_images_lowers_the_loss(name: str, learning_rate: float
     )
     optimizer = optim.make(name=name, learning_rate=learning_rate, total_steps=40)
     step = make_step(optimizer=optimizer, take=images.train_batch)
-    current, batches = create(optimizer=optimizer), images.train_inputs(0)
-    shown = []
-    for _ in range(40):
-        current, sums = step(current, next(batches))
+    current, shown = create(optimizer=optimizer), []
+    for _, inputs in images.train_inputs(range(step, step + 1) for step in range(40)):
+        current, sums = step(current, inputs)
         shown.append(float(sums["loss"][0] / sums["loss"][1]))
     assert shown[-1] < 0.8 * shown[0]
 

@@ -2,14 +2,16 @@
 
 A batch is `{"image": [B, H, W, C] float32, "label": [B] int32, "weight": [B] float32}`, weight 0
 marking padding. `train_batches` and `eval_batches` give them as such, to look at or for a loop of
-one's own. The loop here hands the step light inputs instead (the resident arrays, an order and a
-position in it), which `train_batch` and `eval_batch`, traced into the step, turn into a batch.
+one's own. The loop here hands the compiled functions light inputs instead (the resident arrays, an
+order and a position in it), which `train_batch` and `eval_batch`, traced into them, turn into a
+batch.
 Order and augmentation are functions of (seed, step) alone, so a resumed run repeats nothing and
 skips nothing.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -93,9 +95,10 @@ class Resident:
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """The batches that the steps from `start_step` on are trained with, without end."""
         train_batch = jax.jit(self.train_batch)
-        for step, inputs in enumerate(self.train_inputs(start_step), start_step):
-            augment_key, _ = keys.for_step(self.seed, step)
-            yield train_batch(inputs, augment_key)
+        singly = (range(step, step + 1) for step in itertools.count(start_step))
+        for call, inputs in self.train_inputs(singly):
+            augment_key, _ = keys.for_step(self.seed, call.start)
+            yield train_batch(inputs, 0, augment_key)
 
     def eval_batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
         """Batches with every example of `split` once; of training's size if not told otherwise."""
@@ -103,21 +106,20 @@ class Resident:
         for inputs in self.eval_inputs(split, batch_size or self.batch_size):
             yield eval_batch(inputs)
 
-    def train_inputs(self, start_step: int) -> Iterator[Inputs]:
-        """The inputs of step `start_step` and of every one after it, without end."""
+    def train_inputs(self, calls: Iterable[range]) -> Iterator[tuple[range, Inputs]]:
+        """Each call's steps, counted from 0, with the inputs that they share; see `train_batch`.
+
+        Args:
+          calls: one after the other; all steps of one are in the same epoch.
+        """
         arrays = self._split("train")
-        epoch, position = divmod(start_step, self.steps_per_epoch)
-        while True:
+        steps = self.steps_per_epoch
+        for epoch, within in itertools.groupby(calls, lambda call: call.start // steps):
             order = self._order(epoch)
-            for batch in range(position, self.steps_per_epoch):
-                start = np.array(batch * self.batch_size, np.int32)
-                yield {
-                    "images": arrays.images,
-                    "labels": arrays.labels,
-                    "order": order,
-                    "start": start,
-                }
-            epoch, position = epoch + 1, 0
+            for call in within:
+                start = np.array(call.start % steps * self.batch_size, np.int32)
+                shared: Inputs = {"images": arrays.images, "labels": arrays.labels, "order": order}
+                yield call, {**shared, "start": start}
 
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """The inputs that hold every example of `split` exactly once, in the stored order.
@@ -135,9 +137,16 @@ class Resident:
                 "weight": inside.astype(np.float32),
             }
 
-    def train_batch(self, inputs: Inputs, key: jax.Array) -> Batch:
-        """The augmented, normalised batch of a training step; `key` belongs to (seed, step)."""
-        indices = lax.dynamic_slice(inputs["order"], (inputs["start"],), (self.batch_size,))
+    def train_batch(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+        """The augmented, normalised batch of a training step.
+
+        Args:
+          inputs: of the call that the step belongs to.
+          index: which step of the call it is.
+          key: belongs to (seed, step).
+        """
+        start = inputs["start"] + index * self.batch_size
+        indices = lax.dynamic_slice(inputs["order"], (start,), (self.batch_size,))
         images, labels = self._gather(inputs, indices)
         crop_key, flip_key = jax.random.split(key)
         if self.crop_padding:

@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,13 +30,21 @@ def evaluated(dataset: data.Resident, split: str, batch_size: int) -> data.Batch
     return {key: part[parts["weight"] == 1] for key, part in parts.items()}
 
 
+def singly(start_step: int, steps: int) -> Iterator[range]:
+    return (range(step, step + 1) for step in range(start_step, start_step + steps))
+
+
+def first_inputs(dataset: data.Resident) -> data.Inputs:
+    return next(dataset.train_inputs(singly(0, 1)))[1]
+
+
 def trained(dataset: data.Resident, start_step: int, steps: int) -> np.ndarray:
     """Which examples are in `steps` batches from `start_step` on; `[steps, batch]` positions."""
     everything = evaluated(dataset, "train", 1000)
     train_batch = jax.jit(dataset.train_batch)
     rows = []
-    for inputs, _ in zip(dataset.train_inputs(start_step), range(steps), strict=False):
-        batch = train_batch(inputs, KEY)
+    for _, inputs in dataset.train_inputs(singly(start_step, steps)):
+        batch = train_batch(inputs, 0, KEY)
         difference = np.asarray(batch["image"])[:, None] - np.asarray(everything["image"])
         row = np.abs(difference).sum((2, 3, 4)).argmin(1)
         np.testing.assert_array_equal(batch["label"], everything["label"][row])
@@ -73,11 +82,13 @@ def test_a_resumed_stream_continues_the_uninterrupted_one(start_step: int) -> No
 
 def test_augmentation_changes_the_training_images_by_the_key_alone() -> None:
     plain, augmented = make(**WHOLE), make(**WHOLE, crop_padding=2, flip=True)
-    inputs = next(augmented.train_inputs(0))
-    one, again, other = (augmented.train_batch(inputs, jax.random.key(seed)) for seed in (1, 1, 2))
+    inputs = first_inputs(augmented)
+    one, again, other = (
+        augmented.train_batch(inputs, 0, jax.random.key(seed)) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one["image"], again["image"])
     assert np.any(one["image"] != other["image"])
-    assert np.any(one["image"] != plain.train_batch(next(plain.train_inputs(0)), KEY)["image"])
+    assert np.any(one["image"] != plain.train_batch(first_inputs(plain), 0, KEY)["image"])
     np.testing.assert_array_equal(one["label"], other["label"])
     still = evaluated(plain, "test", 8)["image"]
     np.testing.assert_array_equal(evaluated(augmented, "test", 8)["image"], still)
@@ -91,7 +102,7 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(batch_size: int)
 
 def test_batches_have_the_shapes_and_types_that_the_steps_take() -> None:
     dataset = make(source="digits", channels=3)
-    train = dataset.train_batch(next(dataset.train_inputs(0)), KEY)
+    train = dataset.train_batch(first_inputs(dataset), 0, KEY)
     evaluation = dataset.eval_batch(next(dataset.eval_inputs("test", 8)))
     for batch in (train, evaluation):
         assert {key: (part.shape, part.dtype.name) for key, part in batch.items()} == {
@@ -200,10 +211,10 @@ def test_evaluating_on_training_examples_is_warned_of(
 
 def test_batches_are_those_that_the_steps_make_of_their_inputs() -> None:
     dataset = make(source="digits", image_size=32, crop_padding=4, flip=True)
-    batches, inputs = dataset.train_batches(3), dataset.train_inputs(3)
-    for step in (3, 4):
+    batches, (_, inputs) = dataset.train_batches(3), next(dataset.train_inputs([range(3, 5)]))
+    for index, step in enumerate((3, 4)):
         augment_key, _ = keys.for_step(dataset.seed, step)
-        expected = dataset.train_batch(next(inputs), augment_key)
+        expected = dataset.train_batch(inputs, index, augment_key)
         batch = next(batches)
         assert batch.keys() == {"image", "label", "weight"} == expected.keys()
         for name, array in batch.items():

@@ -245,7 +245,7 @@ def test_random_values_and_gradients_are_those_of_lax(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
-@sweep(100)
+@sweep(60)
 def test_many_random_values_and_gradients_are_those_of_lax(
     dtype: str, tolerance: float, case: Case, values: tuple[int | None, ...]
 ) -> None:
