@@ -134,16 +134,15 @@ def _pass(operation: Function, name: str) -> Callable[..., Any]:
     }[name]
 
 
-def _scanned(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Several times over, each with images and gradient that wait for the results before."""
+def _scanned(function: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Several times over, each with operands that wait for the results before."""
 
-    def several(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
-        def body(carry: tuple[jax.Array, jax.Array], _: None) -> Any:
-            x, dy = carry
-            results = lax.optimization_barrier(function(x, kernel, dy))
-            token = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(results))
-            return (x.at[0, 0, 0, 0].add(token), dy.at[0, 0, 0, 0].add(token)), None
+    def several(*operands: jax.Array) -> jax.Array:
+        def body(token: jax.Array, _: None) -> tuple[jax.Array, None]:
+            *waiting, token = lax.optimization_barrier((*operands, token))
+            results = lax.optimization_barrier(function(*waiting))
+            return token + sum(leaf.ravel()[0] for leaf in jax.tree.leaves(results)), None
 
-        return lax.scan(body, (x, dy), length=SCAN_STEPS)[0]
+        return lax.scan(body, jnp.zeros(()), length=SCAN_STEPS)[0]
 
     return several
