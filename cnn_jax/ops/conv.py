@@ -22,6 +22,7 @@ from cnn_jax.ops.cpu import conv as cpu
 from cnn_jax.ops.window import Axis, Window
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
 
 def conv_general_dilated(
@@ -83,7 +84,12 @@ def _window(
     options: dict[str, Any],
 ) -> Window | None:
     """The geometry, or nothing where it is not covered."""
-    if lhs.ndim != 4 or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating):
+    if (
+        lhs.ndim != 4
+        or lhs.dtype != rhs.dtype
+        or lhs.dtype not in _DTYPES
+        or lhs.size * rhs.size == 0
+    ):
         return None
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options["dimension_numbers"])
     if (
@@ -104,7 +110,10 @@ def _window(
         Axis(size, kernel, stride, dilation, low, high)
         for size, kernel, stride, dilation, (low, high) in axes
     )
-    return Window(rows, columns, options["feature_group_count"], options["precision"])
+    precision = options["precision"]
+    if isinstance(precision, list):
+        precision = tuple(precision)
+    return Window(rows, columns, options["feature_group_count"], precision)
 
 
 def _reference_output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:

@@ -41,7 +41,13 @@ def define(name: str, reference: Function, cpu: Function, images: Sequence[bool]
 
     def abstract(*operands: ShapedArray, **static: Any) -> ShapedArray:
         result = jax.eval_shape(functools.partial(reference, **static), *operands)
-        return ShapedArray(result.shape, result.dtype)
+        weak_type = all(operand.weak_type for operand in operands)
+        return ShapedArray(result.shape, result.dtype, weak_type=weak_type)
+
+    def implementation(*operands: jax.Array, **static: Any) -> jax.Array:
+        if jax.config.values["jax_disable_jit"]:
+            return reference(*operands, **static)
+        return compiled(**static)(*operands)
 
     def batched(
         operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Any
@@ -59,7 +65,7 @@ def define(name: str, reference: Function, cpu: Function, images: Sequence[bool]
         result = primitive.bind(*merged, **static)
         return result.reshape(*front[0].shape[:2], *result.shape[1:]), 0
 
-    primitive.def_impl(lambda *operands, **static: compiled(**static)(*operands))
+    primitive.def_impl(implementation)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))

@@ -177,10 +177,8 @@ def test_errors_are_those_of_lax(
 @pytest.mark.parametrize(
     ("size", "arguments"),
     [
-        ((3, 3), {}),
         ((3, 3), {"strides": 2, "padding": "VALID"}),
         ((3, 2), {"padding": "CIRCULAR"}),
-        ((5, 5), {"strides": (2, 1), "padding": 2}),
         ((3, 3), {"kernel_dilation": 2}),
         ((3, 3), {"feature_group_count": 4, "use_bias": False}),
         ((2, 2), {"input_dilation": 2, "padding": 1}),
@@ -196,9 +194,7 @@ def test_flax_can_use_it(size: tuple[int, ...], arguments: dict[str, Any]) -> No
     check_layers(ours, plain, images)
 
 
-@pytest.mark.parametrize(
-    ("stride", "padding", "groups"), [(1, 1, 1), (2, "SAME", 1), (2, 0, 2), (1, 3, 4)]
-)
+@pytest.mark.parametrize(("stride", "padding", "groups"), [(2, "SAME", 1), (1, 3, 2)])
 def test_the_layer_of_the_networks_is_that_of_flax(stride: int, padding: Any, groups: int) -> None:
     plain = nn.Conv(8, (3, 3), stride, padding, feature_group_count=groups)
     ours = layers.Conv(8, (3, 3), stride, padding, groups)

@@ -59,7 +59,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "maximum": pooling(ops.max_pool, -np.inf, lax.max),
     "average": pooling(ops.avg_pool, 0.0, lax.add),
 }
-each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+each_operation = pytest.mark.parametrize("name", ["convolution", "maximum", "average"])
 
 
 def loss(f: Function) -> Function:
@@ -155,8 +155,9 @@ def assert_close(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("transform", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
 @each_operation
 def test_a_transformation_gives_what_it_gives_of_lax(
-    operation: Operation, transform: Callable[[Function], Function]
+    name: str, transform: Callable[[Function], Function]
 ) -> None:
+    operation = OPERATIONS[name]
     with jax.enable_x64(True):
         arguments = [jnp.asarray(x) for x in operation.arguments]
         ours, theirs = (transform(f)(*arguments) for f in (operation.ours, operation.theirs))
@@ -216,7 +217,8 @@ def test_images_stay_with_the_fast_operations(name: str) -> None:
 
 
 @each_operation
-def test_hessians_are_those_of_lax(operation: Operation) -> None:
+def test_hessians_are_those_of_lax(name: str) -> None:
+    operation = OPERATIONS[name]
     with jax.enable_x64(True):
         x, *rest = (jnp.asarray(x[:1, :3, :3] if x.ndim else x) for x in operation.arguments)
         ours, theirs = (

@@ -14,7 +14,7 @@ from cnn_jax.ops.window import Axis
 
 def maximum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
     """The largest of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
-    return _reduce(x, -jnp.inf, jnp.maximum, rows, columns)
+    return _reduce(x, -jnp.inf, lax.max, rows, columns)
 
 
 def select(tangent: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
@@ -65,7 +65,7 @@ def spread(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
 
 def _sum(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return _reduce(wide, 0.0, jnp.add, rows, columns).astype(x.dtype)
+    return _reduce(wide, 0.0, lax.add, rows, columns).astype(x.dtype)
 
 
 def _reduce(
@@ -75,14 +75,18 @@ def _reduce(
     rows: Axis,
     columns: Axis,
 ) -> jax.Array:
-    if not any((rows.low, rows.high, columns.low, columns.high)):
-        return functools.reduce(operation, views.taps(x, rows, columns))
+    paddings = [(axis.low, axis.high, axis.kernel) for axis in (rows, columns)]
+    # XLA's compiler ends the process where a window can lie in the padding alone.
+    within = all(0 <= low < kernel and 0 <= high < kernel for low, high, kernel in paddings)
+    if not within or not any(low or high for low, high, _ in paddings):
+        return functools.reduce(operation, views.taps(x, rows, columns, initial))
     # Along one axis after the other XLA needs no padded copy.
+    start = np.asarray(initial, x.dtype)
     for dimension, axis in ((2, columns), (1, rows)):
         window, strides, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
         window[dimension], strides[dimension] = axis.kernel, axis.stride
         padding[dimension] = (axis.low, axis.high)
-        x = lax.reduce_window(x, initial, operation, window, strides, padding)
+        x = lax.reduce_window(x, start, operation, window, strides, padding)
     return x
 
 
