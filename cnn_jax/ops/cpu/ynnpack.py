@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.cpu.views import tap_rows
+from cnn_jax.ops.cpu import views
 from cnn_jax.ops.window import Axis
 
 # Numbers of outputs that leave vectors half empty or all but one core idle; more are fine, and
@@ -22,6 +22,10 @@ def convolution(
     """`[B, H, W, C]` and `[kh, kw, C, O]` to `[B, H', W', O]`, in float32 at least."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x, kernel = x.astype(wide), kernel.astype(wide)
+    if min(rows.low, rows.high, columns.low, columns.high) < 0:  # The kernel gets it wrong.
+        x = views.pad(x, (rows.low, rows.high), (columns.low, columns.high))
+        rows = dataclasses.replace(rows, size=x.shape[1], low=0, high=0)
+        columns = dataclasses.replace(columns, size=x.shape[2], low=0, high=0)
     bad = any(kernel.shape[3] in outputs for outputs in _BAD_OUTPUTS)
     if bad and kernel.shape[2] >= _MANY_INPUTS and rows.stride == 1 < rows.kernel:
         return _by_rows(x, kernel, rows, columns, precision)
@@ -37,8 +41,11 @@ def _by_rows(
     single = Axis(rows.size, 1, 1, 1, rows.low, rows.high)
     y = _padded(x, kernel, single, columns, precision)
     return sum(
-        (tap_rows(y[..., i * outputs : (i + 1) * outputs], rows, i) for i in range(1, rows.kernel)),
-        start=tap_rows(y[..., :outputs], rows, 0),
+        (
+            views.tap_rows(y[..., i * outputs : (i + 1) * outputs], rows, i)
+            for i in range(1, rows.kernel)
+        ),
+        start=views.tap_rows(y[..., :outputs], rows, 0),
     )
 
 
