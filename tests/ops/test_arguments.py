@@ -203,7 +203,8 @@ def test_the_layer_of_the_networks_is_that_of_flax(stride: int, padding: Any, gr
 
 def check_layers(ours: nn.Module, plain: nn.Module, images: jax.Array) -> None:
     """Output and gradients; in 16 bits, each may be rounded in another place."""
-    variables = plain.init(jax.random.key(0), images)
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: random(leaf.shape), shapes)
 
     def compute(variables: Any, images: jax.Array, layer: nn.Module) -> Any:
         apply: Any = layer.apply

@@ -73,7 +73,8 @@ def lax_pool(
         (1, *strides, 1),
         ((0, 0), *pads, (0, 0)),
     )
-    return total if kind == "max" else total / np.prod(pair(window))
+    rows, columns = pair(window)
+    return total if kind == "max" else total / (rows * columns)
 
 
 @each_pool
@@ -237,8 +238,13 @@ def test_the_type_is_kept_and_the_values_are_good(kind: str, padding: int, dtype
 
 
 @each_pool
-def test_large_windows_are_left_to_lax(kind: str) -> None:
-    x = jnp.ones((1, 8, 8, 2))
-    ours = jax.make_jaxpr(lambda x: POOLS[kind][0](x, (5, 6), 2, 3))(x)
-    assert str(ours) == str(jax.make_jaxpr(lambda x: lax_pool(x, kind, (5, 6), 2, 3))(x))
+@pytest.mark.parametrize(
+    ("window", "dtype"), [((5, 6), "float32"), ((2, 2), "int32"), ((2, 2), "float8_e4m3fn")]
+)
+def test_large_windows_and_other_types_are_left_to_lax(
+    kind: str, window: tuple[int, int], dtype: str
+) -> None:
+    x = jnp.ones((1, 8, 8, 2), dtype)
+    ours = jax.make_jaxpr(lambda x: POOLS[kind][0](x, window, 2, 1))(x)
+    assert str(ours) == str(jax.make_jaxpr(lambda x: lax_pool(x, kind, window, 2, 1))(x))
     assert "reduce_window" in str(ours)
