@@ -22,7 +22,6 @@ from cnn_jax.ops.cpu import conv as cpu
 from cnn_jax.ops.window import Axis, Window
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
 
 def conv_general_dilated(
@@ -87,7 +86,7 @@ def _window(
     if (
         lhs.ndim != 4
         or lhs.dtype != rhs.dtype
-        or lhs.dtype not in _DTYPES
+        or lhs.dtype not in primitive.DTYPES
         or lhs.size * rhs.size == 0
     ):
         return None
@@ -111,7 +110,9 @@ def _window(
         for size, kernel, stride, dilation, (low, high) in axes
     )
     precision = options["precision"]
-    if isinstance(precision, list):
+    if precision is None:  # What the surroundings ask for now; derivatives come later.
+        precision = jax.config.values["jax_default_matmul_precision"]
+    elif isinstance(precision, list):
         precision = tuple(precision)
     return Window(rows, columns, options["feature_group_count"], precision)
 

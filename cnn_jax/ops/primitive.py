@@ -14,6 +14,9 @@ from jax.sharding import AxisType
 
 Function = Callable[..., jax.Array]
 
+# Of what the primitives may be given; `jax.lax` has more.
+DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
 
 def is_automatic(x: jax.Array) -> bool:
     """Whether XLA decides how `x` is sharded, and not its type or a `shard_map`.

@@ -35,7 +35,7 @@ def over_pixels(x: jax.Array, y: jax.Array, precision: lax.PrecisionLike) -> jax
 
 
 def _parts(length: int, width: int) -> int:
-    if length < _LONG * width:
+    if not isinstance(length, int) or length < _LONG * width:  # Exported for any number of images.
         return 1
     return max(parts for parts in range(1, _CORES + 1) if length % parts == 0)
 
