@@ -45,6 +45,7 @@ def conv_general_dilated(
 
     Use it in Flax as `nn.Conv(..., conv_general_dilated=cnn_jax.ops.conv_general_dilated)`.
 
+    >>> import jax.numpy as jnp
     >>> images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))
     >>> conv_general_dilated(
     ...     images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

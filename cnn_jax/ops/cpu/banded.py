@@ -23,7 +23,8 @@ def covers(channels: int, outputs: int, window: Window) -> bool:
     """Whether it is the fastest way."""
     rows, columns = window.rows, window.columns
     short = columns.size * channels <= _SHORT_ROW and columns.output * outputs <= 2 * _SHORT_ROW
-    return short and rows.stride == columns.stride == 1 and rows.kernel * columns.kernel > 1
+    plain = rows.stride == columns.stride == rows.dilation == 1 < rows.kernel * columns.kernel
+    return short and plain and min(_diagonal_padding(rows, 1)) >= 0
 
 
 def output(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -38,29 +39,48 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
     """`[B, H', W', O]` and `[kh, kw, C, O]` to `[B, H, W, C]`."""
     rows, columns, part = window.rows, window.columns, _part(window.columns)
     parts = columns.output // part.output
-    # What each part of an output row sends back through each kernel row: `[B, H', parts, kh w C]`.
+    # What each part of an output row sends back: `[B, H', parts, kh w C]`.
     flat = dy.reshape(*dy.shape[:2], parts, -1)
     back = matmul.over_channels(flat, _bands(kernel, part).T, window.precision)
-    back = back.reshape(*dy.shape[:2], parts, rows.kernel, part.size, -1)
-    terms = [
-        _place(
-            back[:, :, p, i],
-            (i * rows.dilation - rows.low, rows.size),
-            (p * part.output - columns.low, columns.size),
-        )
-        for p in range(parts)
-        for i in range(rows.kernel)
-    ]
+    back = back.reshape(dy.shape[0], rows.output * parts * rows.kernel, part.size, -1)
+    sums = _sum_of_diagonals(back, rows, parts)
+    sums = sums.reshape(dy.shape[0], rows.size, parts, part.size, -1)
+    terms = (
+        _place(sums[:, :, p], p * part.output - columns.low, columns.size) for p in range(parts)
+    )
     return functools.reduce(jnp.add, terms)
 
 
-def _place(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
-    """`[B, h, w, C]` in zeros `[B, H, W, C]`, from `first` on, for axes `(first, size)`."""
-    widths = [
-        (first, size - first - length, 0)
-        for (first, size), length in zip((rows, columns), x.shape[1:3], strict=True)
-    ]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *widths, (0, 0, 0)))
+def _sum_of_diagonals(x: jax.Array, rows: Axis, parts: int) -> jax.Array:
+    """`[B, H' parts kh, w, C]` to `[B, H parts, w, C]`, each input row's share of the kernel rows.
+
+    Input row `h` gets row `h + low - i` of kernel row `i`; these are `parts kh - 1` apart, a dilated
+    window. XLA writes the result of one out, where it would fuse a sum of slices into whatever uses
+    it, and add up anew for each use.
+    """
+    taps = rows.kernel
+    padding = _diagonal_padding(rows, parts)
+    return lax.reduce_window(
+        x,
+        np.zeros((), x.dtype),
+        lax.add,
+        window_dimensions=(1, taps, 1, 1),
+        window_strides=(1, taps, 1, 1),
+        padding=((0, 0), padding, (0, 0), (0, 0)),
+        window_dilation=(1, max(parts * taps - 1, 1), 1, 1),
+    )
+
+
+def _diagonal_padding(rows: Axis, parts: int) -> tuple[int, int]:
+    step = parts * rows.kernel
+    reach = (step - 1) * (rows.kernel - 1)
+    return reach - step * rows.low, reach - step * rows.high
+
+
+def _place(x: jax.Array, first: int, size: int) -> jax.Array:
+    """Columns of `[B, H, w, C]` in zeros `[B, H, size, C]`, from `first` on."""
+    widths = ((0, 0, 0), (0, 0, 0), (first, size - first - x.shape[2], 0), (0, 0, 0))
+    return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:

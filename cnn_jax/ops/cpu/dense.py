@@ -63,7 +63,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     patches = rows.kernel * columns.kernel * x.shape[-1] * rows.output * columns.output
     wide = columns.kernel * x.shape[-1] * rows.size * columns.output
     tall = rows.kernel * dy[0].size
-    if patches <= wide + tall:
+    if patches < wide + tall:
         gradient = matmul.over_pixels(views.patches(x, rows, columns), dy, window.precision)
         return gradient.reshape(rows.kernel, columns.kernel, x.shape[-1], dy.shape[-1])
     return _kernel_gradient_across(x, dy, window)
