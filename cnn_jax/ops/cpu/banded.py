@@ -54,9 +54,9 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
 def _sum_of_diagonals(x: jax.Array, rows: Axis, parts: int) -> jax.Array:
     """`[B, H' parts kh, w, C]` to `[B, H parts, w, C]`, each input row's share of the kernel rows.
 
-    Input row `h` gets row `h + low - i` of kernel row `i`; these are `parts kh - 1` apart, a dilated
-    window. XLA writes the result of one out, where it would fuse a sum of slices into whatever uses
-    it, and add up anew for each use.
+    Input row `h` gets row `h + low - i` of kernel row `i`: every `parts kh - 1`th, which makes a
+    dilated window. XLA writes the sums of one out. A sum of slices it would fuse into whatever
+    uses it, and add up anew for each use.
     """
     taps = rows.kernel
     padding = _diagonal_padding(rows, parts)
