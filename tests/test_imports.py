@@ -28,8 +28,14 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " cnn_jax.data.digits cnn_jax.data.fake cnn_jax.data.idx cnn_jax.data.tfds"
         " cnn_jax.data.resident",
         "cnn_jax.models.layers cnn_jax.data cnn_jax.steps cnn_jax.checkpoint",
-        "cnn_jax.models.fashion_cnn cnn_jax.models.lenet cnn_jax.models.linear",
-        "cnn_jax.models",
+        "cnn_jax.models.alexnet cnn_jax.models.cuda_convnet cnn_jax.models.fashion_cnn"
+        " cnn_jax.models.googlenet cnn_jax.models.inception cnn_jax.models.inception_v4"
+        " cnn_jax.models.lenet cnn_jax.models.linear cnn_jax.models.nin cnn_jax.models.squeezenet"
+        " cnn_jax.models.vgg",
+        "cnn_jax.models cnn_jax.pretrained.names cnn_jax.pretrained.layout",
+        "cnn_jax.pretrained.alexnet cnn_jax.pretrained.googlenet cnn_jax.pretrained.inception"
+        " cnn_jax.pretrained.inception_v4 cnn_jax.pretrained.squeezenet cnn_jax.pretrained.vgg",
+        "cnn_jax.pretrained",
         "cnn_jax.job cnn_jax.evaluate cnn_jax.predict",
         "cnn_jax.benchmark cnn_jax.benchmark.ops cnn_jax.benchmark.timing",
         "cnn_jax.benchmark.torch_ops",
@@ -43,6 +49,7 @@ ONLY = {
     "cnn_jax.ops.cpu": {"cnn_jax.ops.cpu", "cnn_jax.ops.window"},
     "cnn_jax.models": {"cnn_jax.errors", "cnn_jax.ops", "cnn_jax.models"},
     "cnn_jax.data": {"cnn_jax.errors", "cnn_jax.keys", "cnn_jax.sharding", "cnn_jax.data"},
+    "cnn_jax.pretrained": {"cnn_jax.errors", "cnn_jax.models", "cnn_jax.pretrained"},
     "cnn_jax.losses": set[str](),
     "cnn_jax.optim": {"cnn_jax.errors"},
     "cnn_jax.metrics": {"cnn_jax.errors", "cnn_jax.losses", "cnn_jax.sharding"},

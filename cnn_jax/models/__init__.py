@@ -1,7 +1,7 @@
 """The networks by name: `create("lenet", num_classes=10)`.
 
 Each family lives in a file of its own and lists what it offers in `VARIANTS`, a mapping of name to
-a constructor; the registry is the union of those tables.
+a `layers.Variant`; the registry is the union of those tables.
 """
 
 import dataclasses
@@ -14,12 +14,35 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import errors
-from cnn_jax.models import fashion_cnn, layers, lenet, linear
+from cnn_jax.models import (
+    alexnet,
+    cuda_convnet,
+    fashion_cnn,
+    googlenet,
+    inception,
+    inception_v4,
+    layers,
+    lenet,
+    linear,
+    nin,
+    squeezenet,
+    vgg,
+)
 
 DTYPES = ("bfloat16", "float32", "float64")
 
-_REGISTRY: Mapping[str, layers.Constructor] = MappingProxyType(
-    {**linear.VARIANTS, **lenet.VARIANTS, **fashion_cnn.VARIANTS}
+_REGISTRY: Mapping[str, layers.Variant] = MappingProxyType(
+    linear.VARIANTS
+    | lenet.VARIANTS
+    | fashion_cnn.VARIANTS
+    | cuda_convnet.VARIANTS
+    | alexnet.VARIANTS
+    | nin.VARIANTS
+    | vgg.VARIANTS
+    | squeezenet.VARIANTS
+    | googlenet.VARIANTS
+    | inception.VARIANTS
+    | inception_v4.VARIANTS
 )
 
 
@@ -52,7 +75,7 @@ def create(
     _check_overrides(name, overrides)
     if num_classes < 1:
         raise errors.UserError(f"num_classes must be at least 1, got {num_classes}")
-    return _REGISTRY[name](num_classes=num_classes, dtype=_dtype(dtype), **overrides)
+    return _REGISTRY[name].build(num_classes=num_classes, dtype=_dtype(dtype), **overrides)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -61,12 +84,25 @@ def options(name: str) -> dict[str, Any]:
     Raises:
       ValueError: an unknown name.
     """
-    if name not in _REGISTRY:
-        raise errors.unknown("model", name, names())
-    module = _REGISTRY[name](num_classes=1)
+    module = _variant(name).build(num_classes=1)
     reserved = {"num_classes", "dtype", "parent", "name"}
     fields = (field.name for field in dataclasses.fields(module) if field.init)
     return {field: getattr(module, field) for field in fields if field not in reserved}
+
+
+def input_shape(name: str) -> tuple[int, int, int]:
+    """Height, width and channels of the images for which network `name` was published.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    return _variant(name).input_shape
+
+
+def _variant(name: str) -> layers.Variant:
+    if name not in _REGISTRY:
+        raise errors.unknown("model", name, names())
+    return _REGISTRY[name]
 
 
 def _dtype(dtype: DTypeLike) -> DTypeLike:

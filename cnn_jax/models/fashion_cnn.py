@@ -44,4 +44,4 @@ class FashionCNN(nn.Module):
         return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x))
 
 
-VARIANTS: dict[str, layers.Constructor] = {"fashion_cnn": FashionCNN}
+VARIANTS = {"fashion_cnn": layers.Variant(FashionCNN, (28, 28, 1))}

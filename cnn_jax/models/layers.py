@@ -1,8 +1,9 @@
-"""What the families share: convolution, activations, initialisers, the cast to logits."""
+"""What the families share: convolution, normalisation, activations, initialisers, heads."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,21 @@ from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
 
-Constructor = Callable[..., nn.Module]
 Activation = Callable[[jax.Array], jax.Array]
+ModuleDef = Callable[..., nn.Module]
+
+
+class Variant(NamedTuple):
+    """What a family registers under a name.
+
+    Attributes:
+      build: takes `num_classes`, `dtype` and the network's own fields.
+      input_shape: height, width and channels of the images that the source used.
+    """
+
+    build: ModuleDef
+    input_shape: tuple[int, int, int]
+
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
     {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": jnp.tanh}
@@ -40,15 +54,15 @@ def activation(name: str) -> Activation:
 class Conv(nn.Module):
     """Two-dimensional convolution, `[B, H, W, C_in]` to `[B, H', W', features]`.
 
-    Padding is symmetric, in pixels, as the papers and torch state it; 'SAME' is for networks
-    whose original code had TensorFlow's. Parameters: `kernel` `[kh, kw, C_in / groups, features]`
-    and `bias` `[features]`.
+    Padding is symmetric, in pixels, one number for both axes or one for each, as the papers and
+    torch state it; 'SAME' is for networks whose original code had TensorFlow's. Parameters:
+    `kernel` `[kh, kw, C_in / groups, features]` and `bias` `[features]`.
     """
 
     features: int
     kernel_size: tuple[int, int]
     stride: int = 1
-    padding: int | Literal["SAME"] = 0
+    padding: int | tuple[int, int] | Literal["SAME"] = 0
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = he_normal
@@ -67,11 +81,84 @@ class Conv(nn.Module):
             x,
             kernel,
             window_strides=(self.stride, self.stride),
-            padding="SAME" if self.padding == "SAME" else [(self.padding, self.padding)] * 2,
+            padding=self._padding(),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
         return y if bias is None else y + bias
+
+    def _padding(self) -> str | list[tuple[int, int]]:
+        if self.padding == "SAME":
+            return "SAME"
+        amounts = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
+        return [(amount, amount) for amount in amounts]
+
+
+def batch_norm(
+    *, train: bool, dtype: DTypeLike, epsilon: float = 1e-5, momentum: float = 0.9
+) -> ModuleDef:
+    """Batch normalisation that knows whether it trains, for blocks to call with a name.
+
+    `momentum` is the share of the old running statistics that stays (torch's is the share that
+    goes). The running variance is the biased one, as in the paper's eq. for a batch.
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), algorithms 1 and 2.
+    """
+    return partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
+    )
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, its normalisation and an activation function.
+
+    `[B, H, W, C_in]` to `[B, H', W', features]`; children `conv` and `bn`.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    norm: ModuleDef
+    stride: int = 1
+    padding: int | tuple[int, int] | Literal["SAME"] = 0
+    groups: int = 1
+    activation: Activation = nn.relu
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.groups,
+            use_bias=False,
+            dtype=self.dtype,
+            name="conv",
+        )
+        return self.activation(self.norm(name="bn")(conv(x)))
+
+
+def wants_auxiliary(module: nn.Module, heads: bool, train: bool) -> bool:
+    """Whether to compute auxiliary heads: they serve training alone, but `init` needs them too."""
+    return heads and (train or module.is_initializing())
+
+
+def sow_auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
+    """Hand the logits of an auxiliary head to the training loss, as `aux_logits` `name`."""
+    if not module.is_initializing():  # They are no variables to start from.
+        module.sow("aux_logits", name, as_logits(logits), reduce_fn=_last, init_fn=_nothing)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _last(_: Any, logits: jax.Array) -> jax.Array:
+    return logits
 
 
 def check_image_size(images: jax.Array, minimum: int, model: str) -> None:

@@ -46,4 +46,4 @@ class LeNet(nn.Module):
         return layers.as_logits(output(x))
 
 
-VARIANTS: dict[str, layers.Constructor] = {"lenet": LeNet}
+VARIANTS = {"lenet": layers.Variant(LeNet, (32, 32, 1))}

@@ -53,7 +53,7 @@ class LogisticRegression(nn.Module):
         return layers.as_logits(output(layers.flatten(images)))
 
 
-VARIANTS: dict[str, layers.Constructor] = {
-    "logistic_regression": LogisticRegression,
-    "mlp": partial(MLP, widths=(256,)),
+VARIANTS = {
+    "logistic_regression": layers.Variant(LogisticRegression, (28, 28, 1)),
+    "mlp": layers.Variant(partial(MLP, widths=(256,)), (28, 28, 1)),
 }

@@ -1,0 +1,333 @@
+"""The pickles in torch's files, read without torch and without running what they ask for.
+
+A pickle is a program: Python's unpickler imports any name and calls it. Here `pickletools` splits
+the stream into its instructions, and a stack machine does those that tensors and plain containers
+need. It imports nothing, calls nothing but the functions of this file, and sets no attribute; any
+other name or instruction ends the reading.
+"""
+
+import dataclasses
+import math
+import pickletools
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import IO
+
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """`size` elements that are elsewhere in the file, under `key`."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A view of a storage; offset and strides in elements, and never outside of it."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _StorageType:
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    name: str
+    call: Callable[[tuple[object, ...]], object]
+
+
+def load(file: IO[bytes]) -> tuple[object, dict[str, Storage]]:
+    """The object at the file's position, and every storage that it names by key.
+
+    Afterwards the file is at the first byte behind the pickle.
+
+    Raises:
+      ValueError: the pickle is damaged, or asks for more than tensors in plain containers.
+    """
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            machine.step(opcode.name, argument)
+    except errors.UserError:
+        raise
+    except (ValueError, IndexError, KeyError, MemoryError, OverflowError) as error:
+        raise errors.UserError(f"damaged pickle: {error}") from error
+    return machine.result(), machine.storages
+
+
+class _Machine:
+    """What a pickle has built so far.
+
+    Attributes:
+      stack: the objects above the last mark.
+      below: for each open mark, the stack as it was.
+      memo: objects that are used again.
+      storages: by key.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[object] = []
+        self.below: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+        self.storages: dict[str, Storage] = {}
+
+    def step(self, name: str, argument: object) -> None:
+        if name in _ARGUMENTS:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _MEMO_PUT and isinstance(argument, int):
+            self.memo[argument] = self.stack[-1]
+        elif name in _MEMO_GET and isinstance(argument, int):
+            self.stack.append(self.memo[argument])
+        elif name in _TUPLES:
+            self.stack.append(tuple(self._pop(_TUPLES[name])))
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise errors.UserError(f"asks for the pickle instruction {name}, which is refused")
+
+    def result(self) -> object:
+        if self.below or len(self.stack) != 1:
+            raise errors.UserError("damaged pickle: it does not end in one object")
+        return self.stack[0]
+
+    def _pop(self, count: int) -> list[object]:
+        if count > len(self.stack):
+            raise errors.UserError("damaged pickle: it takes more than it has")
+        items = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return items
+
+    def _pop_to_mark(self) -> list[object]:
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def mark(self, _: object) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
+    def memoize(self, _: object) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def empty_list(self, _: object) -> None:
+        self.stack.append([])
+
+    def empty_dict(self, _: object) -> None:
+        self.stack.append({})
+
+    def tuple_(self, _: object) -> None:
+        items = self._pop_to_mark()
+        self.stack.append(tuple(items))
+
+    def append(self, _: object) -> None:
+        self._extend(self._pop(1))
+
+    def appends(self, _: object) -> None:
+        self._extend(self._pop_to_mark())
+
+    def _extend(self, items: list[object]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise errors.UserError(f"appends to {_kind(target)}, which is refused")
+        target.extend(items)
+
+    def setitem(self, _: object) -> None:
+        self._update(self._pop(2))
+
+    def setitems(self, _: object) -> None:
+        self._update(self._pop_to_mark())
+
+    def _update(self, items: list[object]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise errors.UserError(f"sets items of {_kind(target)}, which is refused")
+        target.update(_mapping(items[::2], items[1::2]))
+
+    def global_(self, argument: object) -> None:
+        self.stack.append(_lookup(str(argument).replace(" ", ".", 1)))
+
+    def stack_global(self, _: object) -> None:
+        module, name = self._pop(2)
+        self.stack.append(_lookup(f"{module}.{name}"))
+
+    def reduce(self, _: object) -> None:
+        function, arguments = self._pop(2)
+        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+            raise errors.UserError(f"calls {_kind(function)}, which is refused")
+        self.stack.append(function.call(arguments))
+
+    def build(self, _: object) -> None:
+        """Drop the attributes of an OrderedDict: torch notes versions of modules in them."""
+        self._pop(1)
+        if not isinstance(self.stack[-1], OrderedDict):
+            kind = _kind(self.stack[-1])
+            raise errors.UserError(f"sets attributes of {kind}, which is refused")
+
+    def persistent_id(self, _: object) -> None:
+        (item,) = self._pop(1)
+        storage = _storage(item)
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise errors.UserError(f"storage {storage.key!r} is described in two ways")
+        self.stack.append(storage)
+
+
+# All that Python's pickler writes for plain containers since protocol 2, which torch uses, and the
+# strings of Python 2. Sets are not among them.
+_ARGUMENTS = frozenset(
+    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING"
+    " BINBYTES SHORT_BINBYTES".split()
+)
+_CONSTANTS: Mapping[str, object] = MappingProxyType(
+    {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+)
+_TUPLES = MappingProxyType({"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3})
+_MEMO_PUT = frozenset({"BINPUT", "LONG_BINPUT"})
+_MEMO_GET = frozenset({"BINGET", "LONG_BINGET"})
+_ACTIONS: Mapping[str, Callable[[_Machine, object], None]] = MappingProxyType(
+    {
+        "APPEND": _Machine.append,
+        "APPENDS": _Machine.appends,
+        "BINPERSID": _Machine.persistent_id,
+        "BUILD": _Machine.build,
+        "EMPTY_DICT": _Machine.empty_dict,
+        "EMPTY_LIST": _Machine.empty_list,
+        "GLOBAL": _Machine.global_,
+        "MARK": _Machine.mark,
+        "MEMOIZE": _Machine.memoize,
+        "REDUCE": _Machine.reduce,
+        "SETITEM": _Machine.setitem,
+        "SETITEMS": _Machine.setitems,
+        "STACK_GLOBAL": _Machine.stack_global,
+        "TUPLE": _Machine.tuple_,
+    }
+)
+
+
+def _kind(value: object) -> str:
+    return value.name if isinstance(value, _Function) else f"a {type(value).__name__}"
+
+
+def _mapping(keys: list[object], values: list[object]) -> dict[str | int, object]:
+    """A dictionary; a key that is a deep tuple would exhaust the C stack when it is hashed."""
+    if len(keys) != len(values):
+        raise errors.UserError("damaged pickle: a key has no value")
+    checked: dict[str | int, object] = {}
+    for key, value in zip(keys, values, strict=True):
+        if not isinstance(key, str | int):
+            raise errors.UserError(f"has {_kind(key)} as a key; only text and integers are")
+        checked[key] = value
+    return checked
+
+
+def _ordered_dict(arguments: tuple[object, ...]) -> object:
+    """Empty, or with the list of pairs that Python 2 writes."""
+    match arguments:
+        case ():
+            return OrderedDict()
+        case (list(pairs),) if all(isinstance(pair, list | tuple) for pair in pairs):
+            flat = [item for pair in pairs for item in pair]
+            return OrderedDict(_mapping(flat[::2], flat[1::2]))
+    raise errors.UserError("collections.OrderedDict is called with something unusual")
+
+
+def _storage(item: object) -> Storage:
+    """What a persistent id stands for; the device that the tensor was on does not matter."""
+    match item:
+        case ("storage", _StorageType(dtype), str(key), str(), int(size), *views) if (
+            size >= 0 and views in ([], [None])
+        ):
+            return Storage(key, dtype, size)
+    raise errors.UserError("has a persistent id that is not a storage")
+
+
+def _rebuild_tensor(arguments: tuple[object, ...]) -> object:
+    """A tensor from storage, offset, shape and strides, and what is about gradients."""
+    match arguments:
+        case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *rest) if (
+            len(rest) in (0, 2, 3)
+        ):
+            _check_view(storage, offset, shape, strides)
+            return Tensor(storage, offset, shape, strides)
+    raise errors.UserError("a tensor is described by something unusual")
+
+
+def _check_view(
+    storage: Storage, offset: int, shape: tuple[object, ...], strides: tuple[object, ...]
+) -> None:
+    numbers = [n for n in (*shape, *strides, offset) if isinstance(n, int) and n >= 0]
+    if len(numbers) != 2 * len(shape) + 1 or len(strides) != len(shape) or len(shape) > 64:
+        raise errors.UserError(
+            f"a tensor has offset {offset}, shape {shape} and strides {strides}, which is no view"
+        )
+    lengths, steps = numbers[: len(shape)], numbers[len(shape) : -1]
+    # Also an empty or expanded tensor, which takes no memory, must be one that numpy can describe.
+    too_large = math.prod(n for n in lengths if n) * storage.dtype.itemsize > sys.maxsize
+    last = offset + sum((n - 1) * step for n, step in zip(lengths, steps, strict=True))
+    if too_large or (0 not in lengths and last >= storage.size):
+        raise errors.UserError(
+            f"a tensor with offset {offset}, shape {shape} and strides {strides} is outside of "
+            f"its storage of {storage.size} elements"
+        )
+
+
+def _rebuild_parameter(arguments: tuple[object, ...]) -> object:
+    match arguments:
+        case (Tensor() as tensor, bool(), _):
+            return tensor
+    raise errors.UserError("a parameter is described by something unusual")
+
+
+def _device(arguments: tuple[object, ...]) -> object:
+    return ":".join(str(argument) for argument in arguments if isinstance(argument, str | int))
+
+
+_DTYPES = MappingProxyType(
+    {
+        "BFloat16": np.dtype(jnp.bfloat16),
+        "Bool": np.dtype(np.bool_),
+        "Byte": np.dtype(np.uint8),
+        "Char": np.dtype(np.int8),
+        "Double": np.dtype(np.float64),
+        "Float": np.dtype(np.float32),
+        "Half": np.dtype(np.float16),
+        "Int": np.dtype(np.int32),
+        "Long": np.dtype(np.int64),
+        "Short": np.dtype(np.int16),
+    }
+)
+_FUNCTIONS = (
+    _Function("collections.OrderedDict", _ordered_dict),
+    _Function("torch._utils._rebuild_tensor", _rebuild_tensor),
+    _Function("torch._utils._rebuild_tensor_v2", _rebuild_tensor),
+    _Function("torch._utils._rebuild_parameter", _rebuild_parameter),
+    _Function("torch.device", _device),
+)
+_GLOBALS: Mapping[str, object] = MappingProxyType(
+    {
+        **{function.name: function for function in _FUNCTIONS},
+        **{f"torch.{name}Storage": _StorageType(dtype) for name, dtype in _DTYPES.items()},
+        **{f"torch.{dtype.name}": dtype.name for dtype in _DTYPES.values()},
+    }
+)
+
+
+def _lookup(name: str) -> object:
+    if name not in _GLOBALS:
+        raise errors.UserError(f"asks for {name!r}; only tensors in plain containers are read")
+    return _GLOBALS[name]

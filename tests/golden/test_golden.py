@@ -1,0 +1,162 @@
+"""Every reference in this folder: logits, losses, gradients and running statistics in float64.
+
+The files hold what torchvision and timm compute for formula-filled weights (`fill.py`).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cnn_jax import losses, models, pretrained, state
+from tests.golden import fill
+
+FILES = sorted(Path(__file__).parent.glob("*.json"))
+# Where our name is not the reference's.
+OURS = {
+    "torchvision-alexnet": "alexnet_owt",
+    "torchvision-googlenet": "googlenet_bn",
+}
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def name_of(path: Path) -> str:
+    source_and_model = path.stem.rpartition("-")[0]
+    return OURS.get(source_and_model, source_and_model.partition("-")[2])
+
+
+def model_of(path: Path, dtype: str) -> nn.Module:
+    """The network with all that is random switched off."""
+    name = name_of(path)
+    rates = {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
+    return models.create(name, num_classes=1000, dtype=dtype, **rates)
+
+
+def golden(path: Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """What the file says, its weights as our variables, its images."""
+    reference = json.loads(path.read_text())
+    weights = {
+        name: fill.weight(name, tuple(shape), reference["gain"])
+        for name, shape in reference["state"]
+    }
+    variables = pretrained.from_torch(name_of(path), weights)
+    return reference, variables, fill.images(tuple(reference["input_shape"]))
+
+
+def assert_equal(result: Any, expected: Any, bound: float) -> None:
+    """Relative; what is zero but for rounding (a bias before normalisation) is so here too."""
+    np.testing.assert_allclose(result, expected, rtol=bound, atol=bound * 1e-2)
+
+
+@each_file
+def test_the_file_has_a_model_with_as_many_parameters(path: Path) -> None:
+    reference = json.loads(path.read_text())
+    model = model_of(path, "float32")
+    images = jnp.zeros(reference["input_shape"])
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    assert state.count(variables["params"]) == reference["params"]
+
+
+@pytest.mark.slow
+@each_file
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-8), ("float32", 1e-4)])
+def test_logits_in_evaluation(path: Path, dtype: str, bound: float) -> None:
+    reference, variables, images = golden(path)
+    with jax.enable_x64(dtype == "float64"):
+        model = model_of(path, dtype)
+        logits = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
+        logits = np.asarray(cast("jax.Array", logits))
+    assert logits.dtype == dtype
+    assert list(logits.shape) == reference["logits_shape"]
+    first = np.reshape(reference["logits_first"], (len(logits), -1))
+    scale = reference["logits_std"]
+    difference = logits[:, : first.shape[1]] - first
+    np.testing.assert_allclose(difference / scale, 0, atol=bound)
+    np.testing.assert_allclose(np.linalg.norm(logits), reference["logits_norm"], rtol=bound)
+
+
+@pytest.mark.slow
+@each_file
+def test_one_training_step(path: Path) -> None:
+    reference, variables, images = golden(path)
+    train = reference["train"]
+    labels = jnp.arange(len(images))
+    counts: dict[str, int] = {}
+
+    with jax.enable_x64(True):
+        model = model_of(path, "float64")
+
+        def loss(params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+            logits, updates = model.apply(
+                {**variables, "params": params},
+                images,
+                train=True,
+                mutable=["batch_stats", "aux_logits"],
+            )
+            main = losses.cross_entropy(logits, labels).mean()
+            heads = updates.get("aux_logits", {})
+            auxiliary = {
+                name: losses.cross_entropy(heads[name], labels).mean() for name in sorted(heads)
+            }
+            total = main + train.get("aux_weight", 0) * sum(auxiliary.values())
+            return total, (main, auxiliary, updates.get("batch_stats", {}))
+
+        with nn.intercept_methods(count_pixels(counts)):
+            (total, (main, auxiliary, batch_stats)), grads = jax.jit(
+                jax.value_and_grad(loss, has_aux=True)
+            )(variables["params"], images)
+
+    assert_equal(main, train["main_loss"], 1e-8)
+    assert_equal(total, train["loss"], 1e-8)
+    assert_equal(list(auxiliary.values()), train.get("aux_losses", []), 1e-8)
+    name = name_of(path)
+    assert_norms(pretrained.to_torch(name, {"params": grads}), train["grad_norms"])
+    if batch_stats:
+        new = pretrained.to_torch(name, {"batch_stats": batch_stats})
+        old = pretrained.to_torch(name, {"batch_stats": variables["batch_stats"]})
+        pixels = pretrained.to_torch(name, {"batch_stats": as_tree(counts)})
+        assert_norms(unbiased(new, old, pixels), train["running_norms"])
+
+
+def count_pixels(counts: dict[str, int]) -> Any:
+    """An interceptor that notes over how many pixels each normalisation takes its statistics."""
+
+    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            counts["/".join(context.module.path)] = args[0].size // args[0].shape[-1]
+        return call(*args, **kwargs)
+
+    return note
+
+
+def as_tree(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Each count where the running variance of its layer is."""
+    tree: dict[str, Any] = {}
+    for path, count in counts.items():
+        node = tree
+        for part in path.split("/"):
+            node = node.setdefault(part, {})
+        node["var"] = np.float64(count)
+    return tree
+
+
+def unbiased(
+    new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], pixels: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Running statistics as torch has them, whose variance divides by one pixel less."""
+    return {
+        name: value + (value - 0.9 * old[name]) / (pixels[name] - 1) if name in pixels else value
+        for name, value in new.items()
+    }
+
+
+def assert_norms(arrays: Mapping[str, np.ndarray], norms: Mapping[str, float]) -> None:
+    assert set(arrays) == set(norms)
+    for name, norm in norms.items():
+        assert_equal(np.linalg.norm(arrays[name]), norm, 1e-8)
