@@ -1,6 +1,24 @@
 """Pure functions on arrays that the networks are built from."""
 
 from cnn_jax.ops.conv import conv_general_dilated
-from cnn_jax.ops.pool import avg_pool, max_pool
+from cnn_jax.ops.normalize import local_response_norm
+from cnn_jax.ops.pool import (
+    avg_pool,
+    channel_avg_pool,
+    channel_max_pool,
+    global_avg_pool,
+    max_pool,
+)
+from cnn_jax.ops.stochastic import drop_connect, stochastic_pool
 
-__all__ = ["avg_pool", "conv_general_dilated", "max_pool"]
+__all__ = [
+    "avg_pool",
+    "channel_avg_pool",
+    "channel_max_pool",
+    "conv_general_dilated",
+    "drop_connect",
+    "global_avg_pool",
+    "local_response_norm",
+    "max_pool",
+    "stochastic_pool",
+]

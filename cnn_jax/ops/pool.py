@@ -1,9 +1,13 @@
-"""Maximum and average pooling over the two spatial axes of `[B, H, W, C]`, fast on a CPU too."""
+"""Pooling of `[B, H, W, C]`, over windows, all pixels or channels; fast on a CPU too."""
 
+import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.interpreters import ad
 
@@ -18,7 +22,12 @@ _MOST_TAPS = 25
 
 
 def max_pool(
-    x: jax.Array, window: Pair, stride: Pair | None = None, padding: Pair = 0
+    x: jax.Array,
+    window: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    *,
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """The largest value in each window; the gradient goes to the first pixel that has it.
 
@@ -27,38 +36,142 @@ def max_pool(
       window: height and width in pixels, or one number for both.
       stride: step between windows, `window` when not given; smaller than the window, they overlap.
       padding: pixels of minus infinity on each side.
+      ceil_mode: whether windows may reach beyond the padding at the bottom and at the right, so
+        that no pixel is left out, as in Caffe and in torch with this option.
 
     Returns:
-      `[B, (H + 2 padding - window) // stride + 1, ..., C]`.
+      `[B, (H + 2 padding - window) // stride + 1, ..., C]`; with `ceil_mode` the quotient is
+      rounded up instead, and windows that start beyond the image are dropped. Where there is no
+      padding, Caffe keeps these, but then there are none unless the stride exceeds the window.
+
+    Raises:
+      ValueError: the window is larger than the padded image, so that there would be no result.
     """
-    rows, columns = _axes(x, window, stride, padding)
+    rows, columns = axes(x, window, stride, padding, ceil_mode)
     if not _covers(x, rows, columns):
         return _reference_maximum(x, rows=rows, columns=columns)
     return _maximum.bind(x, rows=rows, columns=columns)
 
 
 def avg_pool(
-    x: jax.Array, window: Pair, stride: Pair | None = None, padding: Pair = 0
+    x: jax.Array,
+    window: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    *,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> jax.Array:
     """The mean of each window; padding counts as zeros, in the sum and in the number of pixels.
 
-    Args and shape as in `max_pool`.
+    Args:
+      x: `[B, H, W, C]`.
+      window: see `max_pool`.
+      stride: see `max_pool`.
+      padding: pixels of zeros on each side.
+      ceil_mode: see `max_pool`; what it adds beyond the padding never counts, as in Caffe and
+        torch.
+      count_include_pad: whether padding counts in the number of pixels: it always does in Caffe,
+        by default in torch, and never in TensorFlow's 'SAME'.
+
+    Returns:
+      The shape of `max_pool`.
+
+    Raises:
+      ValueError: the window is larger than the padded image; or padding does not count and is as
+        large as the window, so that there would be means of no pixels.
     """
-    rows, columns = _axes(x, window, stride, padding)
+    rows, columns = axes(x, window, stride, padding, ceil_mode)
     if _covers(x, rows, columns):
         total = _total.bind(x, rows=rows, columns=columns)
     else:
         total = _reference_total(x, rows=rows, columns=columns)
-    return total / (rows.kernel * columns.kernel)
+    paddings = _pair(padding)
+    if not ceil_mode and (count_include_pad or paddings == (0, 0)):
+        return total / (rows.kernel * columns.kernel)
+    counted = paddings if count_include_pad else (0, 0)
+    pixels = np.outer(_counts(rows, counted[0]), _counts(columns, counted[1]))
+    return total / jnp.asarray(pixels[..., None])
 
 
-def _axes(x: jax.Array, window: Pair, stride: Pair | None, padding: Pair) -> tuple[Axis, Axis]:
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """The mean of all pixels, `[B, H, W, C]` to `[B, C]`, summed in float32 at least.
+
+    Lin et al. 2014 (arXiv:1312.4400), section 3.2.
+    """
+    return jnp.mean(x, axis=(1, 2))  # which sums 16 bits in float32
+
+
+def channel_max_pool(x: jax.Array, window: int, stride: int | None = None) -> jax.Array:
+    """The largest of each `window` neighbouring channels, `[B, ..., C]` to `[B, ..., C']`.
+
+    With `stride == window`, the default, this is the maxout of Goodfellow et al. 2013
+    (arXiv:1302.4389), section 3. `C'` is `(C - window) / stride + 1`; in ties the gradient goes to
+    the first.
+
+    Raises:
+      ValueError: the windows do not cover all channels.
+    """
+    return _over_channels(max_pool, x, window, stride)
+
+
+def channel_avg_pool(x: jax.Array, window: int, stride: int | None = None) -> jax.Array:
+    """The mean of each `window` neighbouring channels; all else as in `channel_max_pool`."""
+    return _over_channels(avg_pool, x, window, stride)
+
+
+def _over_channels(
+    pool: Callable[..., jax.Array], x: jax.Array, window: int, stride: int | None
+) -> jax.Array:
+    """Pooling of images `[B, ..., C, 1]`: their channels are what neighbours."""
+    step, channels = window if stride is None else stride, x.shape[-1]
+    if not 1 <= window <= channels or not 1 <= step <= window or (channels - window) % step:
+        raise ValueError(
+            f"windows of {window} channels with stride {step} do not cover {channels} channels"
+        )
+    images = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), channels, 1)
+    y = pool(images, (1, window), (1, step))
+    return y.reshape(*x.shape[:-1], y.shape[2])
+
+
+def axes(
+    x: jax.Array, window: Pair, stride: Pair | None, padding: Pair, ceil_mode: bool = False
+) -> tuple[Axis, Axis]:
+    """The geometry of the rows and of the columns; see `max_pool`."""
     sizes, windows, paddings = x.shape[1:3], _pair(window), _pair(padding)
     strides = windows if stride is None else _pair(stride)
     rows, columns = (
         Axis(sizes[i], windows[i], strides[i], 1, paddings[i], paddings[i]) for i in range(2)
     )
+    if ceil_mode:
+        rows, columns = _rounded_up(rows), _rounded_up(columns)
+    if rows.output < 1 or columns.output < 1:
+        raise ValueError(
+            f"a window of {windows} pixels is larger than an image of {tuple(sizes)} with"
+            f" padding {paddings}"
+        )
     return rows, columns
+
+
+def _rounded_up(axis: Axis) -> Axis:
+    """The same with as much more, or less, at the end that the windows reach it."""
+    rest = axis.size + axis.low + axis.high - axis.kernel
+    within = -(-(axis.size + axis.low) // axis.stride)  # windows that start before the image ends
+    output = min(-(-rest // axis.stride) + 1, within)
+    end = (output - 1) * axis.stride + axis.kernel - axis.low
+    return dataclasses.replace(axis, high=max(end - axis.size, 0))
+
+
+def _counts(axis: Axis, padding: int) -> np.ndarray:
+    """Of each window, how many pixels are of the image or of the `padding` beside it: `[H']`."""
+    if padding == 0 and max(axis.low, axis.high) >= axis.kernel:
+        raise ValueError(
+            f"padding {axis.low} that does not count has to be smaller than the window of"
+            f" {axis.kernel} pixels"
+        )
+    starts = np.arange(axis.output) * axis.stride - axis.low
+    ends = np.minimum(starts + axis.kernel, axis.size + padding)
+    return ends - np.maximum(starts, -padding)
 
 
 def _pair(value: Pair) -> tuple[int, int]:

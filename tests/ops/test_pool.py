@@ -1,5 +1,6 @@
 """Pooling against loops over the windows, and against `jax.lax.reduce_window`."""
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -57,6 +58,48 @@ def plain_pool(
         part = x[:, i * down : i * down + rows, j * right : j * right + columns]
         y[:, i, j] = reduce(part, axis=(1, 2))
     return y
+
+
+def outputs_of_torch(size: int, window: int, stride: int, padding: int) -> int:
+    """With `ceil_mode`, as torch's documentation of its pooling has it."""
+    count = math.ceil((size + 2 * padding - window) / stride) + 1
+    while (count - 1) * stride >= size + padding:
+        count -= 1
+    return count
+
+
+def windows_of(axis: tuple[int, int, int, int], ceil_mode: bool) -> list[range]:
+    """The pixels of each window, also where there are none."""
+    size, window, stride, padding = axis
+    count = outputs_of_torch(*axis) if ceil_mode else (size + 2 * padding - window) // stride + 1
+    starts = [output * stride - padding for output in range(count)]
+    return [range(start, start + window) for start in starts]
+
+
+def clipped_pool(
+    x: np.ndarray, kind: str, window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest or the sum of the pixels that exist; and for each window two numbers.
+
+    These are how many pixels exist, and how many more exist or are of the padding.
+    """
+    geometry = zip(x.shape[1:3], *map(pair, (window, stride, padding)), strict=True)
+    rows, columns = (windows_of(axis, ceil_mode) for axis in geometry)
+    y = np.empty((len(x), len(rows), len(columns), x.shape[-1]))
+    counts = np.empty((2, len(rows), len(columns), 1))
+
+    def inside(places: range, size: int, extra: int) -> range:
+        first = max(places.start, -extra)
+        return range(first, max(first, min(places.stop, size + extra)))
+
+    for i, j in product(range(len(rows)), range(len(columns))):
+        for k, extras in enumerate((pair(padding), (0, 0))):
+            down = inside(rows[i], x.shape[1], extras[0])
+            across = inside(columns[j], x.shape[2], extras[1])
+            counts[k, i, j] = len(down) * len(across)
+        part = x[:, down.start : down.stop, across.start : across.stop]
+        y[:, i, j] = part.max((1, 2), initial=-np.inf) if kind == "max" else part.sum((1, 2))
+    return y, counts[1], counts[0]
 
 
 def lax_pool(
@@ -248,3 +291,222 @@ def test_large_windows_and_other_types_are_left_to_lax(
     ours = jax.make_jaxpr(lambda x: POOLS[kind][0](x, window, 2, 1))(x)
     assert str(ours) == str(jax.make_jaxpr(lambda x: lax_pool(x, kind, window, 2, 1))(x))
     assert "reduce_window" in str(ours)
+
+
+# Size, window, stride, padding; then torch's outputs, without and with `ceil_mode`.
+OUTPUTS = [
+    (55, 3, 2, 0, 27, 27),  # AlexNet
+    (112, 3, 2, 0, 55, 56),  # GoogLeNet
+    (14, 3, 2, 0, 6, 7),
+    (32, 3, 2, 0, 15, 16),  # cuda-convnet
+    (54, 3, 2, 0, 26, 27),  # SqueezeNet 1.0
+    (7, 3, 2, 1, 4, 4),
+    (6, 3, 2, 1, 3, 4),  # the last begins at the last pixel
+    (5, 2, 3, 1, 2, 2),  # a third would begin in the padding
+    (7, 2, 2, 1, 4, 4),
+    (3, 1, 3, 0, 1, 1),  # a second would begin beyond the image
+    (5, 1, 2, 1, 4, 3),  # the padding at the end is a window of its own, and is dropped
+    (2, 3, 2, 0, 0, 1),  # an image smaller than the window
+]
+
+
+@each_pool
+@pytest.mark.parametrize(("size", "window", "stride", "padding", "floor", "ceil"), OUTPUTS)
+def test_outputs_are_as_many_as_those_of_torch(
+    kind: str, size: int, window: int, stride: int, padding: int, floor: int, ceil: int
+) -> None:
+    x = jnp.zeros((1, size, 7, 1))
+    geometry = (window, 1), (stride, 1), (padding, 0)
+    assert POOLS[kind][0](x, *geometry, ceil_mode=True).shape == (1, ceil, 7, 1)
+    if floor:
+        assert POOLS[kind][0](x, *geometry).shape == (1, floor, 7, 1)
+
+
+each_ceil_geometry = pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [
+        (3, 2, 0),
+        (3, 2, 1),
+        (2, 2, 1),
+        ((3, 2), (2, 3), (1, 0)),
+        (2, 4, 1),  # pixels between the windows
+        (1, 3, 0),  # the rest is dropped all the same
+        (4, 3, 2),
+        ((8, 6), (2, 1), (1, 2)),  # perhaps larger than the image; left to XLA
+    ],
+)
+
+
+@each_ceil_geometry
+@pytest.mark.parametrize("size", [(7, 6), (8, 5)])
+def test_a_size_rounded_up_is_a_loop_over_what_there_is(
+    window: Pair, stride: Pair, padding: Pair, size: tuple[int, int]
+) -> None:
+    x = np.random.default_rng(0).normal(-3, 1, (2, *size, 3))
+    geometry = window, stride, padding
+    largest, _, _ = clipped_pool(x, "max", *geometry, True)
+    total, real, padded = clipped_pool(x, "avg", *geometry, True)
+    with jax.enable_x64(True):
+        images = jnp.asarray(x)
+        results = (
+            ops.max_pool(images, *geometry, ceil_mode=True),
+            ops.avg_pool(images, *geometry, ceil_mode=True),
+            ops.avg_pool(images, *geometry, ceil_mode=True, count_include_pad=False),
+        )
+    for result, expected in zip(results, (largest, total / padded, total / real), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-14, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [(3, 1, 1), (3, 2, 1), ((2, 5), (1, 2), (1, 3)), (2, 2, 0), ((5, 6), 1, (2, 3))],
+)
+def test_padding_need_not_count(window: Pair, stride: Pair, padding: Pair) -> None:
+    x = np.random.default_rng(0).normal(-3, 1, (2, 7, 6, 3))
+    total, real, padded = clipped_pool(x, "avg", window, stride, padding, False)
+    with jax.enable_x64(True):
+        images = jnp.asarray(x)
+        without = ops.avg_pool(images, window, stride, padding, count_include_pad=False)
+        included = ops.avg_pool(images, window, stride, padding)
+    np.testing.assert_allclose(without, total / real, rtol=1e-14, strict=True)
+    np.testing.assert_allclose(included, total / padded, rtol=1e-14, strict=True)
+
+
+@each_pool
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(3, 2, 0), ((3, 2), (2, 3), (1, 0)), ((7, 5), (2, 1), (1, 2))]
+)
+def test_gradients_of_sizes_rounded_up_equal_finite_differences(
+    kind: str, window: Pair, stride: Pair, padding: Pair
+) -> None:
+    x = np.random.default_rng(0).permutation(6 * 5 * 2).reshape(1, 6, 5, 2) / 10
+    options = {} if kind == "max" else {"count_include_pad": False}
+
+    def pool(x: Any) -> jax.Array:
+        return POOLS[kind][0](x, window, stride, padding, ceil_mode=True, **options)
+
+    with jax.enable_x64(True):
+        check_grads(jax.jit(pool), (jnp.asarray(x),), order=1, modes=["fwd", "rev"])
+
+
+@each_pool
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [((3, 2), (1, 2), (3, 0)), (2, 1, 3), (1, 2, 1), ((2, 1), (3, 4), (2, 1)), (3, 5, 4)],
+)
+def test_sizes_rounded_up_with_windows_of_padding_alone(
+    kind: str, window: Pair, stride: Pair, padding: Pair
+) -> None:
+    """Those at the top and at the left stay; torch and Caffe do not allow them."""
+    x = np.random.default_rng(0).permutation(2 * 4 * 5 * 2).reshape(2, 4, 5, 2) / 10
+    expected, _, padded = clipped_pool(x, kind, window, stride, padding, True)
+    if kind == "avg":
+        expected = expected / padded
+
+    def pool(x: Any) -> jax.Array:
+        return POOLS[kind][0](x, window, stride, padding, ceil_mode=True)
+
+    with jax.enable_x64(True):
+        result, pull_back = jax.vjp(jax.jit(pool), jnp.asarray(x))
+        (gradient,) = pull_back(jnp.where(jnp.isfinite(result), 1.0, 0.0))
+    np.testing.assert_allclose(result, expected, rtol=1e-14, strict=True)
+    if kind == "max":
+        assert np.asarray(gradient).sum() == np.isfinite(expected).sum()
+
+
+def test_a_size_rounded_up_without_a_rest_is_the_plain_one() -> None:
+    plain, ceil = (
+        jax.make_jaxpr(lambda x, mode=mode: ops.max_pool(x, 3, 2, 1, ceil_mode=mode))(
+            jnp.ones((2, 7, 9, 3))
+        )
+        for mode in (False, True)
+    )
+    assert str(plain) == str(ceil)
+
+
+@each_pool
+def test_a_window_larger_than_the_padded_image_is_an_error(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"\(5, 3\) pixels.*image of \(2, 8\).*padding \(1, 0\)"):
+        POOLS[kind][0](jnp.ones((1, 2, 8, 1)), (5, 3), 2, (1, 0))
+    with pytest.raises(ValueError, match=r"\(5, 5\) pixels.*image of \(3, 8\)"):
+        POOLS[kind][0](jnp.ones((1, 3, 8, 1)), 5, 2, ceil_mode=True)
+
+
+def test_means_of_no_pixels_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"padding 2 that does not count.*window of 2 pixels"):
+        ops.avg_pool(jnp.ones((1, 4, 4, 1)), 2, 1, 2, count_include_pad=False)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int32"])
+def test_other_numbers_of_pixels_keep_the_type(dtype: str) -> None:
+    x = jnp.ones((1, 6, 6, 2), dtype)
+    for options in ({"ceil_mode": True}, {"count_include_pad": False}):
+        y = ops.avg_pool(x, 3, 2, 1, **options)
+        assert y.dtype == ops.avg_pool(x, 3, 2, 1).dtype
+    np.testing.assert_array_equal(y, jnp.ones_like(y))
+
+
+def test_the_mean_of_an_image() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 5, 4, 2))
+    with jax.enable_x64(True):
+        result = jax.jit(ops.global_avg_pool)(jnp.asarray(x))
+        check_grads(ops.global_avg_pool, (jnp.asarray(x),), order=1, modes=["fwd", "rev"])
+    np.testing.assert_allclose(result, x.mean((1, 2)), rtol=1e-13, strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_mean_of_an_image_is_summed_in_more_than_16_bits(dtype: str) -> None:
+    y = ops.global_avg_pool(jnp.ones((1, 80, 80, 2), dtype) * 12)  # 76800: float16 has no such sum
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, jnp.full((1, 2), 12, dtype))
+
+
+CHANNEL_POOLS: Mapping[str, tuple[Any, Any]] = {
+    "max": (ops.channel_max_pool, np.max),
+    "avg": (ops.channel_avg_pool, np.mean),
+}
+each_channel_pool = pytest.mark.parametrize("kind", CHANNEL_POOLS)
+
+
+@each_channel_pool
+@pytest.mark.parametrize(("window", "stride"), [(2, None), (3, None), (4, 2), (6, 1), (12, 5)])
+@pytest.mark.parametrize("shape", [(2, 12), (2, 3, 2, 12)])
+def test_pooling_of_channels_equals_a_loop(
+    kind: str, window: int, stride: int | None, shape: tuple[int, ...]
+) -> None:
+    pool, reduce = CHANNEL_POOLS[kind]
+    x = np.random.default_rng(0).permutation(math.prod(shape)).reshape(shape) / 10
+    starts = range(0, 12 - window + 1, window if stride is None else stride)
+    expected = np.stack([reduce(x[..., i : i + window], axis=-1) for i in starts], axis=-1)
+    with jax.enable_x64(True):
+        images = jnp.asarray(x)
+        result = jax.jit(lambda x: pool(x, window, stride))(images)
+        batched = jax.vmap(lambda x: pool(x, window, stride))(images[None])
+    np.testing.assert_allclose(result, expected, rtol=1e-14, strict=True)
+    np.testing.assert_allclose(batched[0], expected, rtol=1e-14, strict=True)
+
+
+@each_channel_pool
+def test_gradients_of_pooled_channels_equal_finite_differences(kind: str) -> None:
+    x = np.random.default_rng(0).permutation(24).reshape(2, 2, 6) / 10
+    with jax.enable_x64(True):
+        f = jax.jit(lambda x: CHANNEL_POOLS[kind][0](x, 4, 2))
+        check_grads(f, (jnp.asarray(x),), 1, modes=["fwd", "rev"])
+
+
+def test_the_first_of_equal_channels_has_the_gradient() -> None:
+    gradient = jax.grad(lambda x: ops.channel_max_pool(x, 3).sum())(jnp.ones((2, 3, 6)))
+    np.testing.assert_array_equal(gradient, np.broadcast_to([1, 0, 0] * 2, (2, 3, 6)))
+
+
+@each_channel_pool
+@pytest.mark.parametrize(
+    ("window", "stride"), [(4, None), (0, 1), (11, 1), (2, 3), (3, 2), (2, 0), (2, -1)]
+)
+def test_channels_that_are_not_covered_are_an_error(
+    kind: str, window: int, stride: int | None
+) -> None:
+    step = window if stride is None else stride
+    message = f"windows of {window} channels with stride {step} do not cover 10 channels"
+    with pytest.raises(ValueError, match=message):
+        CHANNEL_POOLS[kind][0](jnp.ones((2, 3, 3, 10)), window, stride)
