@@ -2,6 +2,8 @@
 
 A rename table for each family says what its modules are called there, rules of layout turn the
 arrays around, and the merge is strict: every entry used once, every variable filled.
+
+    variables = from_torch("vgg16", read_state_dict(Path("vgg16-397923af.pth")))
 """
 
 from collections.abc import Mapping
@@ -23,7 +25,10 @@ from cnn_jax.pretrained import (
     squeezenet,
     vgg,
 )
+from cnn_jax.pretrained.files import read_state_dict
 from cnn_jax.pretrained.names import Names
+
+__all__ = ["from_torch", "read_state_dict", "to_torch"]
 
 _NAMES: Mapping[str, Names] = MappingProxyType(
     alexnet.NAMES

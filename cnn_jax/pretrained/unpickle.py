@@ -7,9 +7,7 @@ other name or instruction ends the reading.
 """
 
 import dataclasses
-import math
 import pickletools
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -66,7 +64,7 @@ def load(file: IO[bytes]) -> tuple[object, dict[str, Storage]]:
     except errors.UserError:
         raise
     except (ValueError, IndexError, KeyError, MemoryError, OverflowError) as error:
-        raise errors.UserError(f"damaged pickle: {error}") from error
+        raise errors.UserError(f"damaged pickle: {str(error)[:99]}") from error
     return machine.result(), machine.storages
 
 
@@ -164,6 +162,8 @@ class _Machine:
 
     def stack_global(self, _: object) -> None:
         module, name = self._pop(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise errors.UserError("damaged pickle: a name is not text")
         self.stack.append(_lookup(f"{module}.{name}"))
 
     def reduce(self, _: object) -> None:
@@ -190,8 +190,19 @@ class _Machine:
 # All that Python's pickler writes for plain containers since protocol 2, which torch uses, and the
 # strings of Python 2. Sets are not among them.
 _ARGUMENTS = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING"
-    " BINBYTES SHORT_BINBYTES".split()
+    {
+        "BINBYTES",
+        "BINFLOAT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "BINSTRING",
+        "BINUNICODE",
+        "LONG1",
+        "SHORT_BINBYTES",
+        "SHORT_BINSTRING",
+        "SHORT_BINUNICODE",
+    }
 )
 _CONSTANTS: Mapping[str, object] = MappingProxyType(
     {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -260,7 +271,7 @@ def _rebuild_tensor(arguments: tuple[object, ...]) -> object:
     """A tensor from storage, offset, shape and strides, and what is about gradients."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *rest) if (
-            len(rest) in (0, 2, 3)
+            len(rest) in (0, 2, 3) and not any(rest[2:])  # the third could ask to negate
         ):
             _check_view(storage, offset, shape, strides)
             return Tensor(storage, offset, shape, strides)
@@ -271,15 +282,11 @@ def _check_view(
     storage: Storage, offset: int, shape: tuple[object, ...], strides: tuple[object, ...]
 ) -> None:
     numbers = [n for n in (*shape, *strides, offset) if isinstance(n, int) and n >= 0]
-    if len(numbers) != 2 * len(shape) + 1 or len(strides) != len(shape) or len(shape) > 64:
-        raise errors.UserError(
-            f"a tensor has offset {offset}, shape {shape} and strides {strides}, which is no view"
-        )
+    if len(shape) > 64 or len(strides) != len(shape) or len(numbers) != 2 * len(shape) + 1:
+        raise errors.UserError("offset, shape or strides of a tensor are not what they can be")
     lengths, steps = numbers[: len(shape)], numbers[len(shape) : -1]
-    # Also an empty or expanded tensor, which takes no memory, must be one that numpy can describe.
-    too_large = math.prod(n for n in lengths if n) * storage.dtype.itemsize > sys.maxsize
     last = offset + sum((n - 1) * step for n, step in zip(lengths, steps, strict=True))
-    if too_large or (0 not in lengths and last >= storage.size):
+    if 0 not in lengths and last >= storage.size:
         raise errors.UserError(
             f"a tensor with offset {offset}, shape {shape} and strides {strides} is outside of "
             f"its storage of {storage.size} elements"
@@ -329,5 +336,6 @@ _GLOBALS: Mapping[str, object] = MappingProxyType(
 
 def _lookup(name: str) -> object:
     if name not in _GLOBALS:
-        raise errors.UserError(f"asks for {name!r}; only tensors in plain containers are read")
+        # Cut, because a damaged file can take any length of it for a name.
+        raise errors.UserError(f"asks for {name[:99]!r}; only tensors in plain containers are read")
     return _GLOBALS[name]

@@ -1,0 +1,636 @@
+"""Files are assembled here byte by byte, so that torch is not needed and attacks can be written."""
+
+import contextlib
+import copyreg
+import dataclasses
+import io
+import itertools
+import json
+import os
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import errors
+from cnn_jax.pretrained import unpickle
+from cnn_jax.pretrained.files import read_state_dict
+
+DATA = Path(__file__).parent / "data"
+BFLOAT16 = np.dtype(jnp.bfloat16)
+TORCH_DTYPES: Mapping[str, np.dtype] = {
+    "BFloat16": BFLOAT16,
+    "Bool": np.dtype(np.bool_),
+    "Byte": np.dtype(np.uint8),
+    "Char": np.dtype(np.int8),
+    "Double": np.dtype(np.float64),
+    "Float": np.dtype(np.float32),
+    "Half": np.dtype(np.float16),
+    "Int": np.dtype(np.int32),
+    "Long": np.dtype(np.int64),
+    "Short": np.dtype(np.int16),
+}
+SAFE_DTYPES: Mapping[str, np.dtype] = {
+    "BF16": BFLOAT16,
+    "BOOL": np.dtype(np.bool_),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I16": np.dtype(np.int16),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "U64": np.dtype(np.uint64),
+    "U8": np.dtype(np.uint8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """Instructions as they are."""
+
+    code: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    function: str
+    arguments: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    target: Any
+    state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A persistent id for a storage."""
+
+    key: str
+    size: int
+    kind: str = "Float"
+
+
+def code(value: Any) -> bytes:
+    """The instructions of protocol 2 that build `value`."""
+    match value:
+        case Raw():
+            return value.code
+        case Call(function, arguments):
+            return name(function).code + code(arguments) + b"R"
+        case Build(target, state):
+            return code(target) + code(state) + b"b"
+        case Stored(key, size, kind):
+            return code(("storage", name(f"torch.{kind}Storage"), key, "cuda:0", size)) + b"Q"
+    return CODES[type(value)](value)
+
+
+def integer(value: int) -> bytes:
+    width = value.bit_length() // 8 + 1
+    return b"\x8a" + bytes([width]) + value.to_bytes(width, "little", signed=True)
+
+
+def codes(values: Iterable[Any]) -> bytes:
+    return b"".join(map(code, values))
+
+
+CODES: Mapping[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"N",
+    bool: lambda value: b"\x88" if value else b"\x89",
+    int: integer,
+    str: lambda value: b"X" + struct.pack("<I", len(value.encode())) + value.encode(),
+    tuple: lambda value: b"(" + codes(value) + b"t",
+    list: lambda value: b"](" + codes(value) + b"e",
+    dict: lambda value: b"}(" + codes(itertools.chain(*value.items())) + b"u",
+}
+
+
+def name(dotted: str) -> Raw:
+    module, _, rest = dotted.rpartition(".")
+    return Raw(f"c{module}\n{rest}\n".encode())
+
+
+def pickled(value: Any) -> bytes:
+    return b"\x80\x02" + code(value) + b"."
+
+
+def ordered(**items: Any) -> Raw:
+    """An OrderedDict as `state_dict` returns it, with `_metadata`."""
+    filled = code(Call("collections.OrderedDict", ())) + b"("
+    filled += codes(itertools.chain(*items.items())) + b"u"
+    return Raw(filled + code({"_metadata": {"": {"version": 1}}}) + b"b")
+
+
+def tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Call:
+    rest = (False, Call("collections.OrderedDict", ()))
+    return Call("torch._utils._rebuild_tensor_v2", (storage, offset, shape, strides, *rest))
+
+
+def row(key: str, size: int, kind: str = "Float") -> Call:
+    """A tensor that is a whole storage."""
+    return tensor(Stored(key, size, kind), 0, (size,), (1,))
+
+
+def in_zip(
+    path: Path, value: Any, storages: Mapping[str, bytes], compression: int = 0, **more: bytes
+) -> Path:
+    records = {"data.pkl": pickled(value), **more}
+    records |= {f"data/{key}": content for key, content in storages.items()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for record, content in records.items():
+            archive.writestr(f"archive/{record}", content)
+    return path
+
+
+def in_legacy(path: Path, value: Any, storages: Mapping[str, bytes], width: int = 4) -> Path:
+    header = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value, list(storages))
+    contents = [struct.pack("<q", len(item) // width) + item for item in storages.values()]
+    path.write_bytes(b"".join(map(pickled, header)) + b"".join(contents))
+    return path
+
+
+def in_safetensors(path: Path, header: Any, content: bytes) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content)
+    return path
+
+
+def entry(kind: Any, shape: Any, begin: Any, end: Any) -> dict[str, Any]:
+    return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+
+
+def values(dtype: np.dtype, count: int = 6) -> np.ndarray:
+    return (np.arange(count) % 2 if dtype.kind == "b" else np.arange(count) * 1.5).astype(dtype)
+
+
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert found.tobytes() == expected.tobytes()
+
+
+def assert_refused(path: Path, message: str | None) -> None:
+    with pytest.raises(errors.UserError, match=message) as raised:
+        read_state_dict(path)
+    assert str(raised.value).startswith(str(path))
+
+
+write = pytest.mark.parametrize("write", [in_zip, in_legacy])
+Write = Callable[[Path, Any, Mapping[str, bytes]], Path]
+
+
+@pytest.mark.parametrize("file", ["batch_norm.zip.pth", "batch_norm.legacy.pth"])
+def test_a_file_of_torch_itself_is_read(file: str) -> None:
+    expected = {
+        "weight": np.array([1.5, -3], BFLOAT16),
+        "bias": np.array([0.5, -0.25], np.float16),
+        "running_mean": np.zeros(2, BFLOAT16),
+        "running_var": np.ones(2, BFLOAT16),
+        "num_batches_tracked": np.array(0),
+    }
+    found = read_state_dict(DATA / file)
+    assert list(found) == list(expected)
+    for key, array in expected.items():
+        assert_same(found[key], array)
+
+
+@pytest.mark.parametrize("kind", TORCH_DTYPES)
+@write
+def test_every_type_of_storage_is_read(tmp_path: Path, write: Write, kind: str) -> None:
+    array = values(TORCH_DTYPES[kind])
+    storages = {"0": array.tobytes()}
+    top = {"a": row("0", 6, kind)}
+    if write is in_legacy:
+        path = in_legacy(tmp_path / "a.pt", top, storages, array.itemsize)
+    else:
+        path = in_zip(tmp_path / "a.pt", top, storages)
+    assert_same(read_state_dict(path)["a"], array)
+
+
+@pytest.mark.parametrize("kind", TORCH_DTYPES)
+def test_a_big_endian_file_is_read(tmp_path: Path, kind: str) -> None:
+    array = values(TORCH_DTYPES[kind])
+    unsigned = array.view(f"u{array.itemsize}")
+    content = unsigned.astype(unsigned.dtype.newbyteorder(">")).tobytes()
+    path = in_zip(tmp_path / "a.pt", {"a": row("0", 6, kind)}, {"0": content}, byteorder=b"big")
+    assert_same(read_state_dict(path)["a"], array)
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides", "expected"),
+    [
+        (0, (3, 4), (4, 1), lambda x: x[:12].reshape(3, 4)),
+        (0, (4, 3), (1, 4), lambda x: x[:12].reshape(3, 4).T),
+        (5, (2, 3), (4, 2), lambda x: x[[[5, 7, 9], [9, 11, 13]]]),
+        (23, (), (), lambda x: x[23]),
+        (23, (1, 1), (10**15, 7), lambda x: x[23:].reshape(1, 1)),
+        (2, (3, 2), (0, 1), lambda x: np.stack([x[2:4]] * 3)),
+        (0, (2, 3, 2, 2), (12, 1, 6, 3), lambda x: x.reshape(2, 2, 2, 3).transpose(0, 3, 1, 2)),
+        (24, (0, 3), (3, 1), lambda x: x[:0].reshape(0, 3)),
+        (99, (2, 0), (1, 1), lambda x: x[:0].reshape(2, 0)),
+    ],
+)
+@write
+def test_a_view_of_a_storage_is_read(
+    tmp_path: Path,
+    write: Write,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    expected: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    x = np.arange(24, dtype=np.float32)
+    top = {"a": tensor(Stored("0", 24), offset, shape, strides)}
+    found = read_state_dict(write(tmp_path / "a.pt", top, {"0": x.tobytes()}))["a"]
+    assert_same(found, np.asarray(expected(x)))
+    assert not found.flags.writeable
+
+
+@write
+def test_tensors_of_one_storage_share_memory(tmp_path: Path, write: Write) -> None:
+    x = np.arange(6, dtype=np.float32)
+    top = ordered(a=row("0", 6), b=tensor(Stored("0", 6), 2, (2, 2), (2, 1)))
+    found = read_state_dict(write(tmp_path / "a.pt", top, {"0": x.tobytes()}))
+    assert_same(found["b"], x[2:].reshape(2, 2))
+    assert np.shares_memory(found["a"], found["b"])
+
+
+@write
+def test_a_parameter_and_a_tensor_of_torch_0_3_are_read(tmp_path: Path, write: Write) -> None:
+    arguments = (row("0", 6), True, Call("collections.OrderedDict", ()))
+    old = (Stored("0", 6), 0, (6,), (1,))
+    top = {
+        "new": Call("torch._utils._rebuild_parameter", arguments),
+        "old": Call("torch._utils._rebuild_tensor", old),
+    }
+    x = np.arange(6, dtype=np.float32)
+    found = read_state_dict(write(tmp_path / "a.pt", top, {"0": x.tobytes()}))
+    assert_same(found["new"], x)
+    assert_same(found["old"], x)
+
+
+def test_an_ordered_dict_of_python_2_is_read(tmp_path: Path) -> None:
+    pair = Raw(b"](U\x01a" + code(row("0", 6)) + b"e")
+    top = Call("collections.OrderedDict", ([pair],))
+    x = np.arange(6, dtype=np.float32)
+    assert_same(read_state_dict(in_legacy(tmp_path / "a.pt", top, {"0": x.tobytes()}))["a"], x)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+@write
+def test_a_checkpoint_s_state_dict_is_found(tmp_path: Path, write: Write, key: str) -> None:
+    top = {
+        "epoch": 90,
+        "best": Raw(b"G" + struct.pack(">d", 0.5)),
+        "device": Call("torch.device", ("cuda", 0)),
+        "dtype": name("torch.float16"),
+        "optimizer": {"state": {0: {"momentum_buffer": row("1", 2)}}, "groups": [(1,), None]},
+        key: ordered(a=row("0", 6)),
+    }
+    x = np.arange(6, dtype=np.float32)
+    path = write(tmp_path / "a.pth", top, {"0": x.tobytes(), "1": bytes(8)})
+    found = read_state_dict(path)
+    assert list(found) == ["a"]
+    assert_same(found["a"], x)
+
+
+def test_the_prefix_of_data_parallel_is_dropped_where_all_names_have_it(tmp_path: Path) -> None:
+    array = entry("U8", [], 0, 1), entry("U8", [], 1, 2)
+    both = in_safetensors(
+        tmp_path / "a.safetensors", {"module.b": array[0], "module.module.c": array[1]}, b"ab"
+    )
+    assert list(read_state_dict(both)) == ["b", "module.c"]
+    one = in_safetensors(tmp_path / "b.safetensors", {"module.b": array[0], "c": array[1]}, b"ab")
+    assert list(read_state_dict(one)) == ["module.b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        ({"epoch": 1, "net": {}}, "it has 2 keys: epoch, net"),
+        ({"a": row("0", 6), "epoch": 1}, "'state_dict' or 'model'; it has 2 keys: a, epoch"),
+        ({"state_dict": {"a": 1}}, "1 keys: state_dict"),
+        ({1: row("0", 6)}, "1 keys: 1"),
+        ({}, "it has 0 keys"),
+        ([row("0", 6)], "holds a list, not a dictionary of tensors"),
+        (row("0", 6), "holds a Tensor, not"),
+    ],
+)
+@write
+def test_what_is_no_state_dict_is_named(
+    tmp_path: Path, write: Write, top: Any, message: str
+) -> None:
+    storages = {"0": bytes(24)} if "Call" in repr(top) else {}
+    assert_refused(write(tmp_path / "a.pt", top, storages), message)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (Call("os.system", ("touch owned",)), "asks for 'os.system'"),
+        (Call("posix.system", ("touch owned",)), "asks for 'posix.system'"),
+        (Call("builtins.eval", ("1",)), "asks for 'builtins.eval'"),
+        (Call("__builtin__.getattr", (1, "real")), "asks for '__builtin__.getattr'"),
+        (name("numpy.core.multiarray.scalar"), "asks for 'numpy.core.multiarray.scalar'"),
+        (name("torch.nn.modules.conv.Conv2d"), "asks for 'torch.nn.modules.conv.Conv2d'"),
+        (name("torch.ComplexFloatStorage"), "asks for 'torch.ComplexFloatStorage'"),
+        (
+            Raw(code("collections") + code("OrderedDict.__init__.__globals__") + b"\x93"),
+            "asks for 'collections.OrderedDict.__init__.__globals__'",
+        ),
+        (Raw(b"(iposix\nsystem\n"), "the pickle instruction INST"),
+        (Raw(b"(" + name("collections.OrderedDict").code + b"o"), "the pickle instruction OBJ"),
+        (Raw(name("torch.FloatStorage").code + b")\x81"), "the pickle instruction NEWOBJ"),
+        (Raw(name("torch.FloatStorage").code + b")}\x92"), "the pickle instruction NEWOBJ_EX"),
+        (Raw(b"\x82\x01"), "the pickle instruction EXT1"),
+        (Raw(b"\x83\x01\x00"), "the pickle instruction EXT2"),
+        (Raw(b"\x84\x01\x00\x00\x00"), "the pickle instruction EXT4"),
+        (Raw(b"P0\n"), "the pickle instruction PERSID"),
+        (Raw(b"\x8f"), "the pickle instruction EMPTY_SET"),
+        (Build({}, {"a": 1}), "sets attributes of a dict"),
+        (Build([], (None, {"a": 1})), "sets attributes of a list"),
+        (Build(name("collections.OrderedDict"), {"a": 1}), "of collections.OrderedDict, which is"),
+        (Build(name("torch.FloatStorage"), {"a": 1}), "sets attributes of a _StorageType"),
+        (Build(name("torch.float32"), {"a": 1}), "sets attributes of a str"),
+        (Build(row("0", 6), {"offset": 1}), "sets attributes of a Tensor"),
+        (Build(Stored("0", 6), {"size": 10**9}), "sets attributes of a Storage"),
+        (Raw(name("torch.FloatStorage").code + b")R"), "calls a _StorageType"),
+        (Raw(code("text") + b")R"), "calls a str"),
+        (Raw(name("torch.device").code + b"]R"), "calls torch.device"),
+        (Raw(b")Na"), "appends to a tuple"),
+        (Raw(b"](NNu"), "sets items of a list"),
+        (Raw(name("collections.OrderedDict").code + b"(NNu"), "sets items of collections.Ordered"),
+        ({(): 1}, "has a tuple as a key"),
+        (Raw(code("module") + b"Q"), "has a persistent id that is not a storage"),
+        (Raw(code(("module", None, "file", "source")) + b"Q"), "persistent id"),
+        (Raw(code(("storage", "Float", "0", "cpu", 6)) + b"Q"), "persistent id"),
+        (Stored("0", -6), "persistent id"),
+        ([Stored("0", 6), Stored("0", 7)], "storage '0' is described in two ways"),
+        ([Stored("0", 6), Stored("0", 6, "Int")], "storage '0' is described in two ways"),
+        (Call("collections.OrderedDict", ("ab",)), "collections.OrderedDict is called with"),
+        (Call("torch._utils._rebuild_parameter", ({}, True, None)), "a parameter is described by"),
+        (
+            Call(
+                "torch._utils._rebuild_tensor_v2", (Stored("0", 6), 0, (), (), False, {}, {"": 1})
+            ),
+            "a tensor is described by something unusual",
+        ),
+        (Call("torch._utils._rebuild_tensor_v2", ({}, 0, (), (), False, {})), "a tensor is"),
+        (Raw(b"a"), "appends to a Tensor"),
+        (Raw(b"h\x05"), "damaged pickle"),
+        (Raw(b"u"), "damaged pickle"),
+        (Raw(b"."), "does not end in one object"),
+        (Raw(b"\xff"), "damaged pickle"),
+        (Raw(b"N" + code(1) + b"\x93"), "a name is not text"),
+        (Raw(b"X\xff\xff\xff\x7fab"), "damaged pickle"),
+        (Raw(b"\x96" + b"\xff" * 7 + b"\x7f"), "damaged pickle"),
+        (Raw(b"}(Nu"), "a key has no value"),
+    ],
+)
+@write
+def test_an_attack_is_refused_and_does_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Write,
+    attack: Any,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "a.pt", {"a": row("0", 6), "b": attack}, {"0": bytes(24)})
+    assert_refused(path, message)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_registered_extension_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "system", pytest.fail)
+    copyreg.add_extension("os", "system", 0x71)
+    try:
+        path = in_zip(tmp_path / "a.pt", Raw(b"\x82\x71" + code(("touch owned",)) + b"R"), {})
+        assert_refused(path, "asks for the pickle instruction EXT1")
+    finally:
+        copyreg.remove_extension("os", "system", 0x71)
+
+
+def test_attributes_of_an_ordered_dict_are_dropped() -> None:
+    value, _ = unpickle.load(
+        io.BytesIO(pickled(Build(Call("collections.OrderedDict", ()), {"_metadata": 1, "pop": 2})))
+    )
+    assert vars(value) == {}
+
+
+def test_a_deep_pickle_is_an_answer_or_an_error() -> None:
+    deep = b"N" + b"\x85" * 200_000
+    value, _ = unpickle.load(io.BytesIO(b"\x80\x02" + deep + b"."))
+    assert isinstance(value, tuple)
+    with pytest.raises(errors.UserError, match="has a tuple as a key"):
+        unpickle.load(io.BytesIO(b"\x80\x02}" + deep + b"Ns."))
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [
+        (0, (7,), (1,)),
+        (1, (6,), (1,)),
+        (6, (), ()),
+        (0, (2, 3), (4, 1)),
+        (0, (2,), (2**61,)),
+        (0, (2, 2), (2**64 - 1, 1)),
+        (-1, (1,), (1,)),
+        (5, (6,), (-1,)),
+        (0, (-1,), (1,)),
+        (0, (-1, -6), (6, 1)),
+        (0, (6,), ()),
+        (0, (6,), (1, 1)),
+        (0, ("6",), (1,)),
+        (0, (1,) * 65, (1,) * 65),
+        (0, (2**62,), (0,)),
+        (0, (2**40, 2**40), (0, 0)),
+        (0, (0, 2**62), (0, 0)),
+        (0, (2**100, 0), (1, 1)),
+    ],
+)
+@write
+def test_a_view_outside_of_its_storage_is_refused(
+    tmp_path: Path,
+    write: Write,
+    offset: int,
+    shape: tuple[Any, ...],
+    strides: tuple[int, ...],
+) -> None:
+    top = {"a": tensor(Stored("0", 6), offset, shape, strides)}
+    path = write(tmp_path / "a.pt", top, {"0": bytes(24)})
+    assert_refused(path, "outside of its storage|not what they can be|no array can have shape")
+
+
+@pytest.mark.parametrize("size", [5, 7, 2**33, 2**62, 2**100])
+@write
+def test_a_declared_size_must_be_the_size(tmp_path: Path, write: Write, size: int) -> None:
+    path = write(tmp_path / "a.pt", {"a": tensor(Stored("0", size), 0, (), ())}, {"0": bytes(24)})
+    tracemalloc.start()
+    try:
+        assert_refused(path, "storage '0' has (24 bytes|6 elements) instead of")
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [7, 2**33, 2**62])
+def test_a_legacy_storage_must_be_in_the_file(tmp_path: Path, size: int) -> None:
+    path = in_legacy(tmp_path / "a.pt", {"a": row("0", size, "Double")}, {"0": b""})
+    path.write_bytes(path.read_bytes()[:-8] + struct.pack("<q", size) + bytes(48))
+    assert_refused(path, f"truncated: 48 bytes are left where {8 * size} should be")
+    path = in_legacy(tmp_path / "b.pt", {"a": row("0", 6)}, {"0": bytes(24)})
+    path.write_bytes(path.read_bytes() + b"x")
+    assert_refused(path, "too long: ")
+
+
+def test_a_byte_of_a_truth_value_is_true(tmp_path: Path) -> None:
+    path = in_zip(tmp_path / "a.pt", {"a": row("0", 3, "Bool")}, {"0": b"\0\1\xff"})
+    assert read_state_dict(path)["a"].tobytes() == b"\0\1\1"
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ({"byteorder": b"middle"}, "unknown order of bytes 'middle'"),
+        ({"data.pkl": b""}, "damaged pickle"),
+        ({"data.pkl": b"\x80\x02N."}, "holds a NoneType"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path: Path, records: dict[str, Any], message: str) -> None:
+    path = in_zip(tmp_path / "a.pt", {"a": row("0", 6)}, {"0": bytes(24)}, **records)
+    assert_refused(path, message)
+
+
+def test_a_missing_record_is_named(tmp_path: Path) -> None:
+    path = in_zip(tmp_path / "a.pt", {"a": row("7", 6)}, {"0": bytes(24)})
+    assert_refused(path, "the zip archive has no 'data/7'")
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        archive.writestr("archive/version", "3")
+    assert_refused(tmp_path / "b.pt", "the zip archive has no 'data.pkl'")
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    top, storages = {"a": row("0", 10**6)}, {"0": bytes(4 * 10**6)}
+    bomb = in_zip(tmp_path / "a.pt", top, storages, zipfile.ZIP_DEFLATED)
+    assert_refused(bomb, f"its entries are more than its {bomb.stat().st_size} bytes")
+    small = in_zip(tmp_path / "b.pt", {"a": row("0", 6)}, {"0": bytes(24)}, zipfile.ZIP_DEFLATED)
+    assert_refused(small, "'archive/data.pkl' is compressed")
+
+
+def test_legacy_storages_are_those_of_the_tensors(tmp_path: Path) -> None:
+    top = {"a": row("0", 6)}
+    for keys in ({}, {"1": bytes(24)}, {"0": bytes(24), "1": bytes(24)}):
+        assert_refused(in_legacy(tmp_path / "a.pt", top, keys), "the storages listed are not those")
+    for index, what in ((0, "magic number"), (1, "version")):
+        header: list[Any] = [0x1950A86A20F9469CFC6C, 1001]
+        header[index] = 7
+        (tmp_path / "b.pt").write_bytes(b"".join(map(pickled, header)))
+        assert_refused(tmp_path / "b.pt", f"not a file of torch.save: its {what} is not")
+
+
+@pytest.mark.parametrize("file", ["batch_norm.zip.pth", "batch_norm.legacy.pth"])
+def test_a_file_cut_short_or_with_a_changed_byte_is_an_answer_or_an_error(
+    tmp_path: Path, file: str
+) -> None:
+    content = (DATA / file).read_bytes()
+    path = tmp_path / file
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        assert_refused(path, None)
+    for turn, place in enumerate(range(0, len(content), 4)):
+        changed = bytearray(content)
+        changed[place] ^= (0x01, 0x80, 0xFF)[turn % 3]
+        path.write_bytes(changed)
+        with contextlib.suppress(errors.UserError):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize("kind", SAFE_DTYPES)
+def test_safetensors_of_every_type_are_read(tmp_path: Path, kind: str) -> None:
+    dtype = SAFE_DTYPES[kind]
+    array = values(dtype)
+    n = array.itemsize
+    header = {
+        "__metadata__": {"format": "pt"},
+        "b": entry(kind, [2, 2], 2 * n, 6 * n),
+        "a": entry(kind, [2], 0, 2 * n),
+        "scalar": entry(kind, [], 6 * n, 7 * n),
+        "empty": entry(kind, [3, 0], 7 * n, 7 * n),
+    }
+    text = json.dumps(header).encode() + b"   "
+    content = array.tobytes() + array[1:2].tobytes()
+    found = read_state_dict(in_safetensors(tmp_path / "a.safetensors", text, content))
+    assert list(found) == ["b", "a", "scalar", "empty"]
+    assert_same(found["a"], array[:2])
+    assert_same(found["b"], array[2:].reshape(2, 2))
+    assert_same(found["scalar"], array[1])
+    assert_same(found["empty"], np.empty((3, 0), dtype))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"{", "the header is not JSON"),
+        (b"\xff\xfe", "the header is not JSON"),
+        (b"[" * 100_000, "the header is not JSON"),
+        (b"[]", "the header is not a JSON object"),
+        (b'{"a": 1, "a": 2}', "has a name twice"),
+        ({}, "truncated or too long: 18 bytes"),
+        ({"a": 1}, "entry for 'a'"),
+        ({"a": {"dtype": "U8", "shape": [8]}}, "entry for 'a'"),
+        ({"a": entry("U8", ["8"], 0, 8)}, "entry for 'a'"),
+        ({"a": entry("U8", [8.0], 0, 8)}, "entry for 'a'"),
+        ({"a": entry("U8", [-8], 0, 8)}, "entry for 'a'"),
+        ({"a": entry("U8", [8], -1, 7)}, "entry for 'a'"),
+        ({"a": entry("U8", [8], 8, 0)}, "entry for 'a'"),
+        ({"a": entry("U9", [8], 0, 8)}, "unknown type of 'a': 'U9'; allowed: BF16, BOOL"),
+        ({"a": entry("F32", [3], 0, 8)}, r"'a' has shape \[3\] of F32, but 8 bytes"),
+        ({"a": entry("U8", [9], 0, 9)}, "truncated or too long"),
+        ({"a": entry("U8", [7], 0, 7)}, "truncated or too long"),
+        ({"a": entry("U8", [2**62], 0, 2**62)}, "truncated or too long"),
+        ({"a": entry("U8", [7], 1, 8)}, "overlap or gap at byte 1"),
+        ({"a": entry("U8", [4], 0, 4), "b": entry("U8", [3], 5, 8)}, "overlap or gap at byte 5"),
+        ({"a": entry("U8", [8], 0, 8), "b": entry("U8", [1], 2, 3)}, "overlap or gap at byte 2"),
+        (
+            {"a": entry("U8", [8], 0, 8), "b": entry("U8", [0, 2**100], 8, 8)},
+            "no array can have shape",
+        ),
+        ({"a": entry("U8", [8] + [1] * 64, 0, 8)}, "entry for 'a'"),
+    ],
+)
+def test_bad_safetensors_are_named(tmp_path: Path, header: Any, message: str) -> None:
+    assert_refused(in_safetensors(tmp_path / "a.safetensors", header, bytes(8)), message)
+
+
+def test_safetensors_cut_short_are_named(tmp_path: Path) -> None:
+    path = in_safetensors(tmp_path / "a.safetensors", {"a": entry("U8", [8], 0, 8)}, bytes(8))
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert_refused(path, "truncated")
+    path.write_bytes(struct.pack("<Q", 100_000_001) + b"{}")
+    assert_refused(path, "more than the limit of 100000000")
+    path.write_bytes(struct.pack("<Q", 2) + b"{}")
+    assert_refused(path, "holds no tensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs"])
+def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    assert_refused(tmp_path / "a.pth", f"it begins with {content[:4]!r}")
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "a.pth", "cannot be read: No such file")
+    assert_refused(tmp_path, "cannot be read: Is a directory")
