@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import optax
 from ml_collections import ConfigDict
 
-from cnn_jax import data, errors, models, optim, sharding, state, steps
+from cnn_jax import data, errors, losses, models, optim, sharding, state, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,7 @@ def make(config: ConfigDict) -> Job:
       ValueError: a value of the config is not allowed, or the data is not there.
     """
     _check(config)
+    loss = losses.make(config.train.loss, config.train.label_smoothing)
     seed, mesh = config.seed, sharding.make_mesh()
     dataset = data.make(**config.data, batch_size=config.train.batch_size, seed=seed, mesh=mesh)
     model = models.create(**config.model, num_classes=dataset.num_classes)
@@ -80,7 +81,8 @@ def make(config: ConfigDict) -> Job:
             optimizer,
             dataset.train_batch,
             seed=seed,
-            label_smoothing=config.train.label_smoothing,
+            loss=loss,
+            auxiliary_weight=config.train.auxiliary_weight,
             steps_per_call=config.train.steps_per_call,
             mesh=mesh,
         ),
@@ -105,13 +107,10 @@ def _check(config: ConfigDict) -> None:
     at_least_zero = {
         "train.epochs": config.train.epochs,
         "train.steps": config.train.steps,
+        "train.auxiliary_weight": config.train.auxiliary_weight,
         "eval.every_epochs": config.eval.every_epochs,
         "seed": config.seed,
     }
     for key, value in at_least_zero.items():
         if value < 0:
             raise errors.UserError(f"{key} must be at least 0, got {value}")
-    if not 0 <= config.train.label_smoothing < 1:
-        raise errors.UserError(
-            f"train.label_smoothing must be in [0, 1), got {config.train.label_smoothing}"
-        )

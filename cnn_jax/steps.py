@@ -24,7 +24,8 @@ def make_train_steps(
     train_batch: Callable[[Any, jax.Array | int, jax.Array], Batch],
     *,
     seed: int,
-    label_smoothing: float,
+    loss: losses.Loss,
+    auxiliary_weight: float,
     steps_per_call: int,
     mesh: Mesh,
 ) -> TrainSteps:
@@ -42,10 +43,14 @@ def make_train_steps(
       train_batch: turns the inputs of a call, the number of a step in it and a key into a batch,
         inside the compiled function.
       seed: of augmentation and dropout.
-      label_smoothing: see `losses.cross_entropy`; it shapes the gradient, not the loss shown.
+      loss: see `losses.make`; it shapes the gradient, while the loss shown is the cross-entropy.
+      auxiliary_weight: of each auxiliary head's loss, where the network has such heads.
       steps_per_call: the largest `count`.
       mesh: the devices; the state is whole on each, the batch is split over them.
     """
+
+    def mean_loss(logits: jax.Array, batch: Batch) -> jax.Array:
+        return (loss(logits, batch["label"]) * batch["weight"]).sum() / batch["weight"].sum()
 
     def step(
         state: TrainState, inputs: Any, index: jax.Array | int
@@ -59,10 +64,12 @@ def make_train_steps(
                 batch["image"],
                 train=True,
                 rngs={"dropout": dropout_key},
-                mutable=["batch_stats"],
+                mutable=["batch_stats", "aux_logits"],
             )
-            values = losses.cross_entropy(logits, batch["label"], label_smoothing)
-            return (values * batch["weight"]).sum() / batch["weight"].sum(), (logits, updates)
+            value = mean_loss(logits, batch)
+            heads = jax.tree.leaves(updates.get("aux_logits", {}))
+            value += sum(auxiliary_weight * mean_loss(head, batch) for head in heads)
+            return value, (logits, updates)
 
         grads, (logits, updates) = jax.grad(loss_fn, has_aux=True)(state.params)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)

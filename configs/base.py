@@ -57,7 +57,9 @@ def get_config() -> ConfigDict:
     train.batch_size = 128  # over all devices
     train.epochs = 10.0  # length of the run
     train.steps = 0  # length of the run in steps instead, if not 0
-    train.label_smoothing = 0.0
+    train.loss = "cross_entropy"  # or distance: LeNet-5's, for negative distances as logits
+    train.label_smoothing = 0.0  # cross_entropy
+    train.auxiliary_weight = 0.3  # of each auxiliary head's loss, where the network has such heads
     train.steps_per_call = 1  # sent to the devices at once; 8 pays off below some 20 ms a step
 
     config.eval = evaluation = ConfigDict()

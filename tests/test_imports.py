@@ -21,22 +21,27 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "cnn_jax.ops.cpu.grouped",
         "cnn_jax.ops.cpu.conv",
         "cnn_jax.cli cnn_jax.plots cnn_jax.sharding cnn_jax.workdir"
-        " cnn_jax.ops.conv cnn_jax.ops.pool"
+        " cnn_jax.ops.conv cnn_jax.ops.normalize cnn_jax.ops.pool"
         " cnn_jax.losses cnn_jax.optim cnn_jax.interruption cnn_jax.compilation"
         " cnn_jax.data.source cnn_jax.data.splits cnn_jax.data.images cnn_jax.data.augment",
+        "cnn_jax.ops.stochastic",
         "cnn_jax.ops cnn_jax.metrics cnn_jax.state cnn_jax.logs"
         " cnn_jax.data.digits cnn_jax.data.fake cnn_jax.data.idx cnn_jax.data.tfds"
         " cnn_jax.data.resident",
-        "cnn_jax.models.layers cnn_jax.data cnn_jax.steps cnn_jax.checkpoint",
+        "cnn_jax.models.layers cnn_jax.models.digit_codes"
+        " cnn_jax.data cnn_jax.steps cnn_jax.checkpoint",
+        "cnn_jax.models.branches",
         "cnn_jax.models.alexnet cnn_jax.models.cuda_convnet cnn_jax.models.fashion_cnn"
         " cnn_jax.models.googlenet cnn_jax.models.inception cnn_jax.models.inception_v4"
         " cnn_jax.models.lenet cnn_jax.models.linear cnn_jax.models.nin cnn_jax.models.squeezenet"
         " cnn_jax.models.vgg",
-        "cnn_jax.models cnn_jax.pretrained.names cnn_jax.pretrained.layout",
-        "cnn_jax.pretrained.alexnet cnn_jax.pretrained.googlenet cnn_jax.pretrained.inception"
+        "cnn_jax.models cnn_jax.pretrained.names cnn_jax.pretrained.layout"
+        " cnn_jax.pretrained.unpickle",
+        "cnn_jax.pretrained.files"
+        " cnn_jax.pretrained.alexnet cnn_jax.pretrained.googlenet cnn_jax.pretrained.inception"
         " cnn_jax.pretrained.inception_v4 cnn_jax.pretrained.squeezenet cnn_jax.pretrained.vgg",
         "cnn_jax.pretrained",
-        "cnn_jax.job cnn_jax.evaluate cnn_jax.predict",
+        "cnn_jax.job cnn_jax.evaluate cnn_jax.predict cnn_jax.summary",
         "cnn_jax.benchmark cnn_jax.benchmark.ops cnn_jax.benchmark.timing",
         "cnn_jax.benchmark.torch_ops",
         "cnn_jax.train",
@@ -50,7 +55,9 @@ ONLY = {
     "cnn_jax.models": {"cnn_jax.errors", "cnn_jax.ops", "cnn_jax.models"},
     "cnn_jax.data": {"cnn_jax.errors", "cnn_jax.keys", "cnn_jax.sharding", "cnn_jax.data"},
     "cnn_jax.pretrained": {"cnn_jax.errors", "cnn_jax.models", "cnn_jax.pretrained"},
-    "cnn_jax.losses": set[str](),
+    "cnn_jax.pretrained.files": {"cnn_jax.errors", "cnn_jax.pretrained.unpickle"},
+    "cnn_jax.pretrained.unpickle": {"cnn_jax.errors"},
+    "cnn_jax.losses": {"cnn_jax.errors"},
     "cnn_jax.optim": {"cnn_jax.errors"},
     "cnn_jax.metrics": {"cnn_jax.errors", "cnn_jax.losses", "cnn_jax.sharding"},
     "cnn_jax.state": {"cnn_jax.keys", "cnn_jax.sharding"},
@@ -68,7 +75,12 @@ RESERVED = {
     "absl.app": {"cnn_jax.main"},
     "absl.flags": {"cnn_jax.main"},
     "ml_collections.config_flags": {"cnn_jax.main"},
-    "argparse": {"cnn_jax.benchmark.__main__", "cnn_jax.evaluate", "cnn_jax.predict"},
+    "argparse": {
+        "cnn_jax.benchmark.__main__",
+        "cnn_jax.evaluate",
+        "cnn_jax.predict",
+        "cnn_jax.summary",
+    },
     "tensorflow_datasets": {"cnn_jax.data.tfds"},
     "sklearn": {"cnn_jax.data.digits"},
     "tensorboardX": {"cnn_jax.logs"},

@@ -138,3 +138,24 @@ def test_a_window_names_the_first_step_that_is_not_finite(bad: float) -> None:
     message = re.compile("^loss at step 13 is not finite.*optim.learning_rate", re.DOTALL)
     with pytest.raises(errors.DivergedError, match=message):
         window.totals()
+
+
+def test_distance_equals_eq_9_of_the_paper() -> None:
+    distances, labels = RNG.uniform(0, 20, (8, 7)), RNG.integers(0, 7, 8)
+    values = losses.distance(jnp.asarray(-distances, jnp.float32), jnp.asarray(labels))
+    own = distances[np.arange(8), labels]
+    expected = own + np.log(np.exp(-4) + np.exp(-distances).sum(-1))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "smoothing", "message"),
+    [
+        ("cross_entrpy", 0.0, "unknown train.loss 'cross_entrpy'; did you mean 'cross_entropy'"),
+        ("cross_entropy", 1.0, r"train.label_smoothing must be in \[0, 1\), got 1.0"),
+        ("distance", 0.1, "'distance' has no label smoothing, got 0.1"),
+    ],
+)
+def test_a_bad_loss_is_an_error(name: str, smoothing: float, message: str) -> None:
+    with pytest.raises(errors.UserError, match=message):
+        losses.make(name, smoothing)

@@ -1,5 +1,6 @@
 """The command line of training: what a user sees, and what is left on the disk."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -160,7 +163,16 @@ def test_run_leaves_what_the_readme_says_and_refuses_another_config(tmp_path: Pa
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def is_large(name: str) -> bool:
+    """Whether compiling and running the config's network takes a while."""
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    return NETWORKS[config.model.name].is_large
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if is_large(name) else ()) for name in CONFIGS],
+)
 def test_every_config_runs_in_its_smoke_variant(tmp_path: Path, name: str) -> None:
     result = run(config(name), f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
 """What every registered network promises, and that each computes what its source says."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -9,34 +10,43 @@ import numpy as np
 import pytest
 
 from cnn_jax import models, state
+from tests.networks import NETWORKS
 
-# For each network the shape of an image and the number of parameters with ten classes.
-NETWORKS = {
-    # Géron 2022, chapter 14, model.summary() of the book's notebook.
-    "fashion_cnn": ((28, 28, 1), 1_413_834),
-    # LeCun et al. 1998, Fig. 2, with dense C3 and output: 156 + 2,416 + 48,120 + 10,164 + 850.
-    "lenet": ((32, 32, 1), 61_706),
-    # 28 * 28 * 10 + 10.
-    "logistic_regression": ((28, 28, 1), 7_850),
-    # 28 * 28 * 256 + 256 + 256 * 10 + 10.
-    "mlp": ((28, 28, 1), 203_530),
-}
-MIN_IMAGE_SIZES = {"fashion_cnn": 8, "lenet": 16}
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "relu": lambda x: np.maximum(x, 0),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
 }
-
 each_network = pytest.mark.parametrize("name", models.names())
-with_dropout = [name for name in models.names() if "dropout_rate" in models.options(name)]
+each_network_at_work = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.slow if network.is_large else (),
+        )
+        for name, network in NETWORKS.items()
+    ],
+)
+RATES: Mapping[str, Mapping[str, Any]] = {
+    name: {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
+    for name in models.names()
+}
+with_dropout = [name for name in models.names() if RATES[name] and not NETWORKS[name].is_large]
 
 
-def shapes(name: str, *, train: bool, **init: Any) -> Any:
-    """Shapes and types of the variables that `init` gives."""
-    model = models.create(name, num_classes=10, **init)
+@functools.cache
+def shapes(
+    name: str, *, train: bool = False, dtype: str = "float32", size: int = 0, classes: int = 10
+) -> Any:
+    """Shapes and types of the variables that `init` gives, for small images if there is no size."""
+    return init_shapes(models.create(name, num_classes=classes, dtype=dtype), name, train, size)
+
+
+def init_shapes(model: Any, name: str, train: bool = False, size: int = 0) -> Any:
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    images = jnp.zeros((1, *NETWORKS[name][0]))
+    side = size or NETWORKS[name].size
+    images = jnp.zeros((1, side, side, models.input_shape(name)[2]))
     return jax.eval_shape(lambda: model.init(keys, images, train=train))
 
 
@@ -44,28 +54,49 @@ def random_variables(name: str, **overrides: Any) -> Any:
     """Normal weights that keep the scale of the signal, and biases that are not zero."""
     rng = np.random.default_rng(0)
 
-    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "var":
+            return rng.uniform(0.5, 1.5, leaf.shape)
         fan_in = leaf.size // leaf.shape[-1]
-        return rng.normal(0, fan_in**-0.5 if leaf.ndim > 1 else 0.1, leaf.shape)
+        scale = 1 if path[-1].key == "scale" else 0
+        return scale + rng.normal(0, (2 / fan_in) ** 0.5 if leaf.ndim > 1 else 0.1, leaf.shape)
 
-    return jax.tree.map(draw, shapes(name, train=False, **overrides))
+    model = models.create(name, num_classes=10, **overrides)
+    return jax.tree.map_with_path(draw, init_shapes(model, name))
 
 
 def random_images(name: str, count: int = 2) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(count, *NETWORKS[name][0]))
+    side, channels = NETWORKS[name].size, models.input_shape(name)[2]
+    return np.random.default_rng(1).normal(size=(count, side, side, channels))
 
 
 def logits_of(
-    name: str, *, dtype: str = "float32", train: bool = False, key: int = 0, **overrides: Any
+    name: str,
+    *,
+    dtype: str = "float32",
+    train: bool = False,
+    key: int = 0,
+    images: np.ndarray | None = None,
+    **overrides: Any,
 ) -> jax.Array:
     model = models.create(name, num_classes=10, dtype=dtype, **overrides)
     exact = jnp.float64 if dtype == "float64" else jnp.float32
-    variables, images = jax.tree.map(
+    variables, images_ = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, exact),
-        (random_variables(name, **overrides), random_images(name)),
+        (
+            random_variables(name, **overrides),
+            random_images(name) if images is None else images,
+        ),
     )
-    rngs = {"dropout": jax.random.key(key)} if train else None
-    return cast("jax.Array", model.apply(variables, images, train=train, rngs=rngs))
+
+    @jax.jit
+    def apply(variables: Any, images: jax.Array) -> Any:
+        rngs = {"dropout": jax.random.key(key)}
+        mutable = ["batch_stats"] if train else False
+        return model.apply(variables, images, train=train, rngs=rngs, mutable=mutable)
+
+    result = apply(variables, images_)
+    return cast("jax.Array", result[0] if train else result)
 
 
 def test_every_network_is_in_the_table() -> None:
@@ -74,7 +105,10 @@ def test_every_network_is_in_the_table() -> None:
 
 @each_network
 def test_parameter_count_is_that_of_the_source(name: str) -> None:
-    assert state.count(shapes(name, train=False)["params"]) == NETWORKS[name][1]
+    parameters, classes, _, _ = NETWORKS[name]
+    model = models.create(name, num_classes=classes)
+    variables = init_shapes(model, name, size=models.input_shape(name)[0])
+    assert state.count(variables["params"]) == parameters
 
 
 @each_network
@@ -83,29 +117,72 @@ def test_variables_do_not_depend_on_train(name: str) -> None:
 
 
 @each_network
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_parameters_are_float32_whatever_the_network_computes_in(name: str, dtype: str) -> None:
-    with jax.enable_x64(dtype == "float64"):
-        leaves = jax.tree.leaves(shapes(name, train=False, dtype=dtype))
+def test_parameters_are_float32_whatever_the_network_computes_in(name: str) -> None:
+    leaves = jax.tree.leaves(shapes(name, dtype="bfloat16"))
+    with jax.enable_x64(True):
+        leaves += jax.tree.leaves(shapes(name, dtype="float64"))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
 @each_network
-def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> None:
+def test_too_small_an_image_is_an_error_that_names_the_smallest(name: str) -> None:
+    size = NETWORKS[name].smallest
     model = models.create(name, num_classes=10)
+
+    def init(height: int, width: int) -> Any:
+        images = jnp.zeros((1, height, width, models.input_shape(name)[2]))
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+
+    init(size, size)
+    if size > 1:
+        message = f"at least {size}x{size} pixels, got {size}x{size - 1}"
+        with pytest.raises(ValueError, match=message):
+            init(size, size - 1)
+
+
+@each_network_at_work
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> None:
+    """In evaluation, where no bias is lost in a normalisation; auxiliary heads in training."""
+    model = models.create(name, num_classes=10, **RATES[name])
     images = jnp.asarray(random_images(name), jnp.float32)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), random_variables(name))
 
-    def loss(variables: Any) -> jax.Array:
-        logits = cast("jax.Array", model.apply(variables, images, train=False))
+    def cross_entropy(logits: Any) -> jax.Array:
         return jax.nn.logsumexp(logits, axis=-1).sum() - logits[:, 3].sum()
 
-    for path, gradient in jax.tree.leaves_with_path(jax.grad(loss)(variables)):
+    def evaluation(params: Any) -> jax.Array:
+        return cross_entropy(model.apply({**variables, "params": params}, images, train=False))
+
+    def training(params: Any) -> Any:
+        logits, updates = model.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats", "aux_logits"],
+        )
+        heads = sum(map(cross_entropy, jax.tree.leaves(updates.get("aux_logits", {}))))
+        return cross_entropy(logits) + heads, updates.get("batch_stats", {})
+
+    @jax.jit
+    def gradients(params: Any) -> Any:
+        return jax.grad(evaluation)(params), jax.grad(training, has_aux=True)(params)
+
+    in_evaluation, (in_training, batch_stats) = gradients(variables["params"])
+    for path, gradient in jax.tree.leaves_with_path(in_training):
+        assert np.isfinite(gradient).all(), path
+    heads = [module for module in in_evaluation if module.startswith("aux")]
+    for path, gradient in jax.tree.leaves_with_path(
+        {**in_evaluation, **{head: in_training[head] for head in heads}}
+    ):
         assert np.isfinite(gradient).all(), path
         assert np.any(gradient != 0), path
+    moved = jax.tree.map(
+        lambda new, old: bool(np.all(new != old)), batch_stats, variables.get("batch_stats", {})
+    )
+    assert all(jax.tree.leaves(moved))
 
 
-@each_network
+@each_network_at_work
 def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> None:
     full, half = logits_of(name), logits_of(name, dtype="bfloat16")
     assert full.shape == half.shape == (2, 10)
@@ -114,7 +191,7 @@ def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> N
     np.testing.assert_allclose(half, full, rtol=0, atol=0.05 * np.abs(full).max())
 
 
-@each_network
+@each_network_at_work
 def test_float64_gives_float64_logits_close_to_those_of_float32(name: str) -> None:
     single = logits_of(name)
     with jax.enable_x64(True):
@@ -123,43 +200,31 @@ def test_float64_gives_float64_logits_close_to_those_of_float32(name: str) -> No
     np.testing.assert_allclose(single, double, rtol=0, atol=1e-5 * np.abs(double).max())
 
 
-@each_network
+@each_network_at_work
 def test_evaluation_is_deterministic_and_does_not_mix_images(name: str) -> None:
-    model = models.create(name, num_classes=10)
-    variables, images = random_variables(name), random_images(name)
-    together = cast("jax.Array", model.apply(variables, images, train=False))
-    again = cast("jax.Array", model.apply(variables, images, train=False))
-    alone = cast("jax.Array", model.apply(variables, images[1:2], train=False))
-    np.testing.assert_array_equal(together, again)
-    np.testing.assert_allclose(together[1:2], alone, rtol=1e-4, atol=1e-5)
+    images = random_images(name)
+    together = logits_of(name, images=images)
+    np.testing.assert_array_equal(together, logits_of(name, images=images))
+    other = logits_of(name, images=np.stack([images[1] / 2, images[1]]))
+    np.testing.assert_allclose(together[1], other[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", with_dropout)
 def test_dropout_is_a_function_of_the_key_and_only_active_in_training(name: str) -> None:
-    dropped = logits_of(name, train=True, dropout_rate=0.5, key=0)
-    np.testing.assert_array_equal(dropped, logits_of(name, train=True, dropout_rate=0.5, key=0))
-    assert not np.allclose(dropped, logits_of(name, train=True, dropout_rate=0.5, key=1))
-    evaluated = logits_of(name, dropout_rate=0.5)
+    rates: dict[str, Any] = dict.fromkeys(RATES[name], 0.5)
+    dropped = logits_of(name, train=True, key=0, **rates)
+    np.testing.assert_array_equal(dropped, logits_of(name, train=True, key=0, **rates))
+    assert not np.allclose(dropped, logits_of(name, train=True, key=1, **rates))
+    evaluated = logits_of(name, **rates)
     assert not np.allclose(dropped, evaluated)
-    np.testing.assert_array_equal(logits_of(name, train=True, dropout_rate=0.0), evaluated)
+    if "batch_stats" not in shapes(name):
+        np.testing.assert_array_equal(logits_of(name, train=True, **RATES[name]), evaluated)
 
 
-@pytest.mark.parametrize("name", sorted(set(models.names()) - set(with_dropout)))
-def test_without_dropout_training_and_evaluation_agree(name: str) -> None:
-    np.testing.assert_array_equal(logits_of(name, train=True), logits_of(name))
-
-
-@pytest.mark.parametrize(("name", "size"), MIN_IMAGE_SIZES.items())
-def test_too_small_an_image_is_an_error_that_names_the_smallest(name: str, size: int) -> None:
-    model = models.create(name, num_classes=10)
-
-    def init(height: int, width: int) -> Any:
-        images = jnp.zeros((1, height, width, 1))
-        return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-
-    init(size, size)
-    with pytest.raises(ValueError, match=f"at least {size}x{size} pixels, got {size}x{size - 1}"):
-        init(size, size - 1)
+@pytest.mark.parametrize("name", [name for name in models.names() if not RATES[name]])
+def test_without_dropout_and_normalisation_training_and_evaluation_agree(name: str) -> None:
+    if "batch_stats" not in shapes(name):
+        np.testing.assert_array_equal(logits_of(name, train=True), logits_of(name))
 
 
 def test_options_are_the_fields_that_create_overrides() -> None:
@@ -174,7 +239,8 @@ def test_options_are_the_fields_that_create_overrides() -> None:
 
 def test_an_override_changes_the_network() -> None:
     widths = (5, 4)
-    params = shapes("mlp", train=False, widths=widths)["params"]
+    model = models.create("mlp", num_classes=10, widths=widths)
+    params = init_shapes(model, "mlp")["params"]
     kernels = [params[layer]["kernel"].shape for layer in ("hidden1", "hidden2", "output")]
     assert kernels == [(784, 5), (5, 4), (4, 10)]
 
@@ -183,7 +249,7 @@ def test_an_override_changes_the_network() -> None:
     ("name", "overrides", "message"),
     [
         ("lenett", {}, "unknown model 'lenett'; did you mean 'lenet'?"),
-        ("zzz", {}, "allowed: fashion_cnn, lenet, logistic_regression, mlp"),
+        ("zzz", {}, "allowed: .*fashion_cnn, .*lenet, .*logistic_regression, mlp"),
         ("lenet", {"activtion": "relu"}, "'activtion'; did you mean 'activation'?"),
         ("lenet", {"parent": None}, "'parent'"),
         ("lenet", {"activation": "rleu"}, "'rleu'; did you mean 'relu'?"),

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from cnn_jax import data, metrics, models, optim, sharding, state, steps
+from cnn_jax import data, losses, metrics, models, optim, sharding, state, steps
 from cnn_jax.models import layers
 
 SHAPE = (4, 4, 1)
@@ -82,6 +82,7 @@ def make_steps(
     take: Take = as_it_is,
     seed: int = 0,
     label_smoothing: float = 0.0,
+    auxiliary_weight: float = 0.0,
     steps_per_call: int = 1,
 ) -> steps.TrainSteps:
     """Compiled once for all tests."""
@@ -90,7 +91,8 @@ def make_steps(
         optimizer,
         take,
         seed=seed,
-        label_smoothing=label_smoothing,
+        loss=losses.make("cross_entropy", label_smoothing),
+        auxiliary_weight=auxiliary_weight,
         steps_per_call=steps_per_call,
         mesh=MESH,
     )
@@ -278,3 +280,31 @@ def test_an_evaluation_step_counts_what_has_weight_and_changes_nothing() -> None
     np.testing.assert_allclose(
         sums["loss"][0], 3 * mean_loss(current.params, batch, 0.0), rtol=1e-5
     )
+
+
+class WithHeads(nn.Module):
+    """One dense layer and two auxiliary heads."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = images.reshape(len(images), -1)
+        for name in ("aux1", "aux2"):
+            if layers.wants_auxiliary(self, True, train):
+                layers.sow_auxiliary(self, name, nn.Dense(10, name=name)(x))
+        return nn.Dense(10, name="output")(x)
+
+
+@pytest.mark.parametrize("auxiliary_weight", [0.0, 0.3])
+def test_auxiliary_heads_add_their_weighted_losses(auxiliary_weight: float) -> None:
+    model, batch = WithHeads(), make_batch([1, 1, 0, 1, 0, 0])
+    before = initial(model, SGD).params
+    after, _ = make_step(model, auxiliary_weight=auxiliary_weight)(create(model), batch)
+    for name, weight in (("output", 1.0), ("aux1", auxiliary_weight), ("aux2", auxiliary_weight)):
+
+        def loss(layer: Any, weight: float = weight) -> jax.Array:
+            logits = batch["image"].reshape(6, -1) @ layer["kernel"] + layer["bias"]
+            own = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
+            return -weight * (own[:, 0] * batch["weight"]).sum() / 3
+
+        expected = jax.tree.map(lambda p, g: p - g, before[name], jax.grad(loss)(before[name]))
+        assert_close(after.params[name], expected)

@@ -1,5 +1,265 @@
-"""To be written."""
+"""AlexNet, its descendants in Caffe and torchvision, and ZFNet: five convolutions, three dense.
 
+Krizhevsky, Sutskever & Hinton 2012, 'ImageNet Classification with Deep Convolutional Neural
+Networks' (doi:10.1145/3065386), Fig. 2: `alexnet`, 60,965,224 parameters for 1000 classes.
+
+- `alexnet_single`: the same widths in one stream.
+- `alexnet_caffe`, `caffenet`: Caffe's bvlc_alexnet and bvlc_reference_caffenet. Response
+  normalisation divides alpha by its size, adds 1 and sees both streams; CaffeNet pools first.
+- `alexnet_owt`: torchvision's, after Krizhevsky 2014, 'One weird trick for parallelizing
+  convolutional neural networks' (arXiv:1404.5997): 61,100,840 parameters.
+- `alexnet_d2l`: Zhang, Lipton, Li & Smola 2023, 'Dive into Deep Learning', section 8.1.
+- `zfnet512`: Zeiler & Fergus 2013, 'Visualizing and Understanding Convolutional Networks'
+  (arXiv:1311.2901), as in the ONNX model zoo: 87,250,536 parameters, its shapes at each layer.
+
+Departures from the papers: AlexNet's images have 227 pixels, of which the paper speaks as 224. Each
+of its streams normalises its own maps, which the formula leaves open: in Fig. 2 the streams meet in
+conv3 and in the dense layers alone. torchvision's conv4 has 256 maps, Krizhevsky 2014 has 384; its
+weights start here as there, but its biases from 0, and the shape of fc6 follows the images at
+`init`, where torchvision pools every image to 6x6. The zoo's ZFNet normalises before pooling, its
+conv4 has 512 maps, where the paper's widened one has 1024, and its fc7 1024 units; the constants of
+its normalisation (here AlexNet's) and its poolings (here 3x3, rounded up) are not certain.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Initializer
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
 from cnn_jax.models import layers
 
-VARIANTS: dict[str, layers.Variant] = {}
+# By number of the convolution, in all of these networks.
+NORMALIZED = frozenset({1, 2})
+POOLED = frozenset({1, 2, 5})
+SPLIT = frozenset({2, 4, 5})  # each stream sees its own maps alone
+RAISED = frozenset({2, 4, 5})  # the biases start as those of the hidden dense layers do
+
+
+class Convolution(NamedTuple):
+    """`features` kernels of `size` by `size` pixels."""
+
+    features: int
+    size: int
+    stride: int
+    padding: int
+
+
+class ResponseNorm(NamedTuple):
+    """Constants of `ops.local_response_norm`, and whether its windows reach across streams."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    divide_by_size: bool
+    across_streams: bool
+
+
+class Initial(NamedTuple):
+    """Where the parameters start.
+
+    Attributes:
+      kernel: of all layers but the next.
+      hidden_kernel: of the hidden dense layers.
+      bias: of those and of the convolutions in `RAISED`; all others start at 0.
+    """
+
+    kernel: Initializer
+    hidden_kernel: Initializer
+    bias: float
+
+
+_gaussian = nn.initializers.normal
+# What torch gives its layers: uniform, variance 1 / (3 fan_in).
+_torch = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class AlexNet(nn.Module):
+    """Five convolutions, poolings after the first, second and last, then dense layers.
+
+    Attributes:
+      num_classes: units of the last dense layer.
+      convolutions: conv1 and so on.
+      hidden: units of fc6 and fc7.
+      streams: halves, or other parts, of the maps that conv2, conv4 and conv5 keep apart.
+      local_response_norm: whether the first two layers are normalised at all.
+      response_norm: its constants.
+      pool_first: whether pooling comes before normalisation.
+      overlapping_pooling: windows of 3x3 instead of 2x2 pixels, either with stride 2.
+      ceil_mode: whether the number of windows is rounded up.
+      activation: a key of `layers.ACTIVATIONS`.
+      dropout_rate: of fc6 and fc7.
+      dropout_on_input: whether it drops what enters these layers instead of what leaves them.
+      initial: where the parameters start.
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    convolutions: tuple[Convolution, ...] = (
+        Convolution(96, 11, 4, 0),
+        Convolution(256, 5, 1, 2),
+        Convolution(384, 3, 1, 1),
+        Convolution(384, 3, 1, 1),
+        Convolution(256, 3, 1, 1),
+    )
+    hidden: tuple[int, ...] = (4096, 4096)
+    streams: int = 1
+    local_response_norm: bool = True
+    response_norm: ResponseNorm = ResponseNorm(5, 1e-4, 0.75, 2.0, False, False)
+    pool_first: bool = False
+    overlapping_pooling: bool = True
+    ceil_mode: bool = False
+    activation: str = "relu"
+    dropout_rate: float = 0.5
+    dropout_on_input: bool = False
+    initial: Initial = Initial(_gaussian(0.01), _gaussian(0.01), 1.0)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, self._min_image_size(), "alexnet")
+        activation = layers.activation(self.activation)
+        drop = nn.Dropout(self.dropout_rate, deterministic=not train)
+        x = images
+        for number in range(1, len(self.convolutions) + 1):
+            # AlexNet: [B, 27, 27, 96], [B, 13, 13, 256], [B, 13, 13, 384] twice, [B, 6, 6, 256]
+            x = self._shrink(number, activation(self._convolve(number, x)))
+        x = layers.flatten(x)  # [B, 9216]
+        for number, width in enumerate(self.hidden, 6):
+            x = drop(x) if self.dropout_on_input else x
+            x = activation(self._dense(f"fc{number}", width, x))
+            x = x if self.dropout_on_input else drop(x)
+        output = nn.Dense(
+            self.num_classes, kernel_init=self.initial.kernel, dtype=self.dtype, name="fc8"
+        )
+        return layers.as_logits(output(x))
+
+    def _convolve(self, number: int, x: jax.Array) -> jax.Array:
+        features, size, stride, padding = self.convolutions[number - 1]
+        conv = layers.Conv(
+            features,
+            (size, size),
+            stride,
+            padding,
+            groups=self.streams if number in SPLIT else 1,
+            kernel_init=self.initial.kernel,
+            bias_init=nn.initializers.constant(self.initial.bias if number in RAISED else 0.0),
+            dtype=self.dtype,
+            name=f"conv{number}",
+        )
+        return conv(x)
+
+    def _dense(self, name: str, width: int, x: jax.Array) -> jax.Array:
+        dense = nn.Dense(
+            width,
+            kernel_init=self.initial.hidden_kernel,
+            bias_init=nn.initializers.constant(self.initial.bias),
+            dtype=self.dtype,
+            name=name,
+        )
+        return dense(x)
+
+    def _shrink(self, number: int, x: jax.Array) -> jax.Array:
+        """Normalisation and pooling, where and in the order that the network has them."""
+        steps = []
+        if number in NORMALIZED and self.local_response_norm:
+            steps.append(self._normalize)
+        if number in POOLED:
+            steps.append(self._pool)
+        for step in reversed(steps) if self.pool_first else steps:
+            x = step(x)
+        return x
+
+    def _normalize(self, x: jax.Array) -> jax.Array:
+        norm = self.response_norm
+        parts = 1 if norm.across_streams else self.streams
+        # Streams are made columns, so that no window reaches from one into the other.
+        apart = x.reshape(*x.shape[:2], x.shape[2] * parts, x.shape[3] // parts)
+        normalized = ops.local_response_norm(
+            apart,
+            size=norm.size,
+            alpha=norm.alpha,
+            beta=norm.beta,
+            k=norm.k,
+            divide_by_size=norm.divide_by_size,
+        )
+        return normalized.reshape(x.shape)
+
+    def _pool(self, x: jax.Array) -> jax.Array:
+        return ops.max_pool(x, self._window(), stride=2, ceil_mode=self.ceil_mode)
+
+    def _window(self) -> int:
+        return 3 if self.overlapping_pooling else 2
+
+    def _min_image_size(self) -> int:
+        """The images of which a single pixel is left for fc6."""
+        side = 1
+        for number in range(len(self.convolutions), 0, -1):
+            if number in POOLED:
+                side = 2 * (side - 1) + self._window() - self.ceil_mode
+            _, size, stride, padding = self.convolutions[number - 1]
+            side = stride * (side - 1) + size - 2 * padding
+        return side
+
+
+_OWT = (
+    Convolution(64, 11, 4, 2),
+    Convolution(192, 5, 1, 2),
+    Convolution(384, 3, 1, 1),
+    Convolution(256, 3, 1, 1),
+    Convolution(256, 3, 1, 1),
+)
+_ZFNET = (
+    Convolution(96, 7, 2, 0),
+    Convolution(256, 5, 2, 0),
+    Convolution(512, 3, 1, 1),
+    Convolution(512, 3, 1, 1),
+    Convolution(512, 3, 1, 1),
+)
+_caffe = partial(AlexNet, streams=2, response_norm=ResponseNorm(5, 1e-4, 0.75, 1.0, True, True))
+
+VARIANTS = {
+    "alexnet": layers.Variant(partial(AlexNet, streams=2), (227, 227, 3)),
+    "alexnet_single": layers.Variant(AlexNet, (227, 227, 3)),
+    "alexnet_caffe": layers.Variant(
+        partial(_caffe, initial=Initial(_gaussian(0.01), _gaussian(0.005), 0.1)), (227, 227, 3)
+    ),
+    "caffenet": layers.Variant(
+        partial(_caffe, pool_first=True, initial=Initial(_gaussian(0.01), _gaussian(0.005), 1.0)),
+        (227, 227, 3),
+    ),
+    "alexnet_owt": layers.Variant(
+        partial(
+            AlexNet,
+            convolutions=_OWT,
+            local_response_norm=False,
+            dropout_on_input=True,
+            initial=Initial(_torch, _torch, 0.0),
+        ),
+        (224, 224, 3),
+    ),
+    "alexnet_d2l": layers.Variant(
+        partial(
+            AlexNet,
+            convolutions=(Convolution(96, 11, 4, 1), *AlexNet.convolutions[1:]),
+            local_response_norm=False,
+            initial=Initial(layers.glorot_uniform, layers.glorot_uniform, 0.0),
+        ),
+        (224, 224, 1),
+    ),
+    "zfnet512": layers.Variant(
+        partial(
+            AlexNet,
+            convolutions=_ZFNET,
+            hidden=(4096, 1024),
+            ceil_mode=True,
+            initial=Initial(_gaussian(0.01), _gaussian(0.01), 0.0),
+        ),
+        (224, 224, 3),
+    ),
+}

@@ -1,5 +1,208 @@
-"""To be written."""
+"""GoogLeNet, the first Inception network.
 
-from cnn_jax.models import layers
+Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke & Rabinovich 2014, 'Going Deeper with
+Convolutions' (arXiv:1409.4842), Table 1 and section 5; what they leave open, such as the response
+normalisation, is as in the Caffe model bvlc_googlenet. `googlenet`: 6,998,552 parameters for
+224x224x3 images and 1000 classes, 13,378,280 with both auxiliary heads, whose size depends on that
+of the images. `googlenet_bn`, torchvision's: 6,624,904 and 13,004,888.
 
-VARIANTS: dict[str, layers.Variant] = {}
+Departures from the paper: none in `googlenet`; its convolutions start as in Caffe, uniform with
+variance 1 / fan_in and biases of 0.2. `googlenet_bn` normalises batches, not channels, has 3x3 for
+5x5 convolutions (https://github.com/pytorch/vision/issues/906), pools 2x2 pixels before 5a, and
+makes 4x4 pixels of any image in the auxiliary heads; its weights start from He's normal
+distribution.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
+from cnn_jax.models import branches, layers
+from cnn_jax.models.branches import Branches, Pair, Part, padded
+
+MIN_IMAGE_SIZE = 31  # below this nothing is left of the image before 5a,
+MIN_IMAGE_SIZE_AUXILIARY = 47  # or, with auxiliary heads, in them
+MIN_IMAGE_SIZE_BN = 15
+
+# The auxiliary heads by the block that they are on, and what their logits are called: sorted, that
+# is the order in which torchvision returns them.
+HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"inception4a": ("aux1", "shallow"), "inception4d": ("aux2", "deep")}
+)
+
+_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+_bias = nn.initializers.constant(0.2)
+_pool = partial(ops.max_pool, window=3, stride=2, ceil_mode=True)
+_response_norm = partial(
+    ops.local_response_norm, size=5, alpha=1e-4, beta=0.75, k=1.0, divide_by_size=True
+)
+
+
+class GoogLeNet(nn.Module):
+    """Nine inception blocks; layers named as in torchvision.
+
+    Attributes:
+      num_classes: the number of logits.
+      batch_norm: whether to be torchvision's variant.
+      dropout_rate: before the classifier.
+      auxiliary_dropout_rate: before those of the auxiliary heads.
+      auxiliary_heads: whether there are any.
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    batch_norm: bool = False
+    dropout_rate: float = 0.4
+    auxiliary_dropout_rate: float = 0.7
+    auxiliary_heads: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        auxiliary = layers.wants_auxiliary(self, self.auxiliary_heads, train)
+        minimum = self._min_image_size(auxiliary)
+        layers.check_image_size(images, minimum, "googlenet_bn" if self.batch_norm else "googlenet")
+        conv, dense = self._conv(train), partial(nn.Dense, dtype=self.dtype)
+        if not self.batch_norm:
+            dense = partial(dense, kernel_init=_uniform)
+        x = images
+        for name, part in _parts(self.batch_norm).items():
+            x = branches.apply(name, part, x, conv)
+            if auxiliary and name in HEADS:
+                head_name, logits_name = HEADS[name]
+                head = AuxiliaryHead(
+                    self.num_classes,
+                    self.auxiliary_dropout_rate,
+                    conv,
+                    dense,
+                    adaptive_pool if self.batch_norm else _pool_5x5,
+                    name=head_name,
+                )
+                layers.sow_auxiliary(self, logits_name, head(x, train=train))
+        x = ops.global_avg_pool(x)  # [B, 1024]
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return layers.as_logits(dense(self.num_classes, name="fc")(x))
+
+    def _min_image_size(self, auxiliary: bool) -> int:
+        if self.batch_norm:
+            return MIN_IMAGE_SIZE_BN
+        return MIN_IMAGE_SIZE_AUXILIARY if auxiliary else MIN_IMAGE_SIZE
+
+    def _conv(self, train: bool) -> layers.ModuleDef:
+        if not self.batch_norm:
+            return partial(RectifiedConv, dtype=self.dtype)
+        norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=1e-3)
+        return partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
+
+
+class RectifiedConv(nn.Module):
+    """A convolution with bias and its ReLU, as initialised in the Caffe model; child `conv`."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    stride: int = 1
+    padding: int | tuple[int, int] = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = layers.Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            kernel_init=_uniform,
+            bias_init=_bias,
+            dtype=self.dtype,
+            name="conv",
+        )
+        return nn.relu(conv(x))
+
+
+class AuxiliaryHead(nn.Module):
+    """A classifier on an intermediate block, `[B, 14, 14, C]` to `[B, num_classes]` (section 5)."""
+
+    num_classes: int
+    dropout_rate: float
+    conv: layers.ModuleDef
+    dense: layers.ModuleDef
+    pool: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = self.conv(128, (1, 1), name="conv")(self.pool(x))  # [B, 4, 4, 128]
+        x = nn.relu(self.dense(1024, name="fc1")(layers.flatten(x)))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return self.dense(self.num_classes, name="fc2")(x)
+
+
+def _pool_5x5(x: jax.Array) -> jax.Array:
+    return ops.avg_pool(x, 5, 3, ceil_mode=True)
+
+
+def adaptive_pool(x: jax.Array, size: int = 4) -> jax.Array:
+    """Means over a grid of `size` by `size` windows, `[B, H, W, C]` to `[B, size, size, C]`.
+
+    Window `i` goes from pixel `i H / size`, rounded down, to `(i + 1) H / size`, rounded up, as in
+    torch: where `size` does not divide `H`, windows overlap by a pixel or differ in height.
+    """
+    for axis in (1, 2):
+        length = x.shape[axis]
+        bounds = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+        means = [jax.lax.slice_in_dim(x, *ends, axis=axis).mean(axis) for ends in bounds]
+        x = jnp.stack(means, axis)
+    return x
+
+
+def _block(one: int, three: Pair, five: Pair, projection: int, size: int = 5) -> Branches:
+    """A block by the columns of its row in Table 1: `three` and `five` with the 1x1 before each."""
+    return {
+        "branch1": (padded(one),),
+        "branch2": (padded(three[0]), padded(three[1], 3)),
+        "branch3": (padded(five[0]), padded(five[1], size)),
+        "branch4": (partial(ops.max_pool, window=3, stride=1, padding=1), padded(projection)),
+    }
+
+
+def _parts(batch_norm: bool) -> dict[str, Part]:
+    """The network from the image to the last block."""
+    norm = _identity if batch_norm else _response_norm
+    block = partial(_block, size=3 if batch_norm else 5)
+    return {
+        "conv1": padded(64, 7, 2),
+        "maxpool1": _pool,
+        "norm1": norm,
+        "conv2": padded(64),
+        "conv3": padded(192, 3),
+        "norm2": norm,
+        "maxpool2": _pool,  # [B, 28, 28, 192] for a 224x224 image
+        "inception3a": block(64, (96, 128), (16, 32), 32),
+        "inception3b": block(128, (128, 192), (32, 96), 64),
+        "maxpool3": _pool,  # [B, 14, 14, 480]
+        "inception4a": block(192, (96, 208), (16, 48), 64),
+        "inception4b": block(160, (112, 224), (24, 64), 64),
+        "inception4c": block(128, (128, 256), (24, 64), 64),
+        "inception4d": block(112, (144, 288), (32, 64), 64),
+        "inception4e": block(256, (160, 320), (32, 128), 128),
+        "maxpool4": partial(_pool, window=2 if batch_norm else 3),  # [B, 7, 7, 832]
+        "inception5a": block(256, (160, 320), (32, 128), 128),
+        "inception5b": block(384, (192, 384), (48, 128), 128),
+    }
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+VARIANTS = {
+    "googlenet": layers.Variant(GoogLeNet, (224, 224, 3)),
+    "googlenet_bn": layers.Variant(
+        partial(GoogLeNet, batch_norm=True, dropout_rate=0.2), (224, 224, 3)
+    ),
+}

@@ -1,5 +1,227 @@
-"""To be written."""
+"""Inception v2 and v3.
 
-from cnn_jax.models import layers
+`bn_inception`: Ioffe & Szegedy 2015, 'Batch Normalization: Accelerating Deep Network Training by
+Reducing Internal Covariate Shift', ICML (arXiv:1502.03167), Fig. 5, in the layout of the ONNX model
+zoo's inception-v2: 11,194,984 parameters for 1000 classes, which are 69 convolutions with
+10,150,080 weights, scale and shift of their 9,952 channels, and the classifier's 1,025,000.
+`inception_v3`: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna 2016, 'Rethinking the Inception
+Architecture for Computer Vision', CVPR (arXiv:1512.00567), Table 1, as in torchvision: 23,834,568
+parameters, 27,161,264 with the auxiliary head.
 
-VARIANTS: dict[str, layers.Variant] = {}
+Departures from the papers: in `bn_inception` the first convolution is not a separable one; blocks
+4c and 4d project the pooled image to 96 channels, not 128, which gives the depth of 576 that Fig. 5
+states; padding does not count in average pooling. In `inception_v3` it does; its two convolutions
+at the stem's end have widths 80 and 192 at 73 and 71 pixels, the grids of 17 and 8 pixels come from
+Fig. 10 throughout, and the auxiliary head is normalised in both convolutions, all as in the
+authors' released model. Weights start from He's normal distribution.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
+from cnn_jax.models import branches, layers
+from cnn_jax.models.branches import Branches, Pair, Part, padded, valid
+
+Pool = Callable[[jax.Array], jax.Array]
+
+MIN_IMAGE_SIZE_V2 = 7  # below this nothing is left of the image after the stem
+MIN_IMAGE_SIZE_V3 = 75  # below this nothing is left of the image before the last blocks
+MIN_IMAGE_SIZE_V3_AUXILIARY = 299  # below this nothing is left of the image in the auxiliary head
+
+_halve = partial(ops.max_pool, window=3, stride=2)
+_maximum = partial(ops.max_pool, window=3, stride=1, padding=1)
+_average = partial(ops.avg_pool, window=3, stride=1, padding=1)
+_average_inside = partial(_average, count_include_pad=False)
+
+
+class BNInception(nn.Module):
+    """Inception v2; blocks and branches are named as in the Caffe model that ONNX's comes from."""
+
+    num_classes: int
+    dropout_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, MIN_IMAGE_SIZE_V2, "bn_inception")
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
+        x = images
+        for name, part in _V2.items():
+            x = branches.apply(name, part, x, conv)
+        x = ops.global_avg_pool(x)  # [B, 1024]
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x))
+
+
+class InceptionV3(nn.Module):
+    """Inception v3; layers named as in torchvision, whose `AuxLogits` is `aux`."""
+
+    num_classes: int
+    dropout_rate: float = 0.5
+    auxiliary_heads: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        auxiliary = layers.wants_auxiliary(self, self.auxiliary_heads, train)
+        minimum = MIN_IMAGE_SIZE_V3_AUXILIARY if auxiliary else MIN_IMAGE_SIZE_V3
+        layers.check_image_size(images, minimum, "inception_v3")
+        norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=1e-3)
+        conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
+        x = images
+        for name, part in _V3.items():
+            x = branches.apply(name, part, x, conv, first=1)
+            if auxiliary and name == "Mixed_6e":
+                head = AuxiliaryHead(self.num_classes, conv, self.dtype, name="aux")
+                layers.sow_auxiliary(self, "aux1", head(x))
+        x = ops.global_avg_pool(x)  # [B, 2048]
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+
+
+class AuxiliaryHead(nn.Module):
+    """A classifier on the last grid of 17x17 pixels (Fig. 8), `[B, H, W, C]` to `[B, classes]`."""
+
+    num_classes: int
+    conv: layers.ModuleDef
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = ops.avg_pool(x, 5, 3)  # [B, 5, 5, 768] for a 299x299 image
+        x = self.conv(128, (1, 1), name="conv0")(x)
+        x = self.conv(768, (5, 5), name="conv1")(x)
+        x = ops.global_avg_pool(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
+
+
+def _halve_up(x: jax.Array) -> jax.Array:
+    """Maximum pooling to as many pixels as a padded convolution of stride 2 gives.
+
+    Odd sizes, which images of 224 pixels never lead to, need padding on all sides for that.
+    """
+    return ops.max_pool(x, 3, 2, (x.shape[1] % 2, x.shape[2] % 2), ceil_mode=True)
+
+
+def _v2(
+    one: int, three: Pair, double: Pair, projection: int, pool: Pool = _average_inside
+) -> Branches:
+    """A block of Fig. 5 that keeps the image's size, by the columns of its row."""
+    return {
+        "1x1": (padded(one),),
+        "3x3": (padded(three[0]), padded(three[1], 3)),
+        "double3x3": (padded(double[0]), padded(double[1], 3), padded(double[1], 3)),
+        "pool": (pool, padded(projection)),
+    }
+
+
+def _v2_halving(three: Pair, double: Pair) -> Branches:
+    """A block of Fig. 5 with stride 2."""
+    return {
+        "3x3": (padded(three[0]), padded(three[1], 3, 2)),
+        "double3x3": (padded(double[0]), padded(double[1], 3), padded(double[1], 3, 2)),
+        "pool": (_halve_up,),
+    }
+
+
+_V2: Mapping[str, Part] = MappingProxyType(
+    {
+        "conv1": padded(64, 7, 2),
+        "pool1": partial(_halve, ceil_mode=True),
+        "conv2_reduce": padded(64),
+        "conv2": padded(192, 3),
+        "pool2": partial(_halve, ceil_mode=True),  # [B, 28, 28, 192] for a 224x224 image
+        "inception_3a": _v2(64, (64, 64), (64, 96), 32),
+        "inception_3b": _v2(64, (64, 96), (64, 96), 64),
+        "inception_3c": _v2_halving((128, 160), (64, 96)),  # [B, 14, 14, 576]
+        "inception_4a": _v2(224, (64, 96), (96, 128), 128),
+        "inception_4b": _v2(192, (96, 128), (96, 128), 128),
+        "inception_4c": _v2(160, (128, 160), (128, 160), 96),
+        "inception_4d": _v2(96, (128, 192), (160, 192), 96),
+        "inception_4e": _v2_halving((128, 192), (192, 256)),  # [B, 7, 7, 1024]
+        "inception_5a": _v2(352, (192, 320), (160, 224), 128),
+        "inception_5b": _v2(352, (192, 320), (192, 224), 128, pool=_maximum),
+    }
+)
+
+
+def _v3_a(pool: int) -> Branches:
+    """Fig. 5."""
+    return {
+        "branch1x1": (padded(64),),
+        "branch5x5": (padded(48), padded(64, 5)),
+        "branch3x3dbl": (padded(64), padded(96, 3), padded(96, 3)),
+        "branch_pool": (_average, padded(pool)),
+    }
+
+
+def _v3_c(width: int) -> Branches:
+    """Fig. 6 with n = 7."""
+    row, column = padded(width, (1, 7)), padded(width, (7, 1))
+    return {
+        "branch1x1": (padded(192),),
+        "branch7x7": (padded(width), row, padded(192, (7, 1))),
+        "branch7x7dbl": (padded(width), column, row, column, padded(192, (1, 7))),
+        "branch_pool": (_average, padded(192)),
+    }
+
+
+_V3_E: Branches = {  # Fig. 7.
+    "branch1x1": (padded(320),),
+    "branch3x3": (padded(384), (padded(384, (1, 3)), padded(384, (3, 1)))),
+    "branch3x3dbl": (
+        padded(448),
+        padded(384, 3),
+        (padded(384, (1, 3)), padded(384, (3, 1))),
+    ),
+    "branch_pool": (_average, padded(192)),
+}
+
+_V3: Mapping[str, Part] = MappingProxyType(
+    {
+        "Conv2d_1a_3x3": valid(32, 3, 2),
+        "Conv2d_2a_3x3": valid(32, 3),
+        "Conv2d_2b_3x3": padded(64, 3),
+        "maxpool1": _halve,
+        "Conv2d_3b_1x1": padded(80),
+        "Conv2d_4a_3x3": valid(192, 3),
+        "maxpool2": _halve,  # [B, 35, 35, 192] for a 299x299 image
+        "Mixed_5b": _v3_a(32),
+        "Mixed_5c": _v3_a(64),
+        "Mixed_5d": _v3_a(64),
+        "Mixed_6a": {  # Fig. 10; [B, 17, 17, 768]
+            "branch3x3": (valid(384, 3, 2),),
+            "branch3x3dbl": (padded(64), padded(96, 3), valid(96, 3, 2)),
+            "branch_pool": (_halve,),
+        },
+        "Mixed_6b": _v3_c(128),
+        "Mixed_6c": _v3_c(160),
+        "Mixed_6d": _v3_c(160),
+        "Mixed_6e": _v3_c(192),
+        "Mixed_7a": {  # [B, 8, 8, 1280]
+            "branch3x3": (padded(192), valid(320, 3, 2)),
+            "branch7x7x3": (
+                padded(192),
+                padded(192, (1, 7)),
+                padded(192, (7, 1)),
+                valid(192, 3, 2),
+            ),
+            "branch_pool": (_halve,),
+        },
+        "Mixed_7b": _V3_E,
+        "Mixed_7c": _V3_E,  # [B, 8, 8, 2048]
+    }
+)
+
+VARIANTS = {
+    "bn_inception": layers.Variant(BNInception, (224, 224, 3)),
+    "inception_v3": layers.Variant(InceptionV3, (299, 299, 3)),
+}

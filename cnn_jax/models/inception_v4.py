@@ -1,5 +1,224 @@
-"""To be written."""
+"""Inception v4 and Inception-ResNet v2.
 
-from cnn_jax.models import layers
+Szegedy, Ioffe, Vanhoucke & Alemi 2016, 'Inception-v4, Inception-ResNet and the Impact of Residual
+Connections on Learning' (arXiv:1602.07261): `inception_v4` is Fig. 9 with the blocks of Figs. 3 to
+8, 42,679,816 parameters for 1000 classes. `inception_resnet_v2` is the model that the authors
+released with TensorFlow, 55,843,464 parameters. Both as in timm, without the released models'
+auxiliary heads, of which the paper says nothing.
 
-VARIANTS: dict[str, layers.Variant] = {}
+Departures from the paper: none in `inception_v4`. `inception_resnet_v2` begins like Inception v3,
+not with the stem of Fig. 3, has twice the residual blocks of Fig. 15, other widths than Figs. 16 to
+19 and a 1x1 convolution before the classifier, all as released. Weights start from He's normal
+distribution.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
+from cnn_jax.models import branches, layers
+from cnn_jax.models.branches import Branches, Part, padded, valid
+
+MIN_IMAGE_SIZE = 75  # below this nothing is left of the image before the last blocks
+
+_halve = partial(ops.max_pool, window=3, stride=2)
+_average = partial(ops.avg_pool, window=3, stride=1, padding=1, count_include_pad=False)
+
+
+class InceptionV4(nn.Module):
+    """A stem, then inception blocks A, B and C with a reduction after A and after B."""
+
+    num_classes: int
+    dropout_rate: float = 0.2
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_v4")
+        conv = _conv(train, self.dtype)
+        x = images
+        for name, part in PARTS.items():
+            x = branches.apply(name, part, x, conv)
+        x = ops.global_avg_pool(x)  # [B, 1536]
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        dense = nn.Dense(self.num_classes, dtype=self.dtype, name="last_linear")
+        return layers.as_logits(dense(x))
+
+
+class InceptionResNetV2(nn.Module):
+    """Residual inception blocks, named by the size of image that they see (Figs. 16, 17, 19)."""
+
+    num_classes: int
+    dropout_rate: float = 0.2
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
+        conv = _conv(train, self.dtype)
+        block = partial(ResidualBlock, conv=conv, dtype=self.dtype)
+        x = images
+        for name, part in _RESNET_STEM.items():
+            x = branches.apply(name, part, x, conv)
+        for i in range(10):
+            x = nn.relu(block(_BLOCK_35, scale=0.17, name=f"block35_{i}")(x))
+        x = branches.apply("mixed_6a", _RESNET_REDUCTION_A, x, conv)  # [B, 17, 17, 1088]
+        for i in range(20):
+            x = nn.relu(block(_BLOCK_17, scale=0.1, name=f"block17_{i}")(x))
+        x = branches.apply("mixed_7a", _RESNET_REDUCTION_B, x, conv)  # [B, 8, 8, 2080]
+        for i in range(9):
+            x = nn.relu(block(_BLOCK_8, scale=0.2, name=f"block8_{i}")(x))
+        x = block(_BLOCK_8, scale=1.0, name="block8")(x)  # The last one has no ReLU.
+        x = branches.apply("conv2d_7b", padded(1536), x, conv)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
+        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="classif")(x))
+
+
+class ResidualBlock(nn.Module):
+    """Branches, a linear 1x1 convolution and a shortcut, `[B, H, W, C]` to the same (Fig. 20).
+
+    Attributes:
+      branches: of the block.
+      scale: of the residual, so that training is stable (section 3.3).
+      conv: makes the branches' convolutions.
+      dtype: what is computed in.
+    """
+
+    branches: Branches
+    scale: float
+    conv: layers.ModuleDef
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        residual = branches.concatenated(x, self.branches, self.conv)
+        expand = layers.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name="conv2d")
+        return x + self.scale * expand(residual)
+
+
+def _conv(train: bool, dtype: DTypeLike) -> layers.ModuleDef:
+    norm = layers.batch_norm(train=train, dtype=dtype, epsilon=1e-3)
+    return partial(layers.ConvNorm, norm=norm, dtype=dtype)
+
+
+_INCEPTION_A: Branches = MappingProxyType(  # Fig. 4
+    {
+        "branch0": (padded(96),),
+        "branch1": (padded(64), padded(96, 3)),
+        "branch2": (padded(64), padded(96, 3), padded(96, 3)),
+        "branch3": (_average, padded(96)),
+    }
+)
+_INCEPTION_B: Branches = MappingProxyType(  # Fig. 5
+    {
+        "branch0": (padded(384),),
+        "branch1": (padded(192), padded(224, (1, 7)), padded(256, (7, 1))),
+        "branch2": (
+            padded(192),
+            padded(192, (7, 1)),
+            padded(224, (1, 7)),
+            padded(224, (7, 1)),
+            padded(256, (1, 7)),
+        ),
+        "branch3": (_average, padded(128)),
+    }
+)
+_ENDS = (padded(256, (1, 3)), padded(256, (3, 1)))
+_INCEPTION_C: Branches = MappingProxyType(  # Fig. 6
+    {
+        "branch0": (padded(256),),
+        "branch1": (padded(384), _ENDS),
+        "branch2": (padded(384), padded(448, (3, 1)), padded(512, (1, 3)), _ENDS),
+        "branch3": (_average, padded(256)),
+    }
+)
+
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        "conv1": valid(32, 3, 2),  # Fig. 3, as far as mixed_5a
+        "conv2": valid(32, 3),
+        "conv3": padded(64, 3),
+        "mixed_3a": {"maxpool": (_halve,), "conv": (valid(96, 3, 2),)},
+        "mixed_4a": {
+            "branch0": (padded(64), valid(96, 3)),
+            "branch1": (padded(64), padded(64, (1, 7)), padded(64, (7, 1)), valid(96, 3)),
+        },
+        "mixed_5a": {"conv": (valid(192, 3, 2),), "maxpool": (_halve,)},
+        **{f"inception_a{i}": _INCEPTION_A for i in range(4)},  # [B, 35, 35, 384] for 299x299
+        "reduction_a": {  # Fig. 7, with the widths of Table 1
+            "branch0": (valid(384, 3, 2),),
+            "branch1": (padded(192), padded(224, 3), valid(256, 3, 2)),
+            "branch2": (_halve,),
+        },
+        **{f"inception_b{i}": _INCEPTION_B for i in range(7)},  # [B, 17, 17, 1024]
+        "reduction_b": {  # Fig. 8
+            "branch0": (padded(192), valid(192, 3, 2)),
+            "branch1": (padded(256), padded(256, (1, 7)), padded(320, (7, 1)), valid(320, 3, 2)),
+            "branch2": (_halve,),
+        },
+        **{f"inception_c{i}": _INCEPTION_C for i in range(3)},  # [B, 8, 8, 1536]
+    }
+)
+
+_RESNET_STEM: Mapping[str, Part] = MappingProxyType(
+    {
+        "conv2d_1a": valid(32, 3, 2),
+        "conv2d_2a": valid(32, 3),
+        "conv2d_2b": padded(64, 3),
+        "maxpool_3a": _halve,
+        "conv2d_3b": padded(80),
+        "conv2d_4a": valid(192, 3),
+        "maxpool_5a": _halve,
+        "mixed_5b": {  # [B, 35, 35, 320]
+            "branch0": (padded(96),),
+            "branch1": (padded(48), padded(64, 5)),
+            "branch2": (padded(64), padded(96, 3), padded(96, 3)),
+            "branch3": (_average, padded(64)),
+        },
+    }
+)
+_BLOCK_35: Branches = MappingProxyType(
+    {
+        "branch0": (padded(32),),
+        "branch1": (padded(32), padded(32, 3)),
+        "branch2": (padded(32), padded(48, 3), padded(64, 3)),
+    }
+)
+_RESNET_REDUCTION_A: Branches = MappingProxyType(
+    {
+        "branch0": (valid(384, 3, 2),),
+        "branch1": (padded(256), padded(256, 3), valid(384, 3, 2)),
+        "branch2": (_halve,),
+    }
+)
+_BLOCK_17: Branches = MappingProxyType(
+    {
+        "branch0": (padded(192),),
+        "branch1": (padded(128), padded(160, (1, 7)), padded(192, (7, 1))),
+    }
+)
+_RESNET_REDUCTION_B: Branches = MappingProxyType(
+    {
+        "branch0": (padded(256), valid(384, 3, 2)),
+        "branch1": (padded(256), valid(288, 3, 2)),
+        "branch2": (padded(256), padded(288, 3), valid(320, 3, 2)),
+        "branch3": (_halve,),
+    }
+)
+_BLOCK_8: Branches = MappingProxyType(
+    {
+        "branch0": (padded(192),),
+        "branch1": (padded(192), padded(224, (1, 3)), padded(256, (3, 1))),
+    }
+)
+
+VARIANTS = {
+    "inception_v4": layers.Variant(InceptionV4, (299, 299, 3)),
+    "inception_resnet_v2": layers.Variant(InceptionResNetV2, (299, 299, 3)),
+}

@@ -148,9 +148,11 @@ def wants_auxiliary(module: nn.Module, heads: bool, train: bool) -> bool:
 
 
 def sow_auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
-    """Hand the logits of an auxiliary head to the training loss, as `aux_logits` `name`."""
+    """Hand the logits of the auxiliary head `name` to the training loss, in `aux_logits`."""
     if not module.is_initializing():  # They are no variables to start from.
-        module.sow("aux_logits", name, as_logits(logits), reduce_fn=_last, init_fn=_nothing)
+        module.sow(
+            "aux_logits", f"{name}_logits", as_logits(logits), reduce_fn=_last, init_fn=_nothing
+        )
 
 
 def _nothing() -> None:

@@ -1,5 +1,98 @@
-"""To be written."""
+"""VGG: 3x3 convolutions alone, in five stages.
 
+Simonyan & Zisserman 2014, 'Very Deep Convolutional Networks for Large-Scale Image Recognition'
+(arXiv:1409.1556), Table 1, columns A, B, D and E: `vgg11`, `vgg13`, `vgg16`, `vgg19`, of
+132,863,336, 133,047,848, 138,357,544 and 143,667,240 parameters for 1000 classes (Table 2). With
+`_bn`, torchvision's networks with a batch normalisation (arXiv:1502.03167) after each convolution,
+whose bias stays.
+
+Departures from the paper: convolutions start from He's normal distribution over the fan-out, as
+torchvision's do, where the paper starts the deep networks from a trained shallow one. The shape of
+fc6 follows the images at `init`: torchvision instead brings every image to 7x7 pixels before it.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import errors, ops
 from cnn_jax.models import layers
 
-VARIANTS: dict[str, layers.Variant] = {}
+MIN_IMAGE_SIZE = 32  # five poolings by two
+
+# Convolutions in each stage, by the column of Table 1.
+DEPTHS = {
+    "vgg11": (1, 1, 2, 2, 2),  # A
+    "vgg13": (2, 2, 2, 2, 2),  # B
+    "vgg16": (2, 2, 3, 3, 3),  # D
+    "vgg19": (2, 2, 4, 4, 4),  # E
+}
+
+_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_dense_init = nn.initializers.normal(0.01)
+
+
+class VGG(nn.Module):
+    """Stages of 3x3 convolutions that each end in a pooling by two, then three dense layers.
+
+    Attributes:
+      num_classes: units of the last dense layer.
+      depths: convolutions in each stage.
+      widths: channels in each stage; Dive into Deep Learning, section 8.2, has a quarter of them.
+      batch_norm: whether each convolution is followed by it.
+      dropout_rate: of fc6 and fc7.
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    depths: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    batch_norm: bool = False
+    dropout_rate: float = 0.5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, MIN_IMAGE_SIZE, "vgg")
+        if len(self.widths) != len(self.depths):
+            raise errors.UserError(
+                f"vgg needs {len(self.depths)} widths, one for each stage, got {self.widths}"
+            )
+        x = images
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
+            for index in range(1, depth + 1):
+                x = self._convolve(f"{stage}_{index}", width, x, train)
+            x = ops.max_pool(x, 2)  # [B, H / 2^stage, W / 2^stage, width]
+        x = layers.flatten(x)  # [B, 25088] for images of 224x224
+        for name in ("fc6", "fc7"):
+            x = nn.relu(nn.Dense(4096, kernel_init=_dense_init, dtype=self.dtype, name=name)(x))
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        output = nn.Dense(self.num_classes, kernel_init=_dense_init, dtype=self.dtype, name="fc8")
+        return layers.as_logits(output(x))
+
+    def _convolve(self, place: str, width: int, x: jax.Array, train: bool) -> jax.Array:
+        conv = layers.Conv(
+            width,
+            (3, 3),
+            padding=1,
+            kernel_init=_conv_init,
+            dtype=self.dtype,
+            name=f"conv{place}",
+        )
+        x = conv(x)
+        if self.batch_norm:
+            norm = layers.batch_norm(train=train, dtype=self.dtype)
+            x = norm(name=f"bn{place}")(x)
+        return nn.relu(x)
+
+
+VARIANTS = {
+    name + suffix: layers.Variant(
+        partial(VGG, depths=depths, batch_norm=bool(suffix)), (224, 224, 3)
+    )
+    for name, depths in DEPTHS.items()
+    for suffix in ("", "_bn")
+}

@@ -1,5 +1,5 @@
-"""To be written."""
+"""Inception v3 in torchvision."""
 
 from cnn_jax.pretrained.names import Names
 
-NAMES: dict[str, Names] = {}
+NAMES = {"inception_v3": Names(((r"^aux\b", "AuxLogits"),))}

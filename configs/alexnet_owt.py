@@ -1,0 +1,33 @@
+"""torchvision's AlexNet on ImageNet.
+
+Source: torchvision's references/classification: rate 0.01, a tenth after each 30 of 90 epochs,
+weight decay 1e-4, eight times 32 images. Its crops of many sizes are missing here.
+Command: python -m cnn_jax.main --config=configs/alexnet_owt.py --config.data.directory=DIR
+Result: not yet run; torchvision's weights give 56.5 % top-1, 79.1 % top-5 for the central crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "alexnet_owt"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.boundary_epochs = (30.0, 60.0)
+    config.train.batch_size = 256
+    config.train.epochs = 90.0
+    return base.finish(config, variant)

@@ -1,0 +1,35 @@
+"""Inception v2, with batch normalisation, on ImageNet: the paper's BN-x5.
+
+Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 4.2: batches of 32, rate 0.0075, which
+falls six times as fast as GoogLeNet's (4 % every 8 epochs), a fifth of its weight decay (2e-4 in
+Caffe), no dropout; 53 epochs are the 2.1 million steps that took the paper to 72.2 %.
+Command: python -m cnn_jax.main --config=configs/bn_inception.py --config.data.directory=DIR
+Result: not yet run; the paper quotes at best 73.0 % top-1 (Fig. 3).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "bn_inception"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.0075
+    config.optim.weight_decay = 4e-5
+    config.optim.schedule.name = "exponential"
+    config.optim.schedule.decay_epochs = 8 / 6
+    config.optim.schedule.decay_factor = 0.96
+    config.train.batch_size = 32
+    config.train.epochs = 53.0
+    return base.finish(config, variant)

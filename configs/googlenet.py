@@ -1,0 +1,38 @@
+"""GoogLeNet on ImageNet.
+
+Source: Szegedy et al. 2014 (arXiv:1409.4842), sections 5 and 6: momentum 0.9, the rate falls by 4 %
+every 8 epochs, the heads weigh 0.3. The paper gives no rate, batch, weight decay or length: 0.01,
+32, 2e-4 and 250 epochs are bvlc_googlenet's solver's. The crops of many sizes and the average of
+the parameters are missing here, and the rate falls smoothly.
+Command: python -m cnn_jax.main --config=configs/googlenet.py --config.data.directory=DIR
+Result: not yet run; the Caffe model's page quotes 68.7 % top-1, 88.9 % top-5, one crop, after 60
+epochs of another schedule.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "googlenet"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 2e-4
+    config.optim.schedule.name = "exponential"
+    config.optim.schedule.decay_epochs = 8.0
+    config.optim.schedule.decay_factor = 0.96
+    config.train.batch_size = 32
+    config.train.epochs = 250.0
+    config.train.auxiliary_weight = 0.3
+    return base.finish(config, variant)

@@ -1,0 +1,34 @@
+"""GoogLeNet with batch normalisation, torchvision's variant, on ImageNet.
+
+Source: torchvision's `googlenet`, whose weights were converted, not trained with torchvision; the
+recipe is the one with which it trained ResNets, and the auxiliary heads weigh 0.3 as in the paper.
+Command: python -m cnn_jax.main --config=configs/googlenet_bn.py --config.data.directory=DIR
+Result: not yet run; torchvision's page quotes 69.778 % top-1, 89.530 % top-5 for its weights.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "googlenet_bn"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.boundary_epochs = (30.0, 60.0)
+    config.train.batch_size = 256
+    config.train.epochs = 90.0
+    config.train.auxiliary_weight = 0.3
+    return base.finish(config, variant)

@@ -1,0 +1,42 @@
+"""Inception v3 on ImageNet.
+
+Source: Szegedy et al. 2016 (arXiv:1512.00567), sections 7 and 8: RMSProp, rate 0.045 times 0.94 in
+two epochs, gradients clipped at 2, label smoothing 0.1, batches of 32 (on each of 50 replicas), 100
+epochs. Momentum, weight decay and the auxiliary head's weight are those of the authors' TensorFlow
+code; the running average of the parameters is missing here.
+Command: python -m cnn_jax.main --config=configs/inception_v3.py --config.data.directory=DIR
+Result: not yet run; the released weights have 78.0 % top-1, 93.9 % top-5 (TF-slim's table).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "inception_v3"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 299
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.name = "rmsprop"
+    config.optim.learning_rate = 0.045
+    config.optim.rms_decay = 0.9
+    config.optim.eps = 1.0
+    config.optim.weight_decay = 4e-5
+    config.optim.clip_norm = 2.0
+    config.optim.schedule.name = "exponential"
+    config.optim.schedule.decay_epochs = 2.0
+    config.optim.schedule.decay_factor = 0.94
+    config.train.batch_size = 32
+    config.train.epochs = 100.0
+    config.train.label_smoothing = 0.1
+    config.train.auxiliary_weight = 0.4
+    return base.finish(config, variant)

@@ -1,0 +1,39 @@
+"""Inception v4 on ImageNet.
+
+Source: Szegedy et al. 2016 (arXiv:1602.07261), section 4: RMSProp, rate 0.045 times 0.94 every two
+epochs. Batch, momentum, weight decay, label smoothing and length are those of Inception v3, as the
+paper says nothing else; the running average of the parameters is missing here.
+Command: python -m cnn_jax.main --config=configs/inception_v4.py --config.data.directory=DIR
+Result: not yet run; the released weights have 80.2 % top-1, 95.2 % top-5 (TF-slim's table).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "inception_v4"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 299
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.name = "rmsprop"
+    config.optim.learning_rate = 0.045
+    config.optim.rms_decay = 0.9
+    config.optim.eps = 1.0
+    config.optim.weight_decay = 4e-5
+    config.optim.schedule.name = "exponential"
+    config.optim.schedule.decay_epochs = 2.0
+    config.optim.schedule.decay_factor = 0.94
+    config.train.batch_size = 32
+    config.train.epochs = 100.0
+    config.train.label_smoothing = 0.1
+    return base.finish(config, variant)

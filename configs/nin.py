@@ -1,0 +1,33 @@
+"""Network in Network on ImageNet.
+
+Source: Lin et al. 2013 (arXiv:1312.4400) and the authors' Caffe solver: batches of 64, rate 0.01, a
+tenth after each 200,000 of 450,000 steps (about 10 of 22 epochs), weight decay 5e-4.
+Command: python -m cnn_jax.main --config=configs/nin.py --config.data.directory=DIR
+Result: not yet run; the authors' model zoo page quotes 59.4 % top-1.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "nin"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.boundary_epochs = (10.0, 20.0)
+    config.train.batch_size = 64
+    config.train.epochs = 22.0
+    return base.finish(config, variant)

@@ -1,0 +1,33 @@
+"""SqueezeNet 1.1 on ImageNet.
+
+Source: the solver of SqueezeNet 1.1 in the authors' repository (github.com/forresti/SqueezeNet):
+rate 0.04, momentum 0.9, weight decay 2e-4, 170,000 batches of 512, which are 68 epochs. Its rate
+falls in a straight line, here as a cosine.
+Command: python -m cnn_jax.main --config=configs/squeezenet1_1.py --config.data.directory=DIR
+Result: not yet run; torchvision's weights give 58.2 % top-1, 80.6 % top-5 for the central crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "squeezenet1_1"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.04
+    config.optim.weight_decay = 2e-4
+    config.optim.schedule.name = "cosine"
+    config.train.batch_size = 512
+    config.train.epochs = 68.0
+    return base.finish(config, variant)

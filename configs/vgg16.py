@@ -1,0 +1,38 @@
+"""VGG-16 on ImageNet.
+
+Source: Simonyan & Zisserman 2014 (arXiv:1409.1556), section 3.1: batches of 256, momentum 0.9,
+weight decay 5e-4, rate 0.01, a tenth of it three times in 74 epochs, whenever the validation
+accuracy no longer rose; here after 30, 50 and 65. The images of many sizes and their colours are
+not augmented here.
+Command: python -m cnn_jax.main --config=configs/vgg16.py --config.data.directory=DIR
+Result: not yet run; torchvision's weights give 71.6 % top-1, 90.4 % top-5 for the central crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.get_config()
+    config.model.name = "vgg16"
+    config.data.source = "tfds"
+    config.data.name = "imagenet2012:5.1.0"
+    config.data.train_split = "train[:99%]"
+    config.data.validation_split = "train[99%:]"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.resize = "bilinear"
+    config.data.flip = True
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.boundary_epochs = (30.0, 50.0, 65.0)
+    config.train.batch_size = 256
+    config.train.epochs = 74.0
+    config.eval.batch_size = 128  # the first stage takes 13 MB an image, twice
+    if variant == "smoke":
+        config.data.image_size = 32  # leaves a quarter of the 138 million parameters
+    return base.finish(config, variant)

@@ -1,0 +1,233 @@
+"""AlexNet's family against forward passes written plainly, and what sets its members apart."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import models
+
+Array = np.ndarray
+SIZE = 99  # the first convolution leaves 23 pixels, the poolings 11, 5 and 2; ZFNet's 47, 23, 10, 5
+HIDDEN = (24, 20)
+
+
+def random_variables(model: Any, shape: Sequence[int]) -> Any:
+    rng = np.random.default_rng(0)
+    images = np.zeros((1, *shape), np.float32)
+    with jax.enable_x64(True):
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> Array:
+        fan_in = leaf.size // leaf.shape[-1]
+        return rng.normal(0, (2 / fan_in) ** 0.5 if leaf.ndim > 1 else 0.1, leaf.shape)
+
+    return jax.tree.map(draw, variables)
+
+
+def evaluate(name: str, **overrides: Any) -> tuple[Array, dict[str, Any], Array]:
+    """Logits in float64, and the parameters and images that they come from."""
+    model = models.create(name, num_classes=10, dtype="float64", hidden=HIDDEN, **overrides)
+    shape = (SIZE, SIZE, models.input_shape(name)[2])
+    # Large enough that the constants of the normalisation matter.
+    images = np.random.default_rng(1).normal(0, 30, (2, *shape))
+    variables = random_variables(model, shape)
+    with jax.enable_x64(True):
+        logits = model.apply(jax.tree.map(jnp.asarray, variables), jnp.asarray(images), train=False)
+    return np.asarray(cast("jax.Array", logits)), variables["params"], images
+
+
+def assert_equal(result: Array, expected: Array) -> None:
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+def conv(x: Array, kernel: Array, bias: Array, stride: int = 1, padding: int = 0) -> Array:
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
+    windows = windows[:, ::stride, ::stride]
+    return np.einsum("bhwcij,ijcd->bhwd", windows, kernel, optimize=True) + bias
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def norm(x: Array, k: float, alpha: float) -> Array:
+    """The formula of section 3.3 with n = 5 and beta = 0.75, channel by channel."""
+    channels = x.shape[-1]
+    denominators = [
+        k + alpha * (x[..., max(0, i - 2) : min(channels - 1, i + 2) + 1] ** 2).sum(-1)
+        for i in range(channels)
+    ]
+    return x / np.stack(denominators, -1) ** 0.75
+
+
+def pool(x: Array, ceil_mode: bool = False) -> Array:
+    if ceil_mode and x.shape[1] % 2 == 0:
+        x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    return windows[:, ::2, ::2].max((-2, -1))
+
+
+def dense(params: Any, x: Array) -> Array:
+    x = x.reshape(len(x), -1)
+    for name in ("fc6", "fc7"):
+        x = relu(x @ params[name]["kernel"] + params[name]["bias"])
+    return x @ params["fc8"]["kernel"] + params["fc8"]["bias"]
+
+
+class Plain(NamedTuple):
+    """Stride and padding of each convolution, those that are split, what follows the first two."""
+
+    geometry: tuple[tuple[int, int], ...]
+    split: frozenset[int]
+    shrink: Callable[[Array], Array]
+    last_pool: Callable[[Array], Array] = pool
+
+
+def geometry(padding: int) -> tuple[tuple[int, int], ...]:
+    return ((4, padding), (1, 2), (1, 1), (1, 1), (1, 1))
+
+
+def pool_up(x: Array) -> Array:
+    return pool(x, ceil_mode=True)
+
+
+NONE: frozenset[int] = frozenset()
+PLAIN: Mapping[str, Plain] = {
+    "alexnet_single": Plain(geometry(0), NONE, lambda x: pool(norm(x, 2, 1e-4))),
+    "alexnet_caffe": Plain(geometry(0), frozenset({2, 4, 5}), lambda x: pool(norm(x, 1, 1e-4 / 5))),
+    "caffenet": Plain(geometry(0), frozenset({2, 4, 5}), lambda x: norm(pool(x), 1, 1e-4 / 5)),
+    "alexnet_d2l": Plain(geometry(1), NONE, pool),
+    "zfnet512": Plain(
+        ((2, 0), (2, 0), (1, 1), (1, 1), (1, 1)),
+        NONE,
+        lambda x: pool_up(norm(x, 2, 1e-4)),
+        pool_up,
+    ),
+}
+
+
+def forward(plain: Plain, params: Any, x: Array) -> Array:
+    for number, (stride, padding) in enumerate(plain.geometry, 1):
+        layer = params[f"conv{number}"]
+        parts = 2 if number in plain.split else 1
+        inputs = np.split(x, parts, -1)
+        kernels = np.split(layer["kernel"], parts, -1)
+        biases = np.split(layer["bias"], parts)
+        convolved = [
+            conv(*each, stride, padding) for each in zip(inputs, kernels, biases, strict=True)
+        ]
+        x = relu(np.concatenate(convolved, -1))
+        x = plain.shrink(x) if number < 3 else x
+    return dense(params, plain.last_pool(x))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_logits_equal_those_of_a_forward_pass_written_plainly(name: str) -> None:
+    logits, params, images = evaluate(name)
+    assert_equal(logits, forward(PLAIN[name], params, images))
+
+
+def test_alexnet_is_two_towers_that_meet_in_conv3_and_the_dense_layers() -> None:
+    logits, params, images = evaluate("alexnet")
+
+    def half(name: str, tower: int) -> tuple[Array, Array]:
+        count = len(params[name]["bias"]) // 2
+        kernels = slice(tower * count, (tower + 1) * count)
+        return params[name]["kernel"][..., kernels], params[name]["bias"][kernels]
+
+    def before(tower: int) -> Array:
+        x = relu(conv(images, *half("conv1", tower), stride=4))
+        x = pool(norm(x, 2, 1e-4))  # 48 maps
+        x = relu(conv(x, *half("conv2", tower), padding=2))
+        return pool(norm(x, 2, 1e-4))  # 128 maps
+
+    def after(x: Array, tower: int) -> Array:
+        x = relu(conv(x, *half("conv3", tower), padding=1))  # sees the maps of both, has 192
+        x = relu(conv(x, *half("conv4", tower), padding=1))
+        return pool(relu(conv(x, *half("conv5", tower), padding=1)))
+
+    both = np.concatenate([before(0), before(1)], -1)
+    assert_equal(logits, dense(params, np.concatenate([after(both, 0), after(both, 1)], -1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "overlapping", "apart"),
+    [
+        ("alexnet", 6, 6),
+        ("alexnet_single", 6, 6),
+        ("alexnet_caffe", 6, 6),
+        ("caffenet", 6, 6),
+        ("alexnet_owt", 6, 6),
+        ("alexnet_d2l", 5, 6),  # 54, 26, 12, 5; apart 54, 27, 13, 6
+        ("zfnet512", 6, 7),  # 109, 54, 25, 12, 6; apart, rounded up, 109, 55, 26, 13, 7
+    ],
+)
+def test_fc6_sees_about_as_many_pixels_without_overlapping_pooling(
+    name: str, overlapping: int, apart: int
+) -> None:
+    def side(**overrides: Any) -> float:
+        model = models.create(name, num_classes=1000, **overrides)
+        images = jnp.zeros((1, *models.input_shape(name)))
+        params: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))[
+            "params"
+        ]
+        return (params["fc6"]["kernel"].shape[0] / params["conv5"]["bias"].size) ** 0.5
+
+    assert (side(), side(overlapping_pooling=False)) == (overlapping, apart)
+
+
+@pytest.mark.parametrize(
+    ("name", "ablation"),
+    [
+        ("alexnet", {"local_response_norm": False}),
+        ("alexnet", {"overlapping_pooling": False}),
+        ("alexnet", {"activation": "tanh"}),
+        ("alexnet_owt", {"local_response_norm": True}),
+        ("caffenet", {"pool_first": False}),
+    ],
+)
+def test_what_an_ablation_names_is_in_the_network(name: str, ablation: dict[str, Any]) -> None:
+    logits, _, _ = evaluate(name)
+    ablated, _, _ = evaluate(name, **ablation)
+    assert np.abs(logits - ablated).max() > 1e-3 * np.abs(logits).max()
+
+
+def test_the_weights_start_as_the_paper_says() -> None:
+    model = models.create("alexnet", num_classes=10, hidden=HIDDEN)
+    images = jnp.zeros((1, SIZE, SIZE, 3))
+    params: Any = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+    ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    for name, layer in params["params"].items():
+        kernel = np.asarray(layer["kernel"])
+        assert abs(kernel.mean()) < 5 * 0.01 / kernel.size**0.5
+        np.testing.assert_allclose(kernel.std(), 0.01, rtol=5 / kernel.size**0.5)
+        np.testing.assert_array_equal(layer["bias"], float(name in ones))
+
+
+@pytest.mark.parametrize(("name", "before"), [("alexnet", False), ("alexnet_owt", True)])
+def test_dropout_is_before_the_hidden_layers_in_torchvision_and_behind_them_in_the_paper(
+    name: str, before: bool
+) -> None:
+    """With fc8 taking sums, what leaves fc7 is seen: halved at random, or of random inputs."""
+    model = models.create(name, num_classes=1, hidden=(8, 40))
+    shape = (SIZE, SIZE, 3)
+    params = jax.tree.map(np.zeros_like, random_variables(model, shape)["params"])
+    params["fc7"]["bias"] += 1
+    params["fc8"]["kernel"] += 1
+    sums = np.asarray(
+        [
+            model.apply(
+                {"params": params},
+                jnp.zeros((1, *shape)),
+                train=True,
+                rngs={"dropout": jax.random.key(key)},
+            )
+            for key in range(4)
+        ]
+    )
+    assert np.all(sums == 40) == before
