@@ -101,5 +101,6 @@ def finish(config: ConfigDict, variant: str) -> ConfigDict:
         )
         config.train.update(batch_size=8, steps=4)
         config.optim.schedule.update(warmup_epochs=0.0, boundary_epochs=())
+        config.eval.batch_size = 8
         config.log.every_steps = 2
     return config
