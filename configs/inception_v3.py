@@ -36,6 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.decay_epochs = 2.0
     config.optim.schedule.decay_factor = 0.94
     config.train.batch_size = 32
+    config.eval.batch_size = 128
     config.train.epochs = 100.0
     config.train.label_smoothing = 0.1
     config.train.auxiliary_weight = 0.4
