@@ -16,18 +16,9 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.imagenet(image_size=227)
     config.model.name = "alexnet"
-    config.data.source = "tfds"
-    config.data.name = "imagenet2012:5.1.0"
-    config.data.train_split = "train[:99%]"
-    config.data.validation_split = "train[99%:]"
-    config.data.test_split = "validation"
-    config.data.image_size = 227
-    config.data.channels = 3
-    config.data.resize = "bilinear"
     config.data.crop_padding = 14
-    config.data.flip = True
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 5e-4
     config.optim.schedule.name = "step"

@@ -14,13 +14,8 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.fashion_mnist(image_size=96)
     config.model.name = "alexnet_d2l"
-    config.data.source = "idx"
-    config.data.name = "fashion_mnist"
-    config.data.train_split = "train[:55000]"
-    config.data.validation_split = "train[55000:]"
-    config.data.image_size = 96
     config.data.resize = "bilinear"
     config.optim.learning_rate = 0.01
     config.optim.schedule.name = "cosine"

@@ -78,6 +78,36 @@ def get_config() -> ConfigDict:
     return config
 
 
+def fashion_mnist(image_size: int = 32) -> ConfigDict:
+    """The defaults, with Fashion-MNIST, 5,000 of its training images held out."""
+    config = get_config()
+    config.data.update(
+        source="idx",
+        name="fashion_mnist",
+        train_split="train[:55000]",
+        validation_split="train[55000:]",
+        image_size=image_size,
+    )
+    return config
+
+
+def imagenet(image_size: int) -> ConfigDict:
+    """The defaults, with ImageNet's data: images of `image_size` pixels, mirrored at random."""
+    config = get_config()
+    config.data.update(
+        source="tfds",
+        name="imagenet2012:5.1.0",
+        train_split="train[:99%]",
+        validation_split="train[99%:]",
+        test_split="validation",
+        image_size=image_size,
+        channels=3,
+        resize="bilinear",
+        flip=True,
+    )
+    return config
+
+
 def finish(config: ConfigDict, variant: str) -> ConfigDict:
     """What a config file returns: the config itself, or its variant 'smoke'.
 

@@ -14,17 +14,8 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.imagenet(image_size=224)
     config.model.name = "bn_inception"
-    config.data.source = "tfds"
-    config.data.name = "imagenet2012:5.1.0"
-    config.data.train_split = "train[:99%]"
-    config.data.validation_split = "train[99%:]"
-    config.data.test_split = "validation"
-    config.data.image_size = 224
-    config.data.channels = 3
-    config.data.resize = "bilinear"
-    config.data.flip = True
     config.optim.learning_rate = 0.0075
     config.optim.weight_decay = 4e-5
     config.optim.schedule.name = "exponential"

@@ -16,13 +16,8 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.fashion_mnist(image_size=28)
     config.model.name = "fashion_cnn"
-    config.data.source = "idx"
-    config.data.name = "fashion_mnist"
-    config.data.train_split = "train[:55000]"
-    config.data.validation_split = "train[55000:]"
-    config.data.image_size = 28
     config.data.flip = True
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3

@@ -13,12 +13,8 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.fashion_mnist()
     config.model.name = "lenet5"
-    config.data.source = "idx"
-    config.data.name = "fashion_mnist"
-    config.data.train_split = "train[:55000]"
-    config.data.validation_split = "train[55000:]"
     config.optim.learning_rate = 0.002
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0

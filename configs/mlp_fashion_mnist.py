@@ -14,14 +14,9 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.fashion_mnist(image_size=28)
     config.model.name = "mlp"
     config.model.widths = (300, 100)
-    config.data.source = "idx"
-    config.data.name = "fashion_mnist"
-    config.data.train_split = "train[:55000]"
-    config.data.validation_split = "train[55000:]"
-    config.data.image_size = 28
     config.optim.learning_rate = 0.05
     config.optim.weight_decay = 5e-4
     config.optim.schedule.name = "cosine"

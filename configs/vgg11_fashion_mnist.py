@@ -13,14 +13,9 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.get_config()
+    config = base.fashion_mnist(image_size=32)
     config.model.name = "vgg11"
     config.model.widths = (16, 32, 64, 128, 128)
-    config.data.source = "idx"
-    config.data.name = "fashion_mnist"
-    config.data.train_split = "train[:55000]"
-    config.data.validation_split = "train[55000:]"
-    config.data.image_size = 32
     config.data.flip = True
     config.optim.learning_rate = 0.02
     config.optim.weight_decay = 5e-4
