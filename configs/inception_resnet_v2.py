@@ -9,23 +9,11 @@ Result: not yet run; the released weights have 80.4 % top-1, 95.3 % top-5 (TF-sl
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, inception_v4
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
-    config = base.imagenet(image_size=299)
+    config = inception_v4.get_config()
     config.model.name = "inception_resnet_v2"
-    config.optim.name = "rmsprop"
-    config.optim.learning_rate = 0.045
-    config.optim.rms_decay = 0.9
-    config.optim.eps = 1.0
-    config.optim.weight_decay = 4e-5
-    config.optim.schedule.name = "exponential"
-    config.optim.schedule.decay_epochs = 2.0
-    config.optim.schedule.decay_factor = 0.94
-    config.train.batch_size = 32
-    config.eval.batch_size = 128
-    config.train.epochs = 100.0
-    config.train.label_smoothing = 0.1
     return base.finish(config, variant)

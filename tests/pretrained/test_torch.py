@@ -63,8 +63,10 @@ def test_bfloat16_becomes_float32() -> None:
 
 
 def test_counters_of_batches_are_ignored() -> None:
-    entries = {**state_dict(), "features.1.num_batches_tracked": np.asarray(3)}
-    pretrained.from_torch(NAME, entries, num_classes=10)
+    entries = state_dict()
+    counted = {**entries, "features.1.num_batches_tracked": np.asarray(3)}
+    variables = pretrained.from_torch(NAME, counted, num_classes=10)
+    assert set(pretrained.to_torch(NAME, variables)) == set(entries)
 
 
 def test_all_that_does_not_fit_is_in_one_error() -> None:

@@ -1,6 +1,7 @@
 """Convolutions in groups: split into dense ones."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,24 @@ _BLOCK_CHANNELS = 16
 
 def output(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """`[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
-    kernels = _blocks(kernel, window.groups)
-    parts = zip(_split(x, len(kernels)), kernels, strict=True)
-    one = dataclasses.replace(window, groups=1)
-    return jnp.concatenate([dense.output(*part, one) for part in parts], axis=-1)
+    return _by_blocks(dense.output, x, kernel, window)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """`[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
+    return _by_blocks(dense.input_gradient, dy, kernel, window)
+
+
+def _by_blocks(
+    operation: Callable[[jax.Array, jax.Array, Window], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    window: Window,
+) -> jax.Array:
     kernels = _blocks(kernel, window.groups)
-    parts = zip(_split(dy, len(kernels)), kernels, strict=True)
+    parts = zip(_split(x, len(kernels)), kernels, strict=True)
     one = dataclasses.replace(window, groups=1)
-    return jnp.concatenate([dense.input_gradient(*part, one) for part in parts], axis=-1)
+    return jnp.concatenate([operation(*part, one) for part in parts], axis=-1)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
