@@ -2,7 +2,11 @@
 
 Source: Lin et al. 2013 (arXiv:1312.4400) for the network; the recipe is ours.
 Command: python -m cnn_jax.main --config=configs/nin_fashion_mnist.py
-Result: not yet run.
+Result: test top-1 88.34 %, top-5 99.74 %, loss 0.3262 with seed 0, the final parameters, in 35 min,
+other work sharing the machine;
+params_sha256 a789aee41c10b965dc8a70d6af43b00e1314eb6b32efe37d427c3cf5c27dfe1f. The loss still falls
+after these 3 epochs; --config.train.epochs=20 has not been run.
+Measured on 2 cores of an Intel Xeon (AVX-512), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
 """
 
 from ml_collections import ConfigDict
@@ -19,5 +23,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.learning_rate = 1e-3
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 0.5
-    config.train.epochs = 5.0
+    config.train.epochs = 3.0
     return base.finish(config, variant)
