@@ -21,4 +21,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.boundary_epochs = (30.0, 60.0)
     config.train.batch_size = 256
     config.train.epochs = 90.0
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=63)

@@ -108,12 +108,14 @@ def imagenet(image_size: int) -> ConfigDict:
     return config
 
 
-def finish(config: ConfigDict, variant: str) -> ConfigDict:
+def finish(config: ConfigDict, variant: str, smoke_image_size: int = 0) -> ConfigDict:
     """What a config file returns: the config itself, or its variant 'smoke'.
 
     Args:
       config: complete.
       variant: what follows the colon on the command line: empty or 'smoke'.
+      smoke_image_size: height and width for 'smoke', near the smallest that the network takes;
+        those of the config if 0.
 
     Raises:
       ValueError: another variant.
@@ -129,6 +131,8 @@ def finish(config: ConfigDict, variant: str) -> ConfigDict:
             validation_split="train[75%:]",
             test_split="test",
         )
+        if smoke_image_size:
+            config.data.image_size = smoke_image_size
         config.train.update(batch_size=8, steps=4)
         config.optim.schedule.update(warmup_epochs=0.0, boundary_epochs=())
         config.eval.batch_size = 8

@@ -23,4 +23,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.decay_factor = 0.96
     config.train.batch_size = 32
     config.train.epochs = 53.0
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=32)

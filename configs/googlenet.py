@@ -26,4 +26,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.batch_size = 32
     config.train.epochs = 250.0
     config.train.auxiliary_weight = 0.3
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=47)

@@ -22,4 +22,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.batch_size = 256
     config.train.epochs = 90.0
     config.train.auxiliary_weight = 0.3
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=32)

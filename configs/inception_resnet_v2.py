@@ -16,4 +16,4 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
     config = inception_v4.get_config()
     config.model.name = "inception_resnet_v2"
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=75)

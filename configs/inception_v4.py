@@ -28,4 +28,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval.batch_size = 128
     config.train.epochs = 100.0
     config.train.label_smoothing = 0.1
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=75)

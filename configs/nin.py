@@ -21,4 +21,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.boundary_epochs = (10.0, 20.0)
     config.train.batch_size = 64
     config.train.epochs = 22.0
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=67)

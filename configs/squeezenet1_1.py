@@ -21,4 +21,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.name = "cosine"
     config.train.batch_size = 512
     config.train.epochs = 68.0
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=33)

@@ -24,6 +24,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.batch_size = 256
     config.train.epochs = 74.0
     config.eval.batch_size = 128  # the first stage takes 13 MB an image, twice
-    if variant == "smoke":
-        config.data.image_size = 32  # leaves a quarter of the 138 million parameters
-    return base.finish(config, variant)
+    return base.finish(config, variant, smoke_image_size=32)
