@@ -13,8 +13,9 @@ OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 WEIGHT_DECAYS = ("coupled", "decoupled")
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 
-# Not decayed, by the last part of their name: biases, and the scales of normalisation layers.
-UNDECAYED = ("bias", "scale")
+# Not decayed, by the last part of their name: biases, the scales of normalisation layers and of
+# ConvNeXt's blocks, and what ViT and Swin know of positions and classes, as in their authors' code.
+UNDECAYED = ("bias", "scale", "gamma", "pos_embed", "cls_token", "relative_position_bias_table")
 
 CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
 

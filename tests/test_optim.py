@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_jax import optim
+from cnn_jax import models, optim
 
 STEPS = 7
 RATE = 0.1
@@ -147,6 +147,17 @@ def test_only_parameters_that_are_neither_bias_nor_scale_decay() -> None:
     params = {"a": {"kernel": 0, "bias": 0}, "bias": {"scale": 0, "table": 0}}
     expected = {"a": {"kernel": True, "bias": False}, "bias": {"scale": False, "table": True}}
     assert optim.decay_mask(params) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "convnext_tiny", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
+)
+def test_of_networks_only_kernels_decay(name: str) -> None:
+    model = models.create(name, num_classes=10)
+    images = jnp.zeros((1, *models.input_shape(name)))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    mask = jax.tree.leaves_with_path(optim.decay_mask(variables["params"]))
+    assert {path[-1].key for path, decays in mask if decays} == {"kernel"}
 
 
 @pytest.mark.parametrize(("norm", "expected"), [(0.5, 0.5), (2.0, 2.0), (10.0, 2.0)])

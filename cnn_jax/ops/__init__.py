@@ -10,8 +10,10 @@ from cnn_jax.ops.pool import (
     max_pool,
 )
 from cnn_jax.ops.stochastic import drop_connect, stochastic_pool
+from cnn_jax.ops.window import Padding, paddings
 
 __all__ = [
+    "Padding",
     "avg_pool",
     "channel_avg_pool",
     "channel_max_pool",
@@ -20,5 +22,6 @@ __all__ = [
     "global_avg_pool",
     "local_response_norm",
     "max_pool",
+    "paddings",
     "stochastic_pool",
 ]

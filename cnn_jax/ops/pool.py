@@ -13,9 +13,7 @@ from jax.interpreters import ad
 
 from cnn_jax.ops import primitive
 from cnn_jax.ops.cpu import pool as cpu
-from cnn_jax.ops.window import Axis
-
-Pair = int | tuple[int, int]
+from cnn_jax.ops.window import Axis, Padding, Pair, paddings, pair
 
 # Larger windows, such as a whole image, are left to XLA: one view for each tap would be too many.
 _MOST_TAPS = 25
@@ -25,7 +23,7 @@ def max_pool(
     x: jax.Array,
     window: Pair,
     stride: Pair | None = None,
-    padding: Pair = 0,
+    padding: Padding = 0,
     *,
     ceil_mode: bool = False,
 ) -> jax.Array:
@@ -35,7 +33,7 @@ def max_pool(
       x: `[B, H, W, C]`.
       window: height and width in pixels, or one number for both.
       stride: step between windows, `window` when not given; smaller than the window, they overlap.
-      padding: pixels of minus infinity on each side.
+      padding: pixels of minus infinity on each side, or 'HALF' or 'SAME', see `ops.window`.
       ceil_mode: whether windows may reach beyond the padding at the bottom and at the right, so
         that no pixel is left out, as in Caffe and in torch with this option.
 
@@ -45,7 +43,8 @@ def max_pool(
       padding, Caffe keeps these, but then there are none unless the stride exceeds the window.
 
     Raises:
-      ValueError: the window is larger than the padded image, so that there would be no result.
+      ValueError: the window is larger than the padded image, so that there would be no result; or
+        a padding of another name.
     """
     rows, columns = axes(x, window, stride, padding, ceil_mode)
     if not _covers(x, rows, columns):
@@ -86,10 +85,10 @@ def avg_pool(
         total = _total.bind(x, rows=rows, columns=columns)
     else:
         total = _reference_total(x, rows=rows, columns=columns)
-    paddings = _pair(padding)
-    if not ceil_mode and (count_include_pad or paddings == (0, 0)):
+    amounts = pair(padding)
+    if not ceil_mode and (count_include_pad or amounts == (0, 0)):
         return total / (rows.kernel * columns.kernel)
-    counted = paddings if count_include_pad else (0, 0)
+    counted = amounts if count_include_pad else (0, 0)
     pixels = np.outer(_counts(rows, counted[0]), _counts(columns, counted[1]))
     return total / jnp.asarray(pixels[..., None])
 
@@ -135,20 +134,19 @@ def _over_channels(
 
 
 def axes(
-    x: jax.Array, window: Pair, stride: Pair | None, padding: Pair, ceil_mode: bool = False
+    x: jax.Array, window: Pair, stride: Pair | None, padding: Padding, ceil_mode: bool = False
 ) -> tuple[Axis, Axis]:
     """The geometry of the rows and of the columns; see `max_pool`."""
-    sizes, windows, paddings = x.shape[1:3], _pair(window), _pair(padding)
-    strides = windows if stride is None else _pair(stride)
-    rows, columns = (
-        Axis(sizes[i], windows[i], strides[i], 1, paddings[i], paddings[i]) for i in range(2)
-    )
+    sizes, windows = x.shape[1:3], pair(window)
+    strides = windows if stride is None else pair(stride)
+    ends = paddings(padding, sizes, windows, strides)
+    rows, columns = (Axis(sizes[i], windows[i], strides[i], 1, *ends[i]) for i in range(2))
     if ceil_mode:
         rows, columns = _rounded_up(rows), _rounded_up(columns)
     if rows.output < 1 or columns.output < 1:
         raise ValueError(
             f"a window of {windows} pixels is larger than an image of {tuple(sizes)} with"
-            f" padding {paddings}"
+            f" padding {ends}"
         )
     return rows, columns
 
@@ -172,10 +170,6 @@ def _counts(axis: Axis, padding: int) -> np.ndarray:
     starts = np.arange(axis.output) * axis.stride - axis.low
     ends = np.minimum(starts + axis.kernel, axis.size + padding)
     return ends - np.maximum(starts, -padding)
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
 
 
 def _covers(x: jax.Array, rows: Axis, columns: Axis) -> bool:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops.cpu import views
-from cnn_jax.ops.pool import Pair, avg_pool, axes
+from cnn_jax.ops.pool import avg_pool, axes
+from cnn_jax.ops.window import Pair
 
 
 def stochastic_pool(

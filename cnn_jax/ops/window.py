@@ -5,6 +5,46 @@ import math
 
 from jax import lax
 
+Pair = int | tuple[int, int]
+# Pixels on each side of each axis; or 'HALF' of the window, rounded down; or 'SAME', TensorFlow's:
+# what makes the output `ceil(size / stride)` long, an odd pixel of it at the end.
+Padding = Pair | str
+PADDINGS = ("HALF", "SAME")
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """A number for both axes, or one for each."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def paddings(
+    padding: Padding, size: tuple[int, ...], window: tuple[int, int], stride: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Pixels before and after the image, for each axis.
+
+    Args:
+      padding: see `Padding`.
+      size: height and width of the image.
+      window: those of the kernel or of the pooling.
+      stride: along each axis.
+
+    Raises:
+      ValueError: a padding of another name.
+
+    >>> paddings("SAME", (224, 224), (3, 3), (2, 2))
+    [(0, 1), (0, 1)]
+    """
+    if not isinstance(padding, str):
+        return [(amount, amount) for amount in pair(padding)]
+    if padding == "HALF":
+        return [(length // 2, length // 2) for length in window]
+    if padding != "SAME":
+        raise ValueError(f"unknown padding {padding!r}; allowed: {', '.join(PADDINGS)}, or numbers")
+    totals = (
+        max((-(-size[i] // stride[i]) - 1) * stride[i] + window[i] - size[i], 0) for i in range(2)
+    )
+    return [(total // 2, total - total // 2) for total in totals]
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:

@@ -43,7 +43,7 @@ def operation(name: str, library: Any = ops) -> tuple[Callable[..., jax.Array], 
     if name in ("maximum", "average"):
         x = rng.permutation(16 * 9 * 8 * 2).reshape(16, 9, 8, 2) / 1000
         if library is ops:
-            pool = {"maximum": ops.max_pool, "average": ops.avg_pool}[name]
+            pool: Any = {"maximum": ops.max_pool, "average": ops.avg_pool}[name]
             return lambda x: pool(x, 3, 2, 1), [x]
         pads = ((0, 0), (1, 1), (1, 1), (0, 0))
         start, add, count = {"maximum": (-np.inf, lax.max, 1), "average": (0.0, lax.add, 9)}[name]

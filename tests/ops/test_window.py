@@ -2,8 +2,12 @@
 
 from itertools import product
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax import lax
 
+from cnn_jax import ops
 from cnn_jax.ops.window import Axis
 
 each_step = pytest.mark.parametrize(("stride", "dilation"), list(product(range(1, 5), range(1, 5))))
@@ -59,3 +63,27 @@ def test_phases_meet_what_the_axis_meets(stride: int, dilation: int) -> None:
                     found.add((output, taps[len(taps) - 1 - tap], place))
         expected = {meeting for meeting in meetings(axis) if meeting[2] in range(axis.size)}
         assert found == expected, axis
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (1, 9), (12, 5)])
+@pytest.mark.parametrize("window", [(1, 1), (2, 3), (3, 3), (5, 4)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
+def test_same_is_that_of_lax(
+    size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    expected = lax.padtype_to_pads(size, window, stride, "SAME")
+    assert ops.paddings("SAME", size, window, stride) == expected
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+    pooled = lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), "SAME")
+    np.testing.assert_array_equal(ops.max_pool(x, window, stride, "SAME"), pooled)
+
+
+def test_half_is_half_the_window_on_each_side() -> None:
+    assert ops.paddings("HALF", (8, 8), (3, 6), (2, 2)) == [(1, 1), (3, 3)]
+    x = jnp.arange(25.0).reshape(1, 5, 5, 1)
+    np.testing.assert_array_equal(ops.max_pool(x, 3, 2, "HALF"), ops.max_pool(x, 3, 2, 1))
+
+
+def test_a_padding_of_another_name_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown padding 'VALID'; allowed: HALF, SAME, or"):
+        ops.paddings("VALID", (8, 8), (3, 3), (1, 1))
