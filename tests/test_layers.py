@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cnn_jax.models import layers
 
-Padding = int | Literal["SAME"]
+Padding = int | Literal["SAME", "HALF"]
 
 
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
     """Pixels before and after one axis."""
+    if padding == "HALF":
+        return kernel // 2, kernel // 2
     if padding != "SAME":
         return padding, padding
     # TensorFlow's rule: ceil(size / stride) outputs, and the odd pixel comes after.
@@ -50,6 +53,7 @@ def plain_conv(
         ((3, 3), 1, "SAME", 1),
         ((3, 3), 2, "SAME", 1),
         ((2, 5), 3, "SAME", 2),
+        ((3, 5), 2, "HALF", 1),
     ],
 )
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -120,3 +124,46 @@ def test_logits_are_at_least_float32(dtype: str, expected: str) -> None:
 def test_an_unknown_activation_is_an_error_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         layers.activation("sigmod")
+
+
+def test_stochastic_depth_drops_examples_and_keeps_the_mean() -> None:
+    module = WithStochasticDepth()
+    x = jnp.ones((10_000, 2, 3))
+    np.testing.assert_array_equal(module.apply({}, x, train=False), x)
+    y = np.asarray(module.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
+    assert (y == y[:, :1, :1]).all(), "an example is dropped as a whole"
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.8)}
+    np.testing.assert_allclose(y.mean(), 1, atol=0.02)
+
+
+class WithStochasticDepth(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return layers.stochastic_depth(x, 0.2, train=train)
+
+
+def test_linear_rates_rise_from_zero_to_the_last() -> None:
+    np.testing.assert_allclose(layers.linear_rates(0.2, 5), [0, 0.05, 0.1, 0.15, 0.2])
+    assert layers.linear_rates(0.2, 1) == [0]
+
+
+def test_squeeze_excite_weighs_channels_by_the_mean_of_the_image() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"reduce": (1, 1, 6, 2), "expand": (1, 1, 2, 6)}
+    params = {
+        name: {"kernel": rng.normal(size=shape), "bias": rng.normal(size=shape[-1])}
+        for name, shape in shapes.items()
+    }
+    x = rng.normal(size=(2, 3, 4, 6))
+    with jax.enable_x64(True):
+        result = layers.SqueezeExcite(2, dtype=jnp.float64).apply({"params": params}, x)
+    hidden = x.mean((1, 2)) @ params["reduce"]["kernel"][0, 0] + params["reduce"]["bias"]
+    gate = np.maximum(hidden, 0) @ params["expand"]["kernel"][0, 0] + params["expand"]["bias"]
+    expected = x / (1 + np.exp(-gate))[:, None, None]
+    np.testing.assert_allclose(cast("jax.Array", result), expected, rtol=0, atol=1e-12)
+
+
+def test_widths_are_divisible_and_hardly_smaller() -> None:
+    # timm's and TensorFlow's values for MobileNetV2 with widths of 0.35 and 1.4.
+    assert [layers.divisible(0.35 * c) for c in (16, 24, 32, 64)] == [8, 8, 16, 24]
+    assert [layers.divisible(1.4 * c) for c in (16, 24, 32, 64)] == [24, 32, 48, 88]

@@ -129,6 +129,7 @@ class AlexNet(nn.Module):
         for number in range(1, len(self.convolutions) + 1):
             # AlexNet: [B, 27, 27, 96], [B, 13, 13, 256], [B, 13, 13, 384] twice, [B, 6, 6, 256]
             x = self._shrink(number, activation(self._convolve(number, x)))
+            layers.feature(self, f"stage{number}", x)
         x = layers.flatten(x)  # [B, 9216]
         for number, width in enumerate(self.hidden, 6):
             x = drop(x) if self.dropout_on_input else x

@@ -57,10 +57,11 @@ class CudaConvnet(nn.Module):
         layers.check_image_size(images, MIN_IMAGE_SIZE, "cuda_convnet")
         activation = layers.activation(self.activation)
         x = activation(_max_pool(self._convolve("conv1", 32, 1e-4, images)))
-        x = self._normalize(x)  # [B, 16, 16, 32]
+        x = layers.feature(self, "stage1", self._normalize(x))  # [B, 16, 16, 32]
         x = _avg_pool(activation(self._convolve("conv2", 32, 0.01, x)))
-        x = self._normalize(x)  # [B, 8, 8, 32]
+        x = layers.feature(self, "stage2", self._normalize(x))  # [B, 8, 8, 32]
         x = _avg_pool(activation(self._convolve("conv3", 64, 0.01, x)))
+        layers.feature(self, "stage3", x)
         x = layers.flatten(x)  # [B, 1024]
         init = nn.initializers.normal(self.output_scale)
         if self.hidden:

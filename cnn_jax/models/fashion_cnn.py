@@ -29,6 +29,7 @@ class FashionCNN(nn.Module):
         layers.check_image_size(images, MIN_IMAGE_SIZE, "fashion_cnn")
         x = nn.relu(layers.Conv(64, (7, 7), padding=3, dtype=self.dtype, name="conv1")(images))
         x = ops.max_pool(x, 2)  # [B, 14, 14, 64] for a 28x28 image
+        layers.feature(self, "stage1", x)
         for stage, channels in ((2, 128), (3, 256)):
             for block in ("a", "b"):
                 name = f"conv{stage}{block}"
@@ -36,6 +37,7 @@ class FashionCNN(nn.Module):
                     layers.Conv(channels, (3, 3), padding=1, dtype=self.dtype, name=name)(x)
                 )
             x = ops.max_pool(x, 2)  # [B, 7, 7, 128], then [B, 3, 3, 256]
+            layers.feature(self, f"stage{stage}", x)
         x = layers.flatten(x)
         for name, width in (("dense1", 128), ("dense2", 64)):
             dense = nn.Dense(width, kernel_init=layers.he_normal, dtype=self.dtype, name=name)

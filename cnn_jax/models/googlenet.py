@@ -73,7 +73,7 @@ class GoogLeNet(nn.Module):
             dense = partial(dense, kernel_init=_uniform)
         x = images
         for name, part in _parts(self.batch_norm).items():
-            x = branches.apply(name, part, x, conv)
+            x = layers.feature(self, name, branches.apply(name, part, x, conv))
             if auxiliary and name in HEADS:
                 head_name, logits_name = HEADS[name]
                 head = AuxiliaryHead(

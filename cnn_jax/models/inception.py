@@ -10,10 +10,11 @@ parameters, 27,161,264 with the auxiliary head.
 
 Departures from the papers: in `bn_inception` the first convolution is not a separable one; blocks
 4c and 4d project the pooled image to 96 channels, not 128, which gives the depth of 576 that Fig. 5
-states; padding does not count in average pooling. In `inception_v3` it does; its two convolutions
-at the stem's end have widths 80 and 192 at 73 and 71 pixels, the grids of 17 and 8 pixels come from
-Fig. 10 throughout, and the auxiliary head is normalised in both convolutions, all as in the
-authors' released model. Weights start from He's normal distribution.
+states; padding does not count in average pooling. In `inception_v3` it does, as in torchvision,
+unless `count_include_pad` says otherwise, as for Keras; its two convolutions at the stem's end have
+widths 80 and 192 at 73 and 71 pixels, the grids of 17 and 8 pixels come from Fig. 10 throughout,
+and the auxiliary head is normalised in both convolutions, all as in the authors' released model.
+Weights start from He's normal distribution.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,18 +56,27 @@ class BNInception(nn.Module):
         conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
         x = images
         for name, part in _V2.items():
-            x = branches.apply(name, part, x, conv)
+            x = layers.feature(self, name, branches.apply(name, part, x, conv))
         x = ops.global_avg_pool(x)  # [B, 1024]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x))
 
 
 class InceptionV3(nn.Module):
-    """Inception v3; layers named as in torchvision, whose `AuxLogits` is `aux`."""
+    """Inception v3; layers named as in torchvision, whose `AuxLogits` is `aux`.
+
+    Attributes:
+      num_classes: the number of logits.
+      dropout_rate: before the classifier.
+      auxiliary_heads: whether there is one, for training.
+      count_include_pad: whether padding counts in average pooling; in TensorFlow and Keras not.
+      dtype: what is computed in.
+    """
 
     num_classes: int
     dropout_rate: float = 0.5
     auxiliary_heads: bool = True
+    count_include_pad: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -77,8 +87,8 @@ class InceptionV3(nn.Module):
         norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=1e-3)
         conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
         x = images
-        for name, part in _V3.items():
-            x = branches.apply(name, part, x, conv, first=1)
+        for name, part in _v3(_average if self.count_include_pad else _average_inside).items():
+            x = layers.feature(self, name, branches.apply(name, part, x, conv, first=1))
             if auxiliary and name == "Mixed_6e":
                 head = AuxiliaryHead(self.num_classes, conv, self.dtype, name="aux")
                 layers.sow_auxiliary(self, "aux1", head(x))
@@ -153,40 +163,56 @@ _V2: Mapping[str, Part] = MappingProxyType(
 )
 
 
-def _v3_a(pool: int) -> Branches:
+def _v3_a(projection: int, pool: Pool) -> Branches:
     """Fig. 5."""
     return {
         "branch1x1": (padded(64),),
         "branch5x5": (padded(48), padded(64, 5)),
         "branch3x3dbl": (padded(64), padded(96, 3), padded(96, 3)),
-        "branch_pool": (_average, padded(pool)),
+        "branch_pool": (pool, padded(projection)),
     }
 
 
-def _v3_c(width: int) -> Branches:
+def _v3_c(width: int, pool: Pool) -> Branches:
     """Fig. 6 with n = 7."""
     row, column = padded(width, (1, 7)), padded(width, (7, 1))
     return {
         "branch1x1": (padded(192),),
         "branch7x7": (padded(width), row, padded(192, (7, 1))),
         "branch7x7dbl": (padded(width), column, row, column, padded(192, (1, 7))),
-        "branch_pool": (_average, padded(192)),
+        "branch_pool": (pool, padded(192)),
     }
 
 
-_V3_E: Branches = {  # Fig. 7.
-    "branch1x1": (padded(320),),
-    "branch3x3": (padded(384), (padded(384, (1, 3)), padded(384, (3, 1)))),
-    "branch3x3dbl": (
-        padded(448),
-        padded(384, 3),
-        (padded(384, (1, 3)), padded(384, (3, 1))),
-    ),
-    "branch_pool": (_average, padded(192)),
+def _v3_e(pool: Pool) -> Branches:
+    """Fig. 7."""
+    return {
+        "branch1x1": (padded(320),),
+        "branch3x3": (padded(384), (padded(384, (1, 3)), padded(384, (3, 1)))),
+        "branch3x3dbl": (
+            padded(448),
+            padded(384, 3),
+            (padded(384, (1, 3)), padded(384, (3, 1))),
+        ),
+        "branch_pool": (pool, padded(192)),
+    }
+
+
+_V3_6A: Branches = {  # Fig. 10
+    "branch3x3": (valid(384, 3, 2),),
+    "branch3x3dbl": (padded(64), padded(96, 3), valid(96, 3, 2)),
+    "branch_pool": (_halve,),
+}
+_V3_7A: Branches = {
+    "branch3x3": (padded(192), valid(320, 3, 2)),
+    "branch7x7x3": (padded(192), padded(192, (1, 7)), padded(192, (7, 1)), valid(192, 3, 2)),
+    "branch_pool": (_halve,),
 }
 
-_V3: Mapping[str, Part] = MappingProxyType(
-    {
+
+def _v3(pool: Pool) -> Mapping[str, Part]:
+    """Table 1, with that average pooling."""
+    return {
         "Conv2d_1a_3x3": valid(32, 3, 2),
         "Conv2d_2a_3x3": valid(32, 3),
         "Conv2d_2b_3x3": padded(64, 3),
@@ -194,32 +220,19 @@ _V3: Mapping[str, Part] = MappingProxyType(
         "Conv2d_3b_1x1": padded(80),
         "Conv2d_4a_3x3": valid(192, 3),
         "maxpool2": _halve,  # [B, 35, 35, 192] for a 299x299 image
-        "Mixed_5b": _v3_a(32),
-        "Mixed_5c": _v3_a(64),
-        "Mixed_5d": _v3_a(64),
-        "Mixed_6a": {  # Fig. 10; [B, 17, 17, 768]
-            "branch3x3": (valid(384, 3, 2),),
-            "branch3x3dbl": (padded(64), padded(96, 3), valid(96, 3, 2)),
-            "branch_pool": (_halve,),
-        },
-        "Mixed_6b": _v3_c(128),
-        "Mixed_6c": _v3_c(160),
-        "Mixed_6d": _v3_c(160),
-        "Mixed_6e": _v3_c(192),
-        "Mixed_7a": {  # [B, 8, 8, 1280]
-            "branch3x3": (padded(192), valid(320, 3, 2)),
-            "branch7x7x3": (
-                padded(192),
-                padded(192, (1, 7)),
-                padded(192, (7, 1)),
-                valid(192, 3, 2),
-            ),
-            "branch_pool": (_halve,),
-        },
-        "Mixed_7b": _V3_E,
-        "Mixed_7c": _V3_E,  # [B, 8, 8, 2048]
+        "Mixed_5b": _v3_a(32, pool),
+        "Mixed_5c": _v3_a(64, pool),
+        "Mixed_5d": _v3_a(64, pool),
+        "Mixed_6a": _V3_6A,  # [B, 17, 17, 768]
+        "Mixed_6b": _v3_c(128, pool),
+        "Mixed_6c": _v3_c(160, pool),
+        "Mixed_6d": _v3_c(160, pool),
+        "Mixed_6e": _v3_c(192, pool),
+        "Mixed_7a": _V3_7A,  # [B, 8, 8, 1280]
+        "Mixed_7b": _v3_e(pool),
+        "Mixed_7c": _v3_e(pool),  # [B, 8, 8, 2048]
     }
-)
+
 
 VARIANTS = {
     "bn_inception": layers.Variant(BNInception, (224, 224, 3)),

@@ -44,7 +44,7 @@ class InceptionV4(nn.Module):
         conv = _conv(train, self.dtype)
         x = images
         for name, part in PARTS.items():
-            x = branches.apply(name, part, x, conv)
+            x = layers.feature(self, name, branches.apply(name, part, x, conv))
         x = ops.global_avg_pool(x)  # [B, 1536]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         dense = nn.Dense(self.num_classes, dtype=self.dtype, name="last_linear")
@@ -65,16 +65,19 @@ class InceptionResNetV2(nn.Module):
         block = partial(ResidualBlock, conv=conv, dtype=self.dtype)
         x = images
         for name, part in _RESNET_STEM.items():
-            x = branches.apply(name, part, x, conv)
+            x = layers.feature(self, name, branches.apply(name, part, x, conv))
         for i in range(10):
             x = nn.relu(block(_BLOCK_35, scale=0.17, name=f"block35_{i}")(x))
+        layers.feature(self, "block35", x)
         x = branches.apply("mixed_6a", _RESNET_REDUCTION_A, x, conv)  # [B, 17, 17, 1088]
         for i in range(20):
             x = nn.relu(block(_BLOCK_17, scale=0.1, name=f"block17_{i}")(x))
+        layers.feature(self, "block17", x)
         x = branches.apply("mixed_7a", _RESNET_REDUCTION_B, x, conv)  # [B, 8, 8, 2080]
         for i in range(9):
             x = nn.relu(block(_BLOCK_8, scale=0.2, name=f"block8_{i}")(x))
         x = block(_BLOCK_8, scale=1.0, name="block8")(x)  # The last one has no ReLU.
+        layers.feature(self, "block8", x)
         x = branches.apply("conv2d_7b", padded(1536), x, conv)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
         return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="classif")(x))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 
 # He et al. 2015 (arXiv:1502.01852), eq. 10: variance 2 / fan_in keeps the scale through ReLUs.
 he_normal: Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# The same, section 2.2 of the paper, for the scale of gradients; torchvision's and timm's choice.
+he_normal_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Glorot & Bengio 2010, eq. 16: variance 2 / (fan_in + fan_out), for symmetric squashing functions.
 glorot_uniform: Initializer = nn.initializers.glorot_uniform()
 
@@ -55,14 +57,17 @@ class Conv(nn.Module):
     """Two-dimensional convolution, `[B, H, W, C_in]` to `[B, H', W', features]`.
 
     Padding is symmetric, in pixels, one number for both axes or one for each, as the papers and
-    torch state it; 'SAME' is for networks whose original code had TensorFlow's. Parameters:
-    `kernel` `[kh, kw, C_in / groups, features]` and `bias` `[features]`.
+    torch state it; 'HALF' is half the kernel, and 'SAME' is for networks whose original code had
+    TensorFlow's. Parameters: `kernel` `[kh, kw, C_in / groups, features]` and `bias` `[features]`.
+
+    Raises:
+      ValueError: a padding of another name.
     """
 
     features: int
     kernel_size: tuple[int, int]
     stride: int = 1
-    padding: int | tuple[int, int] | Literal["SAME"] = 0
+    padding: ops.Padding = 0
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = he_normal
@@ -77,21 +82,16 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        strides = (self.stride, self.stride)
         y = ops.conv_general_dilated(
             x,
             kernel,
-            window_strides=(self.stride, self.stride),
-            padding=self._padding(),
+            window_strides=strides,
+            padding=ops.paddings(self.padding, x.shape[1:3], self.kernel_size, strides),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
         return y if bias is None else y + bias
-
-    def _padding(self) -> str | list[tuple[int, int]]:
-        if self.padding == "SAME":
-            return "SAME"
-        amounts = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
-        return [(amount, amount) for amount in amounts]
 
 
 def batch_norm(
@@ -122,9 +122,10 @@ class ConvNorm(nn.Module):
     kernel_size: tuple[int, int]
     norm: ModuleDef
     stride: int = 1
-    padding: int | tuple[int, int] | Literal["SAME"] = 0
+    padding: ops.Padding = 0
     groups: int = 1
     activation: Activation = nn.relu
+    kernel_init: Initializer = he_normal
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -136,10 +137,71 @@ class ConvNorm(nn.Module):
             self.padding,
             self.groups,
             use_bias=False,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv",
         )
         return self.activation(self.norm(name="bn")(conv(x)))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighed by what the whole image holds, `[B, H, W, C]` to the same.
+
+    Hu et al. 2017 (arXiv:1709.01507), eqs. 2 to 4; children `reduce` and `expand`.
+
+    Attributes:
+      reduced: channels between the two layers.
+      activation: after the first layer.
+      gate: after the second, to [0, 1].
+      dtype: what is computed in.
+    """
+
+    reduced: int
+    activation: Activation = nn.relu
+    gate: Activation = nn.sigmoid
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = partial(Conv, kernel_size=(1, 1), kernel_init=he_normal_fan_out, dtype=self.dtype)
+        y = ops.global_avg_pool(x)[:, None, None]  # [B, 1, 1, C]
+        y = self.activation(conv(self.reduced, name="reduce")(y))
+        return x * self.gate(conv(x.shape[-1], name="expand")(y))
+
+
+def stochastic_depth(residual: jax.Array, rate: float, *, train: bool) -> jax.Array:
+    """In training, zero for a share `rate` of the examples, the others scaled up to compensate.
+
+    `[B, ...]` to the same; draws from the rng 'dropout' of the module that calls this. Huang et al.
+    2016 (arXiv:1603.09382), section 3, who scale in evaluation instead.
+    """
+    others = tuple(range(1, residual.ndim))
+    return nn.Dropout(rate, broadcast_dims=others, deterministic=not train)(residual)
+
+
+def linear_rates(last: float, count: int) -> list[float]:
+    """Rates of stochastic depth that rise from 0 to `last` over `count` blocks (its eq. 4)."""
+    return [last * index / max(count - 1, 1) for index in range(count)]
+
+
+def divisible(channels: float, divisor: int = 8, least_share: float = 0.9) -> int:
+    """The multiple of `divisor` nearest to `channels`, the next one if that is much less.
+
+    What MobileNet's and EfficientNet's authors do to widths that they scale.
+
+    >>> divisible(0.75 * 24), divisible(44), divisible(11)
+    (24, 48, 16)
+    """
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest if nearest >= least_share * channels else nearest + divisor
+
+
+def feature(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Offer what a stage computes, `x`, to who asks for `models.features`, and return it."""
+    wanted = module.is_mutable_collection("features")
+    if wanted and not module.is_initializing():  # They are no variables to start from.
+        module.put_variable("features", name, x)  # Unlike `sow`, also by the name of a child.
+    return x
 
 
 def wants_auxiliary(module: nn.Module, heads: bool, train: bool) -> bool:

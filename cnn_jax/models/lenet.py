@@ -44,9 +44,11 @@ class LeNet(nn.Module):
         conv = layers.Conv
         init = layers.glorot_uniform
         x = conv(6, (5, 5), kernel_init=init, dtype=self.dtype, name="C1")(images)
-        x = ops.avg_pool(activation(x), 2)  # S2: [B, 14, 14, 6] for a 32x32 image
+        x = ops.avg_pool(activation(x), 2)  # [B, 14, 14, 6] for a 32x32 image
+        layers.feature(self, "S2", x)
         x = conv(16, (5, 5), kernel_init=init, dtype=self.dtype, name="C3")(x)
-        x = ops.avg_pool(activation(x), 2)  # S4: [B, 5, 5, 16]
+        x = ops.avg_pool(activation(x), 2)  # [B, 5, 5, 16]
+        layers.feature(self, "S4", x)
         x = layers.flatten(x)
         for name, width in (("C5", 120), ("F6", 84)):
             x = activation(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
@@ -140,9 +142,9 @@ class LeNet5(nn.Module):
             *(6, (5, 5)), kernel_init=uniform_by_fan_in(25), dtype=self.dtype, name="C1"
         )
         x = squash(c1(images))  # [B, 28, 28, 6] for a 32x32 image
-        x = squash(Subsampling(self.dtype, name="S2")(x))
+        x = layers.feature(self, "S2", squash(Subsampling(self.dtype, name="S2")(x)))
         x = squash(SparseConv(_C3_INPUTS, self.dtype, name="C3")(x))  # [B, 10, 10, 16]
-        x = squash(Subsampling(self.dtype, name="S4")(x))
+        x = layers.feature(self, "S4", squash(Subsampling(self.dtype, name="S4")(x)))
         x = layers.flatten(x)
         for name, width in (("C5", 120), ("F6", 84)):
             init = uniform_by_fan_in(x.shape[-1])

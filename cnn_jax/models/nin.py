@@ -86,7 +86,7 @@ class NiN(nn.Module):
                     name=f"cccp{number}_{depth}" if depth else f"conv{number}",
                 )
                 x = nn.relu(conv(x))
-            x = _POOLS[block.pool](x)
+            x = _POOLS[block.pool](layers.feature(self, f"stage{number}", x))
             if block.dropout:
                 x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return layers.as_logits(x)

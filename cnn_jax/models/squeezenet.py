@@ -66,10 +66,10 @@ class SqueezeNet(nn.Module):
         # conv1 has to leave 2^3 pixels, of which three poolings that round up make one.
         layers.check_image_size(images, 14 + size, "squeezenet")
         conv1 = layers.Conv(channels, (size, size), stride=2, dtype=self.dtype, name="conv1")
-        x = self._pool(1, nn.relu(conv1(images)))
+        x = self._pool(1, layers.feature(self, "conv1", nn.relu(conv1(images))))
         for number, squeeze in enumerate(SQUEEZE, 2):
             x = Fire(squeeze, dtype=self.dtype, name=f"fire{number}")(x)
-            x = self._pool(number, x)
+            x = self._pool(number, layers.feature(self, f"fire{number}", x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)  # [B, 13, 13, 512] for 224
         conv10 = layers.Conv(
             self.num_classes,

@@ -66,6 +66,7 @@ class VGG(nn.Module):
             for index in range(1, depth + 1):
                 x = self._convolve(f"{stage}_{index}", width, x, train)
             x = ops.max_pool(x, 2)  # [B, H / 2^stage, W / 2^stage, width]
+            layers.feature(self, f"stage{stage}", x)
         x = layers.flatten(x)  # [B, 25088] for images of 224x224
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(4096, kernel_init=_dense_init, dtype=self.dtype, name=name)(x))
