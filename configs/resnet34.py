@@ -1,0 +1,26 @@
+"""ResNet-34 on ImageNet.
+
+Source: He et al. 2015 (arXiv:1512.03385), section 3.4: batches of 256, SGD with momentum 0.9, rate
+0.1 divided by 10 when the error stops falling, weight decay 1e-4, up to 60 x 10^4 steps. Here the
+epochs of torchvision's reference, 90 with the rate divided at 30 and 60.
+Command: python -m cnn_jax.main --config=configs/resnet34.py --config.data.directory=DIR
+Result: not yet run; torchvision's page quotes 73.314 % top-1, 91.420 % top-5 for its weights, which
+were trained on crops of random size and shape. Here images are enlarged to 224x224 and mirrored.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.imagenet(image_size=224)
+    config.model.name = "resnet34"
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.boundary_epochs = (30.0, 60.0)
+    config.train.batch_size = 256
+    config.train.epochs = 90.0
+    return base.finish(config, variant, smoke_image_size=32)

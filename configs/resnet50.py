@@ -1,0 +1,28 @@
+"""ResNet-50 on ImageNet in 90 epochs, with warm-up and the last normalisations started at zero.
+
+Source: Goyal et al. 2017 (arXiv:1706.02677), section 5.1: rate 0.1 for each 256 images of a batch,
+warm-up over 5 epochs, division by 10 at 30, 60 and 80, weight decay 1e-4 but on normalisation,
+zero-initialised residual scales; 23.60 % top-1 error with batches of 256.
+Command: python -m cnn_jax.main --config=configs/resnet50.py --config.data.directory=DIR
+Result: not yet run; expected near 76.4 % top-1, with crops of random size and shape, which the
+trainer does not have yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.imagenet(image_size=224)
+    config.model.name = "resnet50"
+    config.model.zero_init_residual = True
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.warmup_epochs = 5.0
+    config.optim.schedule.boundary_epochs = (30.0, 60.0, 80.0)
+    config.train.batch_size = 256
+    config.train.epochs = 90.0
+    return base.finish(config, variant, smoke_image_size=32)
