@@ -1,0 +1,111 @@
+"""ConvNeXt: a residual network with a transformer's choices.
+
+Liu et al. 2022, 'A ConvNet for the 2020s' (arXiv:2201.03545), Fig. 4 and section 2; ConvNeXt-T,
+ConvNeXt-S and ConvNeXt-B of section 3, as in timm.
+
+Departures from the paper: none. Weights start as in the authors' code, from a normal distribution
+with a deviation of 0.02, which it truncates at a hundred deviations.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
+from cnn_jax.models import attention, layers
+
+MIN_IMAGE_SIZE = 32  # below this nothing is left of the image in the last stage
+EPSILON = 1e-6  # of the normalisations
+
+
+class ConvNeXt(nn.Module):
+    """Embedded patches, stages of residual blocks, and a dense layer on the mean of all pixels.
+
+    Attributes:
+      num_classes: the number of logits.
+      stage_sizes: blocks in each stage.
+      widths: channels in each stage.
+      layer_scale_init: what the scale of each channel of a residual starts from.
+      stochastic_depth_rate: of the last block, rising from 0 in the first.
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    layer_scale_init: float = 1e-6
+    stochastic_depth_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, MIN_IMAGE_SIZE, "convnext")
+        conv = partial(layers.Conv, kernel_init=attention.normal, dtype=self.dtype)
+        norm = partial(nn.LayerNorm, EPSILON, dtype=self.dtype)
+        x = conv(self.widths[0], (4, 4), stride=4, name="stem_conv")(images)
+        x = layers.feature(self, "stem", norm(name="stem_norm")(x))
+        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            name = f"stages_{stage}"
+            if stage > 0:
+                x = norm(name=f"{name}_downsample_norm")(x)
+                x = conv(width, (2, 2), stride=2, name=f"{name}_downsample_conv")(x)
+            for index in range(size):
+                block = Block(
+                    conv,
+                    self.layer_scale_init,
+                    drop_rate=next(rates),
+                    train=train,
+                    dtype=self.dtype,
+                    name=f"{name}_blocks_{index}",
+                )
+                x = block(x)
+            layers.feature(self, f"stage{stage + 1}", x)
+        x = norm(name="head_norm")(ops.global_avg_pool(x))  # [B, C]
+        head = nn.Dense(
+            self.num_classes, kernel_init=attention.normal, dtype=self.dtype, name="head_fc"
+        )
+        return layers.as_logits(head(x))
+
+
+class Block(nn.Module):
+    """A depthwise convolution and an MLP beside a shortcut, `[B, H, W, C]` to the same (Fig. 4).
+
+    Attributes:
+      conv: makes a convolution; takes features, kernel size, padding, groups and name.
+      layer_scale_init: what the scale of each channel of the residual starts from.
+      drop_rate: of stochastic depth.
+      train: whether stochastic depth is on.
+      dtype: what is computed in.
+    """
+
+    conv: layers.ModuleDef
+    layer_scale_init: float
+    drop_rate: float
+    train: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        y = self.conv(channels, (7, 7), padding="HALF", groups=channels, name="conv_dw")(x)
+        y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(y)
+        y = attention.Mlp(0.0, self.train, self.dtype, name="mlp")(y)
+        y = attention.LayerScale(self.layer_scale_init, name="layer_scale")(y)
+        return x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+
+
+def _variant(stage_sizes: tuple[int, ...], widths: tuple[int, ...], rate: float) -> layers.Variant:
+    build = partial(ConvNeXt, stage_sizes=stage_sizes, widths=widths, stochastic_depth_rate=rate)
+    return layers.Variant(build, (224, 224, 3))
+
+
+# The rates are those of Table 5, for training on ImageNet-1K.
+VARIANTS = {
+    "convnext_tiny": _variant((3, 3, 9, 3), (96, 192, 384, 768), 0.1),
+    "convnext_small": _variant((3, 3, 27, 3), (96, 192, 384, 768), 0.4),
+    "convnext_base": _variant((3, 3, 27, 3), (128, 256, 512, 1024), 0.5),
+}

@@ -1,0 +1,137 @@
+"""Attention in windows against its definition, and what the contract does not show."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import models
+from cnn_jax.models import attention
+
+HEADS, CHANNELS, WINDOW = 2, 6, 4
+# Small enough for seconds, deep enough to drop something.
+SMALL: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {"width": 8, "depth": 2, "heads": 2},
+    "swin_tiny_patch4_window7_224": {"width": 8, "stage_sizes": (2,), "heads": (2,)},
+    "convnext_tiny": {"widths": (8,), "stage_sizes": (2,)},
+}
+
+
+def small(name: str, size: int = 32, **overrides: Any) -> tuple[Any, Any, Any]:
+    """A network, and the shapes of its variables and of two images."""
+    model = models.create(name, num_classes=10, **{**SMALL[name], **overrides})
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    return model, variables, images
+
+
+def drawn(shapes: Any) -> Any:
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def plain_window_attention(params: Any, image: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+    """Every pixel of `[H, W, C]` attends to those of its window, one query at a time.
+
+    Windows that start `shift` pixels late leave a remainder before them; nothing is cyclic.
+    """
+    height, width, channels = image.shape
+    pixels = [(row, column) for row in range(height) for column in range(width)]
+    windows = [((row - shift[0]) // WINDOW, (col - shift[1]) // WINDOW) for row, col in pixels]
+    qkv = image.reshape(-1, channels) @ params["qkv"]["kernel"] + params["qkv"]["bias"]
+    query, key, value = qkv.reshape(len(pixels), 3, HEADS, -1).transpose(1, 2, 0, 3)
+    side = 2 * WINDOW - 1
+    table = params["relative_position_bias_table"].reshape(HEADS, side, side)
+    y = np.zeros((len(pixels), HEADS, channels // HEADS))
+    for q, (row, column) in enumerate(pixels):
+        near = [k for k in range(len(pixels)) if windows[k] == windows[q]]
+        for head in range(HEADS):
+            bias = [
+                table[head, row - pixels[k][0] + WINDOW - 1, column - pixels[k][1] + WINDOW - 1]
+                for k in near
+            ]
+            logits = key[head, near] @ query[head, q] / (channels // HEADS) ** 0.5 + bias
+            y[q, head] = softmax(logits) @ value[head, near]
+    y = y.reshape(image.shape)
+    return y @ params["proj"]["kernel"] + params["proj"]["bias"]
+
+
+@pytest.mark.parametrize(
+    ("size", "shifted", "shift"),
+    [
+        ((8, 12), False, (0, 0)),
+        ((8, 12), True, (2, 2)),
+        ((3, 4), True, (0, 0)),
+        ((4, 8), True, (0, 2)),
+        ((2, 8), False, (0, 0)),
+    ],
+    ids=str,
+)
+def test_window_attention(size: tuple[int, int], shifted: bool, shift: tuple[int, int]) -> None:
+    module = attention.WindowAttention(HEADS, 0.0, False, "float64", WINDOW, shifted)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        images = jnp.asarray(rng.normal(size=(2, *size, CHANNELS)))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images))
+        assert shapes["params"]["relative_position_bias_table"].shape == (HEADS, 49)
+        variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+        result = jax.jit(module.apply)(variables, images)
+    for image, y in zip(np.asarray(images), np.asarray(result), strict=True):
+        expected = plain_window_attention(variables["params"], image, shift)
+        np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_merge_is_the_inverse_of_partition() -> None:
+    image = jnp.arange(2 * 6 * 8 * 3).reshape(2, 6, 8, 3)
+    windows = attention.partition(image, (3, 4))
+    assert windows.shape == (2, 4, 12, 3)
+    np.testing.assert_array_equal(windows[1, 1].reshape(3, 4, 3), image[1, :3, 4:])
+    np.testing.assert_array_equal(attention.merge(windows, (3, 4), (6, 8)), image)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [(name, rate) for name in SMALL for rate in models.options(name) if rate.endswith("_rate")],
+)
+def test_what_is_random_is_a_function_of_the_key_and_only_in_training(name: str, rate: str) -> None:
+    overrides: dict[str, Any] = {rate: 0.5}
+    model, *shapes = small(name, **overrides)
+    variables, images = drawn(shapes)
+
+    @jax.jit
+    def logits(key: jax.Array) -> Any:
+        trained = model.apply(variables, images, train=True, rngs={"dropout": key})
+        return trained, model.apply(variables, images, train=False, rngs={"dropout": key})
+
+    results = [logits(jax.random.key(seed)) for seed in (0, 0, 1)]
+    trained, evaluated = zip(*results, strict=True)
+    np.testing.assert_array_equal(trained[0], trained[1])
+    np.testing.assert_array_equal(evaluated[0], evaluated[2])
+    assert not np.allclose(trained[0], trained[2])
+    assert not np.allclose(trained[0], evaluated[0])
+
+
+def test_position_embeddings_follow_the_image_and_stages_have_no_class_token() -> None:
+    model, variables, images = small("vit_tiny_patch16_224", size=48, depth=4)
+    assert variables["params"]["pos_embed"].shape == (1, 10, 8)
+    stages = jax.eval_shape(lambda *args: models.features(model, *args), variables, images)
+    assert sorted(stages) == ["stage1", "stage2", "stage3", "stage4", "stem"]
+    assert {stage.shape for stage in stages.values()} == {(2, 3, 3, 8)}
+
+
+def test_an_image_that_patches_do_not_cover_is_an_error() -> None:
+    with pytest.raises(ValueError, match="multiples of 16 pixels, got 40x40"):
+        small("vit_tiny_patch16_224", size=40)
+
+
+@pytest.mark.parametrize("heads", [0, 3])
+def test_heads_that_do_not_divide_the_channels_are_an_error(heads: int) -> None:
+    with pytest.raises(ValueError, match=f"must divide the 8 channels, got {heads}"):
+        small("vit_tiny_patch16_224", heads=heads)
