@@ -1,0 +1,154 @@
+"""Residual networks whose blocks normalise and activate first: ResNet v2.
+
+He, Zhang, Ren & Sun 2016, 'Identity Mappings in Deep Residual Networks', ECCV (arXiv:1603.05027),
+Fig. 4(e), full pre-activation, in the bottlenecks and stages of 'Deep Residual Learning for Image
+Recognition' (arXiv:1512.03385), Table 1: `resnetv2_50`, `resnetv2_101` and `resnetv2_152`, as in
+timm, 25,549,352, 44,541,480 and 60,185,128 parameters for 1000 classes. `resnetv2_50_keras` is
+Keras' ResNet50V2, which halves the image in the last block of a stage, not in the first of the
+next, pads with zeros before the pooling, and has biases where no normalisation follows.
+
+Departures from the paper: bottlenecks halve the image in their 3x3 convolution, not in the first
+1x1, and the first normalisation comes after the pooling, as part of the first block (the paper's
+appendix has it before). Weights start from He's normal distribution over the fan-out, those of the
+classifier from one with a standard deviation of 0.01.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
+from cnn_jax.models import layers
+
+
+class ResNetV2(nn.Module):
+    """A stem, stages of bottlenecks, a last normalisation, and a dense layer on the pixels' mean.
+
+    Attributes:
+      num_classes: the number of logits.
+      stage_sizes: blocks in each stage.
+      widths: channels of each stage's 3x3 convolutions; its blocks give four times as many.
+      stride_last: whether stages but the last end with the stride, where others begin with it.
+      zero_padded_pooling: whether the stem's pooling sees zeros around the image, which are more
+        than what is negative there, or nothing at all.
+      conv_bias: whether convolutions that no normalisation follows have biases.
+      epsilon: of the normalisation.
+      stochastic_depth_rate: of the last block, rising from 0 in the first.
+      dropout_rate: before the classifier.
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    stride_last: bool = False
+    zero_padded_pooling: bool = False
+    conv_bias: bool = False
+    epsilon: float = 1e-5
+    stochastic_depth_rate: float = 0.0
+    dropout_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        conv = partial(
+            layers.Conv,
+            padding="HALF",
+            use_bias=False,
+            kernel_init=layers.he_normal_fan_out,
+            dtype=self.dtype,
+        )
+        norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=self.epsilon)
+        stem = conv(self.widths[0], (7, 7), 2, use_bias=self.conv_bias, name="stem_conv")
+        x = self._pool(layers.feature(self, "stem", stem(images)))
+        block = partial(Bottleneck, conv=conv, norm=norm, bias=self.conv_bias, train=train)
+        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
+            for index in range(size):
+                x = block(
+                    channels=width,
+                    stride=2 if self._halves(stage, index) else 1,
+                    projects=index == 0,
+                    drop_rate=next(rates),
+                    name=f"stage{stage}_{index}",
+                )(x)
+            layers.feature(self, f"stage{stage}", x)
+        x = ops.global_avg_pool(nn.relu(norm(name="norm")(x)))  # [B, C]
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        init = nn.initializers.normal(0.01)
+        head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head_fc")
+        return layers.as_logits(head(x))
+
+    def _pool(self, x: jax.Array) -> jax.Array:
+        if self.zero_padded_pooling:
+            return ops.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2)
+        return ops.max_pool(x, 3, 2, padding=1)
+
+    def _halves(self, stage: int, index: int) -> bool:
+        if self.stride_last:
+            return stage < len(self.stage_sizes) and index == self.stage_sizes[stage - 1] - 1
+        return stage > 1 and index == 0
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, each after a normalisation and ReLU, beside a shortcut.
+
+    `[B, H, W, C]` to `[B, H / stride, W / stride, 4 channels]`.
+
+    Attributes:
+      channels: of the 3x3 convolution.
+      stride: of the 3x3 convolution.
+      projects: whether the shortcut is a 1x1 convolution, which sees what is normalised already.
+      drop_rate: of stochastic depth.
+      conv: makes a convolution without bias; takes features, kernel size and stride.
+      norm: makes a normalisation that knows whether it trains.
+      bias: whether the last convolution and the shortcut's have biases all the same.
+      train: whether stochastic depth is on.
+    """
+
+    channels: int
+    stride: int
+    projects: bool
+    drop_rate: float
+    conv: layers.ModuleDef
+    norm: layers.ModuleDef
+    bias: bool
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = 4 * self.channels
+        y = nn.relu(self.norm(name="norm1")(x))
+        if self.projects:
+            project = partial(self.conv, use_bias=self.bias, name="downsample_conv")
+            shortcut = project(features, (1, 1), self.stride)(y)
+        else:
+            shortcut = x[:, :: self.stride, :: self.stride]
+        y = self.conv(self.channels, (1, 1), name="conv1")(y)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.conv(self.channels, (3, 3), self.stride, name="conv2")(y)
+        y = nn.relu(self.norm(name="norm3")(y))
+        y = self.conv(features, (1, 1), use_bias=self.bias, name="conv3")(y)
+        return shortcut + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+
+
+def _variant(stage_sizes: tuple[int, ...], **fields: Any) -> layers.Variant:
+    return layers.Variant(partial(ResNetV2, stage_sizes=stage_sizes, **fields), (224, 224, 3))
+
+
+VARIANTS = {
+    "resnetv2_50": _variant((3, 4, 6, 3)),
+    "resnetv2_101": _variant((3, 4, 23, 3)),
+    "resnetv2_152": _variant((3, 8, 36, 3)),
+    "resnetv2_50_keras": _variant(
+        (3, 4, 6, 3),
+        stride_last=True,
+        zero_padded_pooling=True,
+        conv_bias=True,
+        epsilon=1.001e-5,
+    ),
+}

@@ -1,0 +1,111 @@
+"""Wide residual networks for CIFAR.
+
+Zagoruyko & Komodakis 2016, 'Wide Residual Networks', BMVC (arXiv:1605.07146), Table 1 with the
+block of Fig. 1(d): `wrn_16_8`, `wrn_28_10` and `wrn_40_4`, named by depth and width as there, of
+10,961,370, 36,479,194 and 8,949,210 parameters for ten classes. Those for ImageNet, with
+bottlenecks, are in `resnet`.
+
+Departures from the paper: none that is known; as in the authors' code, a block that changes the
+number of channels takes its shortcut, a 1x1 convolution, from the input after normalisation and
+ReLU. Weights start from He's normal distribution over the fan-out, also as there.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import errors, ops
+from cnn_jax.models import layers
+
+
+class WideResNet(nn.Module):
+    """A 3x3 convolution, three stages of pre-activation blocks, and a dense layer on the mean.
+
+    Attributes:
+      num_classes: the number of logits.
+      depth: convolutions in a chain and the dense layer, 6 n + 4 with n blocks in each stage.
+      width: channels, as a multiple of 16, 32 and 64 in the three stages.
+      dropout_rate: between the convolutions of each block.
+      dtype: what is computed in.
+
+    Raises:
+      ValueError: a depth that gives no whole number of blocks.
+    """
+
+    num_classes: int
+    depth: int
+    width: int
+    dropout_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        size, rest = divmod(self.depth - 4, 6)
+        if size < 1 or rest:
+            raise errors.UserError(f"model.depth must be 10, 16, 22 and so on, got {self.depth}")
+        conv = partial(
+            layers.Conv,
+            padding="HALF",
+            use_bias=False,
+            kernel_init=layers.he_normal_fan_out,
+            dtype=self.dtype,
+        )
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        x = layers.feature(self, "stem", conv(16, (3, 3), name="conv1")(images))
+        for stage in (1, 2, 3):
+            for index in range(size):
+                x = Block(
+                    channels=self.width * 2 ** (stage + 3),
+                    stride=2 if stage > 1 and index == 0 else 1,
+                    conv=conv,
+                    norm=norm,
+                    dropout=dropout,
+                    name=f"conv{stage + 1}_{index}",
+                )(x)
+            layers.feature(self, f"stage{stage}", x)
+        x = ops.global_avg_pool(nn.relu(norm(name="bn")(x)))  # [B, 64 width]
+        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each after a normalisation and ReLU, beside a shortcut.
+
+    `[B, H, W, C]` to `[B, H / stride, W / stride, channels]`.
+
+    Attributes:
+      channels: of the result.
+      stride: of the first convolution.
+      conv: makes a convolution; takes features, kernel size and stride.
+      norm: makes a normalisation that knows whether it trains.
+      dropout: makes a dropout that knows whether it trains.
+    """
+
+    channels: int
+    stride: int
+    conv: layers.ModuleDef
+    norm: layers.ModuleDef
+    dropout: layers.ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(self.norm(name="bn1")(x))
+        if x.shape[-1] != self.channels:
+            x = self.conv(self.channels, (1, 1), self.stride, name="shortcut")(y)
+        y = self.conv(self.channels, (3, 3), self.stride, name="conv1")(y)
+        y = self.dropout()(nn.relu(self.norm(name="bn2")(y)))
+        return x + self.conv(self.channels, (3, 3), name="conv2")(y)
+
+
+def _variant(depth: int, width: int) -> layers.Variant:
+    return layers.Variant(partial(WideResNet, depth=depth, width=width), (32, 32, 3))
+
+
+VARIANTS = {
+    "wrn_16_8": _variant(16, 8),
+    "wrn_28_10": _variant(28, 10),
+    "wrn_40_4": _variant(40, 4),
+}

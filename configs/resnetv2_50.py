@@ -1,0 +1,25 @@
+"""Pre-activation ResNet-50 on ImageNet.
+
+Source: He et al. 2016 (arXiv:1603.05027), for ResNets of 152 and 200 layers: rate 0.1, a tenth
+after 30 and after 60 epochs, batches of 256. Length, weight decay and augmentation are those of
+fb.resnet.torch, which it builds on; of its crops and colours the trainer has the mirroring alone.
+Command: python -m cnn_jax.main --config=configs/resnetv2_50.py --config.data.directory=DIR
+Result: not yet run; Keras' page quotes 76.0 % top-1, 93.0 % top-5 for its ResNet50V2.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.imagenet(image_size=224)
+    config.model.name = "resnetv2_50"
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "step"
+    config.optim.schedule.boundary_epochs = (30.0, 60.0)
+    config.train.batch_size = 256
+    config.train.epochs = 90.0
+    return base.finish(config, variant, smoke_image_size=32)
