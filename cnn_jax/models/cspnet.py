@@ -1,0 +1,206 @@
+"""CSPNet: half of a stage's channels go around its blocks.
+
+Wang, Liao, Yeh, Wu, Chen & Hsieh 2019, 'CSPNet: A New Backbone that can Enhance Learning
+Capability of CNN' (arXiv:1911.11929), Figs. 3 (b) and 5: `cspresnet50`, `cspresnext50`; Bochkovskiy
+et al. 2020 (arXiv:2004.10934), section 3.4: `cspdarknet53`. The tables are timm's.
+
+Departures from the paper: as in timm, one 1x1 convolution makes both halves, where the authors'
+Darknet files have one for each, and is linear in all stages of ResNe(X)t; the first stage of
+`cspresnext50` splits evenly; the stem's pooling is 3x3, not 2x2; leaky ReLUs have a slope of 0.01,
+not Darknet's 0.1. Weights start from He's normal distribution over the fan-out, those of the
+classifier from one with a deviation of 0.01, and blocks as their shortcuts alone.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import errors, ops
+from cnn_jax.models import layers
+
+BLOCKS = ("bottleneck", "dark")
+
+
+class CSPNet(nn.Module):
+    """A stem, cross-stage partial stages, and a dense layer on the mean of all pixels.
+
+    Attributes:
+      num_classes: the number of logits.
+      stage_sizes: blocks in each stage.
+      widths: channels of each stage.
+      expansions: channels that are split into halves in each stage, over its width.
+      block: 'bottleneck', as in ResNet, or 'dark', as in Darknet; the stem is of the same kind.
+      groups: of the 3x3 convolutions.
+      negative_slope: of the leaky ReLUs.
+      zero_init_residual: whether each block begins as its shortcut alone.
+      stochastic_depth_rate: of the last block, rising from 0 in the first.
+      dropout_rate: before the classifier.
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    expansions: tuple[int, ...]
+    block: str = "bottleneck"
+    groups: int = 1
+    negative_slope: float = 0.01
+    zero_init_residual: bool = True
+    stochastic_depth_rate: float = 0.0
+    dropout_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        if self.block not in BLOCKS:
+            raise errors.unknown("model.block", self.block, BLOCKS)
+        dark = self.block == "dark"
+        activation = partial(nn.leaky_relu, negative_slope=self.negative_slope)
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(
+            layers.ConvNorm,
+            norm=norm,
+            padding="HALF",
+            activation=activation,
+            kernel_init=layers.he_normal_fan_out,
+            dtype=self.dtype,
+        )
+        zeros = partial(norm, scale_init=nn.initializers.zeros_init())
+        block = partial(
+            DarkBlock if dark else Bottleneck,
+            conv=conv,
+            last_norm=zeros if self.zero_init_residual else norm,
+            activation=activation,
+            groups=self.groups,
+            train=train,
+        )
+        x = self._stem(images, conv)
+        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        stages = zip(self.stage_sizes, self.widths, self.expansions, strict=True)
+        for index, (size, width, expansion) in enumerate(stages):
+            x = CrossStage(
+                features=width,
+                expanded=expansion * width,
+                stride=1 if index == 0 and not dark else 2,
+                dark=dark,
+                drop_rates=tuple(next(rates) for _ in range(size)),
+                groups=self.groups,
+                conv=conv,
+                block=block,
+                name=f"stages_{index}",
+            )(x)
+            layers.feature(self, f"stage{index + 1}", x)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
+        normal = nn.initializers.normal(0.01)
+        dense = nn.Dense(self.num_classes, kernel_init=normal, dtype=self.dtype, name="fc")
+        return layers.as_logits(dense(x))
+
+    def _stem(self, images: jax.Array, conv: layers.ModuleDef) -> jax.Array:
+        if self.block == "dark":
+            return layers.feature(self, "stem", conv(32, (3, 3), name="stem_conv1")(images))
+        x = layers.feature(self, "stem", conv(64, (7, 7), stride=2, name="stem_conv1")(images))
+        return ops.max_pool(x, 3, 2, "HALF")
+
+
+class CrossStage(nn.Module):
+    """Blocks on one half of the channels, then both halves together (Figs. 3 (b) and 5).
+
+    Attributes:
+      features: channels of the result.
+      expanded: channels of both halves together.
+      stride: how much smaller the result is; 2 costs a convolution before all others.
+      dark: whether that convolution has `features` channels, not its input's, and the one that
+        makes the halves is followed by an activation.
+      drop_rates: of stochastic depth, for each block.
+      groups: of the convolution with the stride.
+      conv: makes a convolution with its normalisation and activation.
+      block: makes a block.
+    """
+
+    features: int
+    expanded: int
+    stride: int
+    dark: bool
+    drop_rates: tuple[float, ...]
+    groups: int
+    conv: layers.ModuleDef
+    block: layers.ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.stride > 1:
+            width = self.features if self.dark else x.shape[-1]
+            conv = partial(self.conv, stride=self.stride, groups=self.groups)
+            x = conv(width, (3, 3), name="conv_down")(x)
+        linear = {} if self.dark else {"activation": jax.nn.identity}
+        x = self.conv(self.expanded, (1, 1), **linear, name="conv_exp")(x)
+        around, x = jnp.split(x, 2, axis=-1)
+        for index, rate in enumerate(self.drop_rates):
+            inner = self.features // 2
+            x = self.block(inner=inner, drop_rate=rate, name=f"blocks_{index}")(x)
+        x = self.conv(self.expanded // 2, (1, 1), name="conv_transition_b")(x)
+        x = jnp.concatenate([around, x], axis=-1)
+        return self.conv(self.features, (1, 1), name="conv_transition")(x)
+
+
+class Block(nn.Module):
+    """What both kinds of block share; they keep the shape, `[B, H, W, C]`.
+
+    Attributes:
+      inner: channels of all convolutions but the last.
+      drop_rate: of stochastic depth.
+      groups: of the 3x3 convolution.
+      conv: makes a convolution with its normalisation and activation.
+      last_norm: makes the normalisation of the last convolution.
+      activation: after the sum, in a bottleneck.
+      train: whether stochastic depth is on.
+    """
+
+    inner: int
+    drop_rate: float
+    groups: int
+    conv: layers.ModuleDef
+    last_norm: layers.ModuleDef
+    activation: layers.Activation
+    train: bool
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, as in ResNet."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.conv(self.inner, (1, 1), name="conv1")(x)
+        y = self.conv(self.inner, (3, 3), groups=self.groups, name="conv2")(y)
+        last = partial(self.conv, norm=self.last_norm, activation=jax.nn.identity)
+        y = last(x.shape[-1], (1, 1), name="conv3")(y)
+        return self.activation(x + layers.stochastic_depth(y, self.drop_rate, train=self.train))
+
+
+class DarkBlock(Block):
+    """1x1 and 3x3 convolutions beside a shortcut, as in Darknet: no activation after the sum."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.conv(self.inner, (1, 1), name="conv1")(x)
+        last = partial(self.conv, norm=self.last_norm, groups=self.groups)
+        y = last(x.shape[-1], (3, 3), name="conv2")(y)
+        return x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+
+
+def _variant(stage_sizes: tuple[int, ...], first_width: int, **fields: Any) -> layers.Variant:
+    """Stages that double the width from one to the next."""
+    widths = tuple(first_width * 2**stage for stage in range(len(stage_sizes)))
+    build = partial(CSPNet, stage_sizes=stage_sizes, widths=widths, **fields)
+    return layers.Variant(build, (256, 256, 3))
+
+
+VARIANTS = {
+    "cspresnet50": _variant((3, 3, 5, 2), 128, expansions=(2, 2, 2, 2)),
+    "cspresnext50": _variant((3, 3, 5, 2), 256, expansions=(1, 1, 1, 1), groups=32),
+    "cspdarknet53": _variant((1, 2, 8, 8, 4), 64, expansions=(2, 1, 1, 1, 1), block="dark"),
+}

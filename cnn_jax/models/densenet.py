@@ -1,0 +1,137 @@
+"""DenseNet: every layer of a block sees what all layers before it computed.
+
+Huang, Liu, van der Maaten & Weinberger 2016, 'Densely Connected Convolutional Networks'
+(arXiv:1608.06993): Table 1, with bottlenecks and compression (DenseNet-BC). `densenet121`,
+`densenet169` and `densenet201` grow by 32 channels a layer, `densenet161` by 48, as in torchvision.
+
+Departures from the paper: none. Weights start from He's normal distribution; `epsilon` is torch's,
+and Keras has 1.001e-5.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from cnn_jax import ops
+from cnn_jax.models import layers
+
+MIN_IMAGE_SIZE = 29  # below this the last transition leaves nothing of the image
+
+
+class DenseNet(nn.Module):
+    """A stem, dense blocks with transitions between them, and a dense layer on the pixels' mean.
+
+    Attributes:
+      num_classes: the number of logits.
+      stage_sizes: layers in each dense block.
+      growth: channels that each layer adds, k in the paper; the stem has twice as many.
+      compression: share of the channels that a transition keeps, theta in the paper.
+      epsilon: of the normalisation.
+      dropout_rate: after every convolution but the first (section 4.2).
+      dtype: what is computed in.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...]
+    growth: int = 32
+    compression: float = 0.5
+    epsilon: float = 1e-5
+    dropout_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        layers.check_image_size(images, MIN_IMAGE_SIZE, "densenet")
+        conv = partial(layers.Conv, padding="HALF", use_bias=False, dtype=self.dtype)
+        norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=self.epsilon)
+        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        parts = (conv, norm, dropout)
+        x = conv(2 * self.growth, (7, 7), 2, name="conv0")(images)
+        x = layers.feature(self, "stem", nn.relu(norm(name="norm0")(x)))
+        x = ops.max_pool(x, 3, 2, "HALF")
+        for stage, size in enumerate(self.stage_sizes, 1):
+            if stage > 1:
+                features = int(self.compression * x.shape[-1])
+                x = Transition(features, *parts, name=f"transition{stage - 1}")(x)
+            x = DenseBlock(size, self.growth, *parts, name=f"denseblock{stage}")(x)
+            layers.feature(self, f"stage{stage}", x)
+        x = nn.relu(norm(name="norm5")(x))
+        dense = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")
+        return layers.as_logits(dense(ops.global_avg_pool(x)))
+
+
+class DenseBlock(nn.Module):
+    """Layers that each append channels, `[B, H, W, C]` to `[B, H, W, C + size * growth]`.
+
+    Attributes:
+      size: how many layers.
+      growth: channels that each appends.
+      conv: makes a convolution; takes features and kernel size.
+      norm: makes a normalisation that knows whether it trains.
+      dropout: makes a dropout that knows whether it trains.
+    """
+
+    size: int
+    growth: int
+    conv: layers.ModuleDef
+    norm: layers.ModuleDef
+    dropout: layers.ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index in range(1, self.size + 1):
+            layer = DenseLayer(
+                self.growth, self.conv, self.norm, self.dropout, name=f"denselayer{index}"
+            )
+            x = jnp.concatenate([x, layer(x)], axis=-1)
+        return x
+
+
+class DenseLayer(nn.Module):
+    """A 1x1 convolution to four times the channels and a 3x3 one, both after normalisation.
+
+    `[B, H, W, C]` to `[B, H, W, growth]` (section 3, 'Bottleneck layers').
+    """
+
+    growth: int
+    conv: layers.ModuleDef
+    norm: layers.ModuleDef
+    dropout: layers.ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(self.norm(name="norm1")(x))
+        x = self.dropout()(self.conv(4 * self.growth, (1, 1), name="conv1")(x))
+        x = nn.relu(self.norm(name="norm2")(x))
+        return self.dropout()(self.conv(self.growth, (3, 3), name="conv2")(x))
+
+
+class Transition(nn.Module):
+    """Half the image and fewer channels, `[B, H, W, C]` to `[B, H / 2, W / 2, features]`."""
+
+    features: int
+    conv: layers.ModuleDef
+    norm: layers.ModuleDef
+    dropout: layers.ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(self.norm(name="norm")(x))
+        x = self.dropout()(self.conv(self.features, (1, 1), name="conv")(x))
+        return ops.avg_pool(x, 2)
+
+
+def _variant(stage_sizes: tuple[int, ...], growth: int = 32) -> layers.Variant:
+    build = partial(DenseNet, stage_sizes=stage_sizes, growth=growth)
+    return layers.Variant(build, (224, 224, 3))
+
+
+VARIANTS = {
+    "densenet121": _variant((6, 12, 24, 16)),
+    "densenet161": _variant((6, 12, 36, 24), growth=48),
+    "densenet169": _variant((6, 12, 32, 32)),
+    "densenet201": _variant((6, 12, 48, 32)),
+}

@@ -1,0 +1,29 @@
+"""Squeeze-and-excitation networks: what the released ones do otherwise than ResNets."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax import models
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("seresnet50", {64: 16, 45: 12}),
+        ("legacy_seresnet50", {64: 16, 45: 11}),
+    ],
+)
+def test_the_released_pool_without_padding_but_for_a_last_window(
+    name: str, sizes: dict[int, int]
+) -> None:
+    """Stems give 32 and 23 pixels; the windows of 3 cover 0..2 to 30..32, and to 20..22."""
+    model = models.create(name, num_classes=10)
+
+    def stages(side: int) -> dict[str, jax.Array]:
+        images = jnp.zeros((1, side, side, 3))
+        variables = model.init(jax.random.key(0), images, train=False)
+        return models.features(model, variables, images)
+
+    found = {side: jax.eval_shape(lambda side=side: stages(side)) for side in sizes}
+    assert {side: stage["stage1"].shape[1] for side, stage in found.items()} == sizes
