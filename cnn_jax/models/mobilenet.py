@@ -1,0 +1,253 @@
+"""MobileNet v1, v2 and v3.
+
+Howard et al. 2017, 'MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+Applications' (arXiv:1704.04861), Table 1: `mobilenetv1_*`, 4,231,976 parameters. Sandler et al.
+2018, 'MobileNetV2: Inverted Residuals and Linear Bottlenecks' (arXiv:1801.04381), Table 2:
+`mobilenetv2_*`. Howard et al. 2019, 'Searching for MobileNetV3' (arXiv:1905.02244), Tables 1 and 2:
+`mobilenetv3_large_*`, `mobilenetv3_small_*`. What follows the name is the percentage of channels.
+
+Departures from the papers: ReLU6 in v1, and in v3 multiples of 8 as the channels of squeeze-and-
+excitation and none of it after the small form's last convolution, as in the authors' code. Padding
+and normalisation are timm's; Keras' models have `padding="SAME"` and `epsilon=1e-3`. Weights start
+as in `inverted_residual`.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from cnn_jax import errors, ops
+from cnn_jax.models import layers
+from cnn_jax.models.inverted_residual import (
+    InvertedResidual,
+    MobileNetwork,
+    depthwise,
+    inputs_and_strides,
+)
+
+V1_STAGES = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))  # channels, blocks
+V2_STAGES = (  # Table 2: expansion, channels, blocks
+    (1, 16, 1),
+    (6, 24, 2),
+    (6, 32, 3),
+    (6, 64, 4),
+    (6, 96, 3),
+    (6, 160, 3),
+    (6, 320, 1),
+)
+
+
+class MobileNetV1(MobileNetwork):
+    """A 3x3 convolution, depthwise separable ones, and the classifier.
+
+    Attributes:
+      strides: of the first convolution and of each stage; ones suit small images.
+    """
+
+    dropout_rate: float = 0.001
+    strides: tuple[int, ...] = (2, 1, 2, 2, 2, 2)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        first, *strides = _checked(self.strides, len(V1_STAGES))
+        unit = self.unit(nn.relu6, train=train)
+        x = unit(self.width(32), (3, 3), stride=first, name="stem")(images)
+        x = self.stages(layers.feature(self, "stem", x), self._blocks(unit, strides))
+        return self.classify(ops.global_avg_pool(x), train=train)
+
+    def _blocks(
+        self, unit: layers.ModuleDef, strides: list[int]
+    ) -> Iterator[list[layers.ModuleDef]]:
+        for (width, depth), first in zip(V1_STAGES, strides, strict=True):
+            block = partial(DepthwiseSeparable, self.width(width), unit=unit)
+            yield [partial(block, stride=first), *[partial(block, stride=1)] * (depth - 1)]
+
+
+class DepthwiseSeparable(nn.Module):
+    """A depthwise convolution and a 1x1 convolution, each with its activation (v1, Fig. 3).
+
+    `[B, H, W, C]` to `[B, H / stride, W / stride, features]`.
+    """
+
+    features: int
+    stride: int
+    unit: layers.ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = depthwise(self.unit, x.shape[-1], 3, self.stride)(x)
+        return self.unit(self.features, (1, 1), name="project")(x)
+
+
+class MobileNetV2(MobileNetwork):
+    """A 3x3 convolution, inverted residual blocks, a 1x1 convolution and the classifier.
+
+    Attributes:
+      strides: of the first convolution and of each stage; ones suit small images.
+    """
+
+    strides: tuple[int, ...] = (2, 1, 2, 2, 2, 1, 2, 1)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        first, *strides = _checked(self.strides, len(V2_STAGES))
+        unit = self.unit(nn.relu6, train=train)
+        x = unit(self.width(32), (3, 3), stride=first, name="stem")(images)
+        x = self.stages(layers.feature(self, "stem", x), self._blocks(unit, strides, train))
+        x = unit(max(1280, self.width(1280)), (1, 1), name="head")(x)
+        return self.classify(ops.global_avg_pool(layers.feature(self, "head", x)), train=train)
+
+    def _blocks(
+        self, unit: layers.ModuleDef, strides: list[int], train: bool
+    ) -> Iterator[list[layers.ModuleDef]]:
+        inputs = self.width(32)
+        for (expansion, width, depth), first in zip(V2_STAGES, strides, strict=True):
+            features = self.width(width)
+            block = partial(InvertedResidual, features, kernel_size=3, unit=unit, train=train)
+            yield [
+                partial(block, expanded=expansion * channels, stride=stride)
+                for channels, stride in inputs_and_strides(inputs, features, depth, first)
+            ]
+            inputs = features
+
+
+def _checked(strides: tuple[int, ...], stages: int) -> tuple[int, ...]:
+    if len(strides) != stages + 1:
+        raise errors.UserError(f"model.strides must be {stages + 1} numbers, got {strides!r}")
+    return strides
+
+
+class Bottleneck(NamedTuple):
+    """A row of v3's tables."""
+
+    kernel_size: int
+    expanded: int
+    width: int
+    squeeze: bool
+    activation: layers.Activation
+    stride: int = 1
+
+
+class Form(NamedTuple):
+    """One of v3's tables: the blocks of each stage, and the channels of the last two layers."""
+
+    stages: tuple[tuple[Bottleneck, ...], ...]
+    last: int
+    head: int
+
+
+_RE, _HS = nn.relu, nn.hard_swish
+FORMS = {
+    "large": Form(  # Table 1
+        stages=(
+            (Bottleneck(3, 16, 16, False, _RE),),
+            (Bottleneck(3, 64, 24, False, _RE, stride=2), Bottleneck(3, 72, 24, False, _RE)),
+            (
+                Bottleneck(5, 72, 40, True, _RE, stride=2),
+                *[Bottleneck(5, 120, 40, True, _RE)] * 2,
+            ),
+            (
+                Bottleneck(3, 240, 80, False, _HS, stride=2),
+                Bottleneck(3, 200, 80, False, _HS),
+                *[Bottleneck(3, 184, 80, False, _HS)] * 2,
+            ),
+            (Bottleneck(3, 480, 112, True, _HS), Bottleneck(3, 672, 112, True, _HS)),
+            (
+                Bottleneck(5, 672, 160, True, _HS, stride=2),
+                *[Bottleneck(5, 960, 160, True, _HS)] * 2,
+            ),
+        ),
+        last=960,
+        head=1280,
+    ),
+    "small": Form(  # Table 2
+        stages=(
+            (Bottleneck(3, 16, 16, True, _RE, stride=2),),
+            (Bottleneck(3, 72, 24, False, _RE, stride=2), Bottleneck(3, 88, 24, False, _RE)),
+            (
+                Bottleneck(5, 96, 40, True, _HS, stride=2),
+                *[Bottleneck(5, 240, 40, True, _HS)] * 2,
+            ),
+            (Bottleneck(5, 120, 48, True, _HS), Bottleneck(5, 144, 48, True, _HS)),
+            (
+                Bottleneck(5, 288, 96, True, _HS, stride=2),
+                *[Bottleneck(5, 576, 96, True, _HS)] * 2,
+            ),
+        ),
+        last=576,
+        head=1024,
+    ),
+}
+
+
+class MobileNetV3(MobileNetwork):
+    """Inverted residual blocks with hard-swish, and a layer of the head after the pooling (Fig. 5).
+
+    Attributes:
+      form: 'large' or 'small'.
+    """
+
+    form: str = "large"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        if self.form not in FORMS:
+            raise errors.unknown("model.form", self.form, FORMS)
+        unit = partial(self.unit, train=train)
+        x = unit(nn.hard_swish)(self.width(16), (3, 3), stride=2, name="stem")(images)
+        x = self.stages(layers.feature(self, "stem", x), self._blocks(unit, train))
+        x = ops.global_avg_pool(x)[:, None, None]  # [B, 1, 1, C]
+        conv = layers.Conv(
+            FORMS[self.form].head,
+            (1, 1),
+            kernel_init=layers.he_normal_fan_out,
+            dtype=self.dtype,
+            name="head",
+        )
+        return self.classify(layers.flatten(nn.hard_swish(conv(x))), train=train)
+
+    def _blocks(
+        self, unit: Callable[[layers.Activation], layers.ModuleDef], train: bool
+    ) -> Iterator[list[layers.ModuleDef]]:
+        inputs = 16
+        for rows in FORMS[self.form].stages:
+            blocks: list[layers.ModuleDef] = []
+            for row in rows:
+                expanded = layers.divisible(row.expanded / inputs * self.width(inputs))
+                block = partial(
+                    InvertedResidual,
+                    self.width(row.width),
+                    expanded,
+                    row.kernel_size,
+                    row.stride,
+                    unit(row.activation),
+                    train,
+                    self._squeeze(expanded) if row.squeeze else None,
+                )
+                blocks.append(block)
+                inputs = row.width
+            yield blocks
+        yield [partial(unit(nn.hard_swish), self.width(FORMS[self.form].last), (1, 1))]
+
+    def _squeeze(self, channels: int) -> layers.ModuleDef:
+        reduced = layers.divisible(channels / 4)
+        return partial(layers.SqueezeExcite, reduced, gate=nn.hard_sigmoid, dtype=self.dtype)
+
+
+def _variant(network: layers.ModuleDef, percentage: int, **fields: Any) -> layers.Variant:
+    build = partial(network, width_factor=percentage / 100, **fields)
+    return layers.Variant(build, (224, 224, 3))
+
+
+VARIANTS = {
+    **{f"mobilenetv1_{width:03}": _variant(MobileNetV1, width) for width in (25, 50, 75, 100)},
+    **{f"mobilenetv2_{width:03}": _variant(MobileNetV2, width) for width in (35, 50, 75, 100, 140)},
+    **{
+        f"mobilenetv3_{form}_{width:03}": _variant(MobileNetV3, width, form=form)
+        for form in FORMS
+        for width in (75, 100)
+    },
+}

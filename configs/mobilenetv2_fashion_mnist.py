@@ -1,0 +1,28 @@
+"""MobileNet v2 with half its channels on Fashion-MNIST, padded to 32x32 pixels.
+
+Source: Sandler et al. 2018 (arXiv:1801.04381), Table 2, for the network. Its first convolution and
+its fourth stage keep the size, so that the last stages see 4x4 pixels; the recipe is ours.
+Command: python -m cnn_jax.main --config=configs/mobilenetv2_fashion_mnist.py
+Result: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.fashion_mnist(image_size=32)
+    config.model.name = "mobilenetv2_050"
+    config.model.strides = (1, 1, 2, 2, 1, 1, 2, 1)
+    config.data.flip = True
+    config.data.crop_padding = 2
+    config.optim.learning_rate = 0.1
+    config.optim.nesterov = True
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup_epochs = 1.0
+    config.train.batch_size = 128
+    config.train.epochs = 12.0
+    return base.finish(config, variant)

@@ -1,0 +1,27 @@
+"""ShuffleNet v2 on ImageNet.
+
+Source: Ma et al. 2018 (arXiv:1807.11164), section 4, which trains as Zhang et al. 2017 do
+(arXiv:1707.01083), in whose code (`ShuffleNetV1/train.py` of megvii-model/ShuffleNet-Series) the
+rate falls linearly from 0.5 over 300,000 batches of 1024, weight decay is 4e-5 and label smoothing
+0.1. Here the rate falls along a cosine; the trainer has no crops of random size and no changes of
+colour.
+Command: python -m cnn_jax.main --config=configs/shufflenet_v2.py --config.data.directory=DIR
+Result: not yet run; torchvision quotes 69.362 % top-1, 88.316 % top-5 for its weights.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config, or its variant 'smoke'."""
+    config = base.imagenet(image_size=224)
+    config.model.name = "shufflenet_v2_x1_0"
+    config.optim.learning_rate = 0.5
+    config.optim.weight_decay = 4e-5
+    config.optim.schedule.name = "cosine"
+    config.train.batch_size = 1024
+    config.train.epochs = 240.0
+    config.train.label_smoothing = 0.1
+    return base.finish(config, variant, smoke_image_size=32)
