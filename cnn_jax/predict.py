@@ -1,27 +1,43 @@
 """Name what is on pictures with a trained network.
 
-  python -m cnn_jax.predict --workdir=DIR [--top_k=5] [--checkpoint=best|last|STEP] IMAGE...
+  python -m cnn_jax.predict --workdir=DIR [--checkpoint=best|last|STEP] IMAGE...
+  python -m cnn_jax.predict --model=resnet50.a1_in1k IMAGE...
+  python -m cnn_jax.predict --weights=FILE [--model=resnet50] IMAGE...
 
 prints the likeliest classes with their probabilities for PNG, JPEG and other files of any size and
-mode. Each picture is brought to the size of the training images and then treated as they were. A
-file that cannot be read is reported by name; the others are still answered, and the status is 1.
+mode. The first form takes a network trained here: each picture is brought to the size of the
+training images and then treated as they were. The others take published weights, timm's from the
+Hugging Face Hub or a file's, and treat pictures as those want it. A file that cannot be read is
+reported by name; the others are still answered, and the status is 1.
 """
 
 import argparse
 import dataclasses
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cnn_jax import checkpoint, cli, compilation, errors, memory, models, sharding, state, workdir
-from cnn_jax.data import images
-from cnn_jax.data.resident import normalise
+from cnn_jax import (
+    checkpoint,
+    cli,
+    compilation,
+    errors,
+    memory,
+    models,
+    pretrained,
+    sharding,
+    state,
+    workdir,
+)
+from cnn_jax.data import images, resident
+
+COLOUR = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,34 +47,31 @@ class Predictor:
     Attributes:
       model: the network.
       variables: its parameters and running statistics.
-      dataset: the content of a run's dataset.json.
-      resize: how the training images were brought to the network's size.
+      prepare: makes of a picture `[h, w, C]` uint8 of any size an input `[H, W, C]` float32.
+      channels: C.
+      class_names: the name of each output.
     """
 
     model: nn.Module
     variables: Any
-    dataset: Mapping[str, Any]
-    resize: str
+    prepare: Callable[[np.ndarray], np.ndarray]
+    channels: int
+    class_names: Sequence[str]
 
     def probabilities(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """`[N, K]` float32, for N pictures `[h, w, C]` uint8 of any size."""
-        batch = np.stack([self._prepare(picture) for picture in pictures])
-        inputs = normalise(jnp.asarray(batch), self.dataset["mean"], self.dataset["std"])
-        logits = cast("jax.Array", self.model.apply(self.variables, inputs, train=False))
-        return np.asarray(jax.nn.softmax(logits))
+        inputs = np.stack([self.prepare(picture) for picture in pictures])
+        return np.asarray(jax.nn.softmax(self._logits(self.variables, inputs)))
 
     def top(self, picture: np.ndarray, top_k: int) -> list[tuple[str, float]]:
         """The `top_k` likeliest class names of a picture, with their probabilities."""
         (row,) = self.probabilities([picture])
         order = np.argsort(-row, kind="stable")[:top_k]
-        return [(self.dataset["class_names"][index], float(row[index])) for index in order]
+        return [(self.class_names[index], float(row[index])) for index in order]
 
-    def _prepare(self, picture: np.ndarray) -> np.ndarray:
-        native, size = self.dataset["native_size"], self.dataset["input_shape"][0]
-        if native is not None and picture.shape[:2] != native:
-            method = "bilinear" if self.resize == "pad" else self.resize
-            picture = images.scale(picture, native, method)
-        return images.fit(picture, size, self.resize)
+    @functools.cached_property
+    def _logits(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        return jax.jit(functools.partial(self.model.apply, train=False))
 
 
 def load(directory: Path, which: str = "best") -> Predictor:
@@ -76,35 +89,74 @@ def load(directory: Path, which: str = "best") -> Predictor:
     model = models.create(**config["model"], num_classes=len(dataset["class_names"]))
     like = state.abstract_variables(model, dataset["input_shape"], sharding.make_mesh())
     variables = checkpoint.restore(directory / workdir.CHECKPOINTS, which, like).state
-    return Predictor(model, variables, dataset, config["data"]["resize"])
+    prepare = functools.partial(_as_trained, dataset=dataset, resize=config["data"]["resize"])
+    return Predictor(model, variables, prepare, dataset["input_shape"][-1], dataset["class_names"])
+
+
+def load_published(source: str | Path, name: str | None = None) -> Predictor:
+    """A network with published weights; arguments and errors are those of `pretrained.load`."""
+    found = pretrained.load(source, name=name)
+    treatment = found.preprocessing
+    return Predictor(found.model, found.variables, treatment, COLOUR, treatment.class_names)
+
+
+def _as_trained(picture: np.ndarray, *, dataset: Mapping[str, Any], resize: str) -> np.ndarray:
+    """A picture as the training images were; `dataset` is the content of a run's dataset.json."""
+    native, size = dataset["native_size"], dataset["input_shape"][0]
+    if native is not None and picture.shape[:2] != native:
+        method = "bilinear" if resize == "pad" else resize
+        picture = images.scale(picture, native, method)
+    return resident.normalise(images.fit(picture, size, resize), dataset["mean"], dataset["std"])
 
 
 def main() -> int:
     """Entry point of the command line."""
+    args = _parser().parse_args()
+    if args.top_k < 1:
+        raise errors.UserError(f"--top_k must be at least 1, got {args.top_k}")
+    memory.keep()
+    predictor = _predictor(args)
+    return int(sum(not _answer(predictor, path, args.top_k) for path in args.image) > 0)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cnn_jax.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="work directory of the run")
+    parser.add_argument("--workdir", type=Path, help="work directory of the run")
     parser.add_argument(
-        "--checkpoint", default="best", help="best by validation (default), last, or a step"
+        "--checkpoint", help="of the run: best by validation (default), last, or a step"
     )
+    parser.add_argument(
+        "--model", help="timm's checkpoint NETWORK.TAG on the Hub, or the network of --weights"
+    )
+    parser.add_argument("--weights", type=Path, help="a .safetensors, .pth or .pt file")
     parser.add_argument("--top_k", default=5, type=int, help="classes to print (default: 5)")
     parser.add_argument("image", nargs="+", type=Path, help="a picture")
-    args = parser.parse_args()
-    if args.top_k < 1:
-        raise errors.UserError(f"--top_k must be at least 1, got {args.top_k}")
-    memory.keep()
+    return parser
+
+
+def _predictor(args: argparse.Namespace) -> Predictor:
+    published = args.model is not None or args.weights is not None
+    if published == (args.workdir is not None):
+        raise errors.UserError("give either --workdir, or --model, --weights or both")
+    if published:
+        if args.checkpoint is not None:
+            raise errors.UserError("--checkpoint is for --workdir")
+        compilation.use_cache()
+        if args.weights is None:
+            return load_published(args.model)
+        return load_published(args.weights, args.model)
     if workdir.load(args.workdir, workdir.CONFIG).get("compilation_cache", True):
         compilation.use_cache()
-    predictor = load(args.workdir, args.checkpoint)
-    return int(sum(not _answer(predictor, path, args.top_k) for path in args.image) > 0)
+    return load(args.workdir, args.checkpoint or "best")
 
 
 def _answer(predictor: Predictor, path: Path, top_k: int) -> bool:
     try:
-        picture = images.read_file(path, predictor.dataset["input_shape"][-1])
+        picture = images.read_file(path, predictor.channels)
     except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return False

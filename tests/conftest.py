@@ -10,6 +10,8 @@ from configs import quickstart
 
 # The commands that tests start leave the user's cache alone.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Keras, a reference for some networks, asks for it when it is imported.
+os.environ["KERAS_BACKEND"] = "jax"
 
 
 @pytest.fixture(scope="session")

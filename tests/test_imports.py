@@ -30,16 +30,33 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " cnn_jax.data.resident",
         "cnn_jax.models.layers cnn_jax.models.digit_codes"
         " cnn_jax.data cnn_jax.steps cnn_jax.checkpoint",
-        "cnn_jax.models.branches",
-        "cnn_jax.models.alexnet cnn_jax.models.cuda_convnet cnn_jax.models.fashion_cnn"
-        " cnn_jax.models.googlenet cnn_jax.models.inception cnn_jax.models.inception_v4"
-        " cnn_jax.models.lenet cnn_jax.models.linear cnn_jax.models.nin cnn_jax.models.squeezenet"
-        " cnn_jax.models.vgg",
+        "cnn_jax.models.attention cnn_jax.models.branches cnn_jax.models.inverted_residual",
+        "cnn_jax.models.alexnet cnn_jax.models.convnext cnn_jax.models.cspnet"
+        " cnn_jax.models.cuda_convnet cnn_jax.models.densenet cnn_jax.models.efficientnet"
+        " cnn_jax.models.fashion_cnn cnn_jax.models.googlenet cnn_jax.models.inception"
+        " cnn_jax.models.inception_v4 cnn_jax.models.lenet cnn_jax.models.linear"
+        " cnn_jax.models.mobilenet cnn_jax.models.nin cnn_jax.models.resnet"
+        " cnn_jax.models.resnetv2 cnn_jax.models.shufflenet cnn_jax.models.squeezenet"
+        " cnn_jax.models.swin cnn_jax.models.vgg cnn_jax.models.vit"
+        " cnn_jax.models.wide_resnet cnn_jax.models.xception",
+        "cnn_jax.models.senet",
         "cnn_jax.models cnn_jax.pretrained.names cnn_jax.pretrained.layout"
-        " cnn_jax.pretrained.unpickle",
-        "cnn_jax.pretrained.files"
-        " cnn_jax.pretrained.alexnet cnn_jax.pretrained.googlenet cnn_jax.pretrained.inception"
-        " cnn_jax.pretrained.inception_v4 cnn_jax.pretrained.squeezenet cnn_jax.pretrained.vgg",
+        " cnn_jax.pretrained.inverted_residual cnn_jax.pretrained.unpickle"
+        " cnn_jax.pretrained.hub cnn_jax.pretrained.released",
+        "cnn_jax.pretrained.files cnn_jax.pretrained.alexnet cnn_jax.pretrained.convnext"
+        " cnn_jax.pretrained.cspnet cnn_jax.pretrained.densenet"
+        " cnn_jax.pretrained.efficientnet cnn_jax.pretrained.googlenet"
+        " cnn_jax.pretrained.inception cnn_jax.pretrained.inception_v4"
+        " cnn_jax.pretrained.mobilenet cnn_jax.pretrained.resnet cnn_jax.pretrained.resnetv2"
+        " cnn_jax.pretrained.shufflenet"
+        " cnn_jax.pretrained.squeezenet cnn_jax.pretrained.swin cnn_jax.pretrained.vgg"
+        " cnn_jax.pretrained.vit cnn_jax.pretrained.xception",
+        "cnn_jax.pretrained.senet cnn_jax.pretrained.torchvision",
+        "cnn_jax.pretrained.preprocessing cnn_jax.pretrained.tables"
+        " cnn_jax.pretrained.applications",
+        "cnn_jax.pretrained.convert",
+        "cnn_jax.pretrained.heads cnn_jax.pretrained.keras",
+        "cnn_jax.pretrained.loading",
         "cnn_jax.pretrained",
         "cnn_jax.job cnn_jax.evaluate cnn_jax.predict cnn_jax.summary",
         "cnn_jax.benchmark cnn_jax.benchmark.ops cnn_jax.benchmark.timing",
@@ -54,8 +71,16 @@ ONLY = {
     "cnn_jax.ops.cpu": {"cnn_jax.ops.cpu", "cnn_jax.ops.window"},
     "cnn_jax.models": {"cnn_jax.errors", "cnn_jax.ops", "cnn_jax.models"},
     "cnn_jax.data": {"cnn_jax.errors", "cnn_jax.keys", "cnn_jax.sharding", "cnn_jax.data"},
-    "cnn_jax.pretrained": {"cnn_jax.errors", "cnn_jax.models", "cnn_jax.pretrained"},
+    "cnn_jax.pretrained": {
+        "cnn_jax.data.images",
+        "cnn_jax.data.resident",
+        "cnn_jax.errors",
+        "cnn_jax.models",
+        "cnn_jax.pretrained",
+    },
     "cnn_jax.pretrained.files": {"cnn_jax.errors", "cnn_jax.pretrained.unpickle"},
+    "cnn_jax.pretrained.hub": {"cnn_jax.errors"},
+    "cnn_jax.pretrained.released": {"cnn_jax.errors"},
     "cnn_jax.pretrained.unpickle": {"cnn_jax.errors"},
     "cnn_jax.losses": {"cnn_jax.errors"},
     "cnn_jax.optim": {"cnn_jax.errors"},
@@ -81,12 +106,14 @@ RESERVED = {
         "cnn_jax.predict",
         "cnn_jax.summary",
     },
+    "huggingface_hub": {"cnn_jax.pretrained.hub"},
     "tensorflow_datasets": {"cnn_jax.data.tfds"},
     "sklearn": {"cnn_jax.data.digits"},
     "tensorboardX": {"cnn_jax.logs"},
     "matplotlib": {"cnn_jax.plots"},
     "torch": {"cnn_jax.benchmark.torch_ops"},
     "tensorflow": set[str](),
+    "keras": set[str](),
     "configs": set[str](),
     "experiments": set[str](),
     "tests": set[str](),

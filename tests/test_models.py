@@ -1,8 +1,9 @@
 """What every registered network promises, and that each computes what its source says."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,20 @@ each_network = pytest.mark.parametrize("name", models.names())
 each_network_at_work = pytest.mark.parametrize(
     "name",
     [
+        # What is computed once for several tests is so in the one process that has the group.
         pytest.param(
             name,
-            marks=pytest.mark.slow if network.is_large else (),
+            marks=[
+                pytest.mark.xdist_group(name),
+                *([pytest.mark.slow] if network.is_large else []),
+            ],
         )
         for name, network in NETWORKS.items()
     ],
+)
+# Larger ones compute in float64 in tests/golden.
+each_small_network = pytest.mark.parametrize(
+    "name", [name for name, network in NETWORKS.items() if not network.is_large]
 )
 RATES: Mapping[str, Mapping[str, Any]] = {
     name: {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
@@ -36,11 +45,10 @@ with_dropout = [name for name in models.names() if RATES[name] and not NETWORKS[
 
 
 @functools.cache
-def shapes(
-    name: str, *, train: bool = False, dtype: str = "float32", size: int = 0, classes: int = 10
-) -> Any:
-    """Shapes and types of the variables that `init` gives, for small images if there is no size."""
-    return init_shapes(models.create(name, num_classes=classes, dtype=dtype), name, train, size)
+def shapes(name: str, *, train: bool = False, dtype: str = "float32") -> Any:
+    """Shapes and types of the variables that `init` gives, for images and classes as published."""
+    model = models.create(name, num_classes=NETWORKS[name].num_classes, dtype=dtype)
+    return init_shapes(model, name, train, models.input_shape(name)[0])
 
 
 def init_shapes(model: Any, name: str, train: bool = False, size: int = 0) -> Any:
@@ -105,26 +113,22 @@ def test_every_network_is_in_the_table() -> None:
 
 @each_network
 def test_parameter_count_is_that_of_the_source(name: str) -> None:
-    parameters, classes, _, _ = NETWORKS[name]
-    model = models.create(name, num_classes=classes)
-    variables = init_shapes(model, name, size=models.input_shape(name)[0])
-    assert state.count(variables["params"]) == parameters
+    assert state.count(shapes(name)["params"]) == NETWORKS[name].parameters
 
 
-@each_network
+@each_network_at_work
 def test_variables_do_not_depend_on_train(name: str) -> None:
     assert shapes(name, train=True) == shapes(name, train=False)
 
 
-@each_network
-def test_parameters_are_float32_whatever_the_network_computes_in(name: str) -> None:
-    leaves = jax.tree.leaves(shapes(name, dtype="bfloat16"))
+@each_network_at_work
+def test_parameters_are_float32_even_where_the_network_computes_in_more(name: str) -> None:
     with jax.enable_x64(True):
-        leaves += jax.tree.leaves(shapes(name, dtype="float64"))
+        leaves = jax.tree.leaves(shapes(name, dtype="float64"))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
-@each_network
+@each_network_at_work
 def test_too_small_an_image_is_an_error_that_names_the_smallest(name: str) -> None:
     size = NETWORKS[name].smallest
     model = models.create(name, num_classes=10)
@@ -140,18 +144,42 @@ def test_too_small_an_image_is_an_error_that_names_the_smallest(name: str) -> No
             init(size, size - 1)
 
 
-@each_network_at_work
-def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> None:
-    """In evaluation, where no bias is lost in a normalisation; auxiliary heads in training."""
-    model = models.create(name, num_classes=10, **RATES[name])
+class Work(NamedTuple):
+    """What a network does to two images, with leaves that say so in place of arrays.
+
+    Attributes:
+      logits: in evaluation.
+      half_logits: the same, computed in bfloat16.
+      finite: of each parameter, whether its gradient is finite, in evaluation and in training.
+      nonzero: of each parameter, whether its gradient is not all zeros. In evaluation, where no
+        bias is lost in a normalisation; that of auxiliary heads in training.
+      moved: of each running statistic, whether training changes all of it.
+    """
+
+    logits: jax.Array
+    half_logits: jax.Array
+    finite: Any
+    nonzero: Any
+    moved: Any
+
+
+@functools.cache
+def work(name: str) -> Work:
+    """One program for all of it: compiling takes the time, so it is done once, and in haste."""
+    model, half = (
+        models.create(name, num_classes=10, dtype=dtype, **RATES[name])
+        for dtype in ("float32", "bfloat16")
+    )
     images = jnp.asarray(random_images(name), jnp.float32)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), random_variables(name))
+    heads = [module for module in variables["params"] if module.lower().startswith("aux")]
 
     def cross_entropy(logits: Any) -> jax.Array:
         return jax.nn.logsumexp(logits, axis=-1).sum() - logits[:, 3].sum()
 
-    def evaluation(params: Any) -> jax.Array:
-        return cross_entropy(model.apply({**variables, "params": params}, images, train=False))
+    def evaluation(params: Any) -> Any:
+        logits = model.apply({**variables, "params": params}, images, train=False)
+        return cross_entropy(logits), logits
 
     def training(params: Any) -> Any:
         logits, updates = model.apply(
@@ -160,31 +188,51 @@ def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> No
             train=True,
             mutable=["batch_stats", "aux_logits"],
         )
-        heads = sum(map(cross_entropy, jax.tree.leaves(updates.get("aux_logits", {}))))
-        return cross_entropy(logits) + heads, updates.get("batch_stats", {})
+        found = jax.tree.leaves(updates.get("aux_logits", {}))
+        return sum(map(cross_entropy, found), cross_entropy(logits)), updates
 
-    @jax.jit
-    def gradients(params: Any) -> Any:
-        return jax.grad(evaluation)(params), jax.grad(training, has_aux=True)(params)
+    def everything(variables: Any) -> Any:
+        params = variables["params"]
+        grads, logits = jax.grad(evaluation, has_aux=True)(params)
+        if heads:
+            in_training, updates = jax.grad(training, has_aux=True)(params)
+            grads = {**grads, **{head: in_training[head] for head in heads}}
+        else:
+            updates = training(params)[1]
+        moved = jax.tree.map(
+            lambda new, old: jnp.all((new != old) & jnp.isfinite(new)),
+            updates.get("batch_stats", {}),
+            variables.get("batch_stats", {}),
+        )
+        finite = jax.tree.map(lambda grad: jnp.isfinite(grad).all(), grads)
+        nonzero = jax.tree.map(lambda grad: jnp.any(grad != 0), grads)
+        return logits, half.apply(variables, images, train=False), finite, nonzero, moved
 
-    in_evaluation, (in_training, batch_stats) = gradients(variables["params"])
-    for path, gradient in jax.tree.leaves_with_path(in_training):
-        assert np.isfinite(gradient).all(), path
-    heads = [module for module in in_evaluation if module.startswith("aux")]
-    for path, gradient in jax.tree.leaves_with_path(
-        {**in_evaluation, **{head: in_training[head] for head in heads}}
-    ):
-        assert np.isfinite(gradient).all(), path
-        assert np.any(gradient != 0), path
-    moved = jax.tree.map(
-        lambda new, old: bool(np.all(new != old)), batch_stats, variables.get("batch_stats", {})
-    )
-    assert all(jax.tree.leaves(moved))
+    hasty = {"xla_backend_optimization_level": 0} if NETWORKS[name].is_large else {}
+    return Work(*jax.jit(everything, compiler_options=hasty)(variables))
+
+
+def failing(tree: Any) -> list[str]:
+    return [
+        jax.tree_util.keystr(path) for path, good in jax.tree.leaves_with_path(tree) if not good
+    ]
+
+
+@each_network_at_work
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> None:
+    assert not failing(work(name).finite)
+    assert not failing(work(name).nonzero)
+
+
+@each_network_at_work
+def test_running_statistics_move_in_training(name: str) -> None:
+    assert ("batch_stats" in shapes(name)) == bool(jax.tree.leaves(work(name).moved))
+    assert not failing(work(name).moved)
 
 
 @each_network_at_work
 def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> None:
-    full, half = logits_of(name), logits_of(name, dtype="bfloat16")
+    full, half = work(name).logits, work(name).half_logits
     assert full.shape == half.shape == (2, 10)
     assert full.dtype == half.dtype == jnp.float32
     assert not np.array_equal(full, half)
@@ -192,6 +240,22 @@ def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> N
 
 
 @each_network_at_work
+def test_stages_are_offered_by_name(name: str) -> None:
+    model = models.create(name, num_classes=NETWORKS[name].num_classes)
+    images = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
+    found: dict[str, tuple[int, ...]] = {}
+
+    def features(*args: Any) -> None:
+        found.update({stage: x.shape for stage, x in models.features(model, *args).items()})
+
+    jax.eval_shape(features, shapes(name), images)
+    assert len(found) >= (0 if name in ("logistic_regression", "mlp") else 2)
+    assert all(len(shape) == 4 for shape in found.values())
+    sizes = [math.prod(shape[1:3]) for shape in found.values()]
+    assert sizes == sorted(sizes, reverse=True), "images shrink from stage to stage"
+
+
+@each_small_network
 def test_float64_gives_float64_logits_close_to_those_of_float32(name: str) -> None:
     single = logits_of(name)
     with jax.enable_x64(True):
@@ -200,7 +264,7 @@ def test_float64_gives_float64_logits_close_to_those_of_float32(name: str) -> No
     np.testing.assert_allclose(single, double, rtol=0, atol=1e-5 * np.abs(double).max())
 
 
-@each_network_at_work
+@each_small_network
 def test_evaluation_is_deterministic_and_does_not_mix_images(name: str) -> None:
     images = random_images(name)
     together = logits_of(name, images=images)

@@ -127,6 +127,8 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None
         (["--top_k=0"], "--top_k must be at least 1, got 0"),
         (["--checkpoint=7"], "unknown checkpoint '7'"),
         (["--workdir=nowhere"], "nowhere is not a work directory"),
+        (["--model=resnet51.a1_in1k"], "give either --workdir, or --model, --weights or both"),
+        (["--weights=a.pth"], "give either --workdir, or --model, --weights or both"),
     ],
 )
 def test_the_command_fails_with_one_message(
@@ -137,6 +139,27 @@ def test_the_command_fails_with_one_message(
     message: str,
 ) -> None:
     assert status(monkeypatch, f"--workdir={trained}", *arguments, "a.png") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --workdir, or --model, --weights or both"),
+        (["--model=resnet50"], "'resnet50' is a network; its checkpoints are 'resnet50.TAG'"),
+        (["--weights=a.pth"], "a.pth does not say for which network it is: give its name"),
+        (["--weights=a.pth", "--model=resnet50"], "a.pth cannot be read: No such file"),
+        (["--weights=a.pth", "--checkpoint=best"], "--checkpoint is for --workdir"),
+    ],
+)
+def test_published_weights_fail_with_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert status(monkeypatch, *arguments, "a.png") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 

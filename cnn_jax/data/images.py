@@ -13,6 +13,7 @@ RESIZE = ("pad", "bilinear", "bicubic")
 _FILTERS: Mapping[str, Image.Resampling] = MappingProxyType(
     {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 )
+INTERPOLATIONS = tuple(_FILTERS)
 _MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
 CHANNELS = tuple(_MODES)
 
@@ -48,7 +49,7 @@ def convert(image: np.ndarray, channels: int) -> np.ndarray:
     """`[h, w, C]` uint8 with C 1 or 3, as grey (ITU-R 601 luma) or as red, green and blue."""
     if image.shape[-1] == channels:
         return image
-    return _to_array(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), channels)
+    return _to_array(_to_picture(image), channels)
 
 
 def fit(image: np.ndarray, image_size: int, resize: str) -> np.ndarray:
@@ -86,9 +87,36 @@ def scale(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
     """Scale `[h, w, C]` to cover `size` (height, width) with antialiasing, and crop the centre."""
     if resize not in _FILTERS:
         raise errors.unknown("data.resize", resize, RESIZE)
-    channels = image.shape[-1]
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    return _to_array(ImageOps.fit(picture, size[::-1], _FILTERS[resize]), channels)
+    picture = ImageOps.fit(_to_picture(image), size[::-1], _FILTERS[resize])
+    return _to_array(picture, image.shape[-1])
+
+
+def stretch(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """Scale `[h, w, C]` to `size` (height, width) with antialiasing, whatever its proportions.
+
+    Raises:
+      ValueError: `interpolation` is not one of `INTERPOLATIONS`.
+    """
+    if interpolation not in _FILTERS:
+        raise errors.unknown("interpolation", interpolation, INTERPOLATIONS)
+    picture = _to_picture(image).resize(size[::-1], _FILTERS[interpolation])
+    return _to_array(picture, image.shape[-1])
+
+
+def scale_shorter(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Scale `[h, w, C]` so that the shorter side has `size` pixels; the longer is rounded down.
+
+    This and `crop_centre` are what torchvision and timm do to Pillow's images.
+    """
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    return stretch(image, (size * height // shorter, size * width // shorter), interpolation)
+
+
+def crop_centre(image: np.ndarray, size: int) -> np.ndarray:
+    """The `[size, size, C]` in the middle of `[h, w, C]`; halves of pixels are rounded to even."""
+    top, left = (round((length - size) / 2) for length in image.shape[:2])
+    return image[top : top + size, left : left + size]
 
 
 def _flat(picture: Image.Image) -> Image.Image:
@@ -104,6 +132,10 @@ def _flat(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
     return picture
+
+
+def _to_picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def _to_array(picture: Image.Image, channels: int) -> np.ndarray:

@@ -12,7 +12,7 @@ skips nothing.
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from cnn_jax.data import augment
 
 Inputs = Mapping[str, jax.Array | np.ndarray]
 Batch = dict[str, jax.Array]
+Pixels = TypeVar("Pixels", jax.Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +181,10 @@ class Resident:
         return self.splits[split]
 
 
-def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Bytes `[B, H, W, C]` to float32 in units of the training set's deviation from its mean."""
-    scaled = images.astype(jnp.float32) / 255
-    return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
+def normalise(images: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Pixels:
+    """Bytes `[..., C]` to float32 in units of the deviation from the mean, on the host or a device.
+
+    On the host each step is rounded as in torch; XLA multiplies by 1/255 instead of dividing.
+    """
+    scaled = images.astype(np.float32) / np.float32(255)
+    return (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)

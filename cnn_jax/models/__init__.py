@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -16,7 +17,11 @@ from jax.typing import DTypeLike
 from cnn_jax import errors
 from cnn_jax.models import (
     alexnet,
+    convnext,
+    cspnet,
     cuda_convnet,
+    densenet,
+    efficientnet,
     fashion_cnn,
     googlenet,
     inception,
@@ -24,9 +29,18 @@ from cnn_jax.models import (
     layers,
     lenet,
     linear,
+    mobilenet,
     nin,
+    resnet,
+    resnetv2,
+    senet,
+    shufflenet,
     squeezenet,
+    swin,
     vgg,
+    vit,
+    wide_resnet,
+    xception,
 )
 
 DTYPES = ("bfloat16", "float32", "float64")
@@ -43,6 +57,19 @@ _REGISTRY: Mapping[str, layers.Variant] = MappingProxyType(
     | googlenet.VARIANTS
     | inception.VARIANTS
     | inception_v4.VARIANTS
+    | resnet.VARIANTS
+    | resnetv2.VARIANTS
+    | wide_resnet.VARIANTS
+    | senet.VARIANTS
+    | xception.VARIANTS
+    | densenet.VARIANTS
+    | mobilenet.VARIANTS
+    | shufflenet.VARIANTS
+    | cspnet.VARIANTS
+    | efficientnet.VARIANTS
+    | convnext.VARIANTS
+    | vit.VARIANTS
+    | swin.VARIANTS
 )
 
 
@@ -88,6 +115,29 @@ def options(name: str) -> dict[str, Any]:
     reserved = {"num_classes", "dtype", "parent", "name"}
     fields = (field.name for field in dataclasses.fields(module) if field.init)
     return {field: getattr(module, field) for field in fields if field not in reserved}
+
+
+def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """What each stage of a network computes in evaluation, for transfer, detection or plots.
+
+    Args:
+      model: one of ours.
+      variables: its parameters and running statistics.
+      images: `[B, H, W, C]`.
+
+    Returns:
+      Maps `[B, H', W', C']` by the names of the stages.
+
+    >>> model = create("resnet20", num_classes=10)
+    >>> images = jnp.zeros((1, 32, 32, 3))
+    >>> stages = jax.eval_shape(
+    ...     lambda: features(model, model.init(jax.random.key(0), images, train=False), images)
+    ... )
+    >>> {name: stage.shape for name, stage in stages.items()}["stage3"]
+    (1, 8, 8, 64)
+    """
+    _, found = model.apply(variables, images, train=False, mutable=["features"])
+    return dict(found.get("features", {}))
 
 
 def input_shape(name: str) -> tuple[int, int, int]:

@@ -1,4 +1,7 @@
-"""VGG as torchvision calls it: layers by their places, poolings and activations counted."""
+"""VGG as torchvision calls it: layers by their places, poolings and activations counted.
+
+In timm the first two dense layers are convolutions, and the last is `head.fc`.
+"""
 
 from collections.abc import Iterator
 
@@ -19,11 +22,18 @@ def _features(depths: tuple[int, ...], batch_norm: bool) -> Iterator[tuple[str, 
 
 
 _CLASSIFIER = (("^fc6$", "classifier.0"), ("^fc7$", "classifier.3"), ("^fc8$", "classifier.6"))
-
-NAMES = {
-    name + suffix: Names(
-        rules=(*_features(depths, bool(suffix)), *_CLASSIFIER), flattened={"fc6": 512}
-    )
+_TIMM = (("^fc6$", "pre_logits.fc1"), ("^fc7$", "pre_logits.fc2"), ("^fc8$", "head.fc"))
+_FEATURES = {
+    name + suffix: tuple(_features(depths, bool(suffix)))
     for name, depths in vgg.DEPTHS.items()
     for suffix in ("", "_bn")
+}
+
+NAMES = {
+    name: Names(rules=(*features, *_CLASSIFIER), flattened={"fc6": 512})
+    for name, features in _FEATURES.items()
+}
+TIMM_NAMES = {
+    name: Names(rules=(*features, *_TIMM), convolved={"fc6": 7, "fc7": 1})
+    for name, features in _FEATURES.items()
 }

@@ -1,6 +1,5 @@
 """State dicts of torch as variables, and back."""
 
-import json
 import re
 from pathlib import Path
 
@@ -11,24 +10,13 @@ from flax import traverse_util
 
 from cnn_jax import errors, models, pretrained
 from cnn_jax.pretrained import layout
-from tests.golden import fill
-
-NAME = "squeezenet1_1"
-
-
-def state_dict(name: str = NAME, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Formula-filled, with the names and shapes that the network asks for."""
-    with pytest.raises(errors.UserError) as caught:
-        pretrained.from_torch(name, {}, num_classes=10)
-    lines = re.findall(r"missing: (\S+) \((.*)\)", str(caught.value))
-    shapes = {key: tuple(int(n) for n in shape.split(",") if n.strip()) for key, shape in lines}
-    return {key: fill.weight(key, shape).astype(dtype) for key, shape in shapes.items()}
+from tests.pretrained.checkpoints import NETWORK, safetensors, state_dict
 
 
 def test_every_entry_is_used_and_comes_back() -> None:
     entries = state_dict()
-    variables = pretrained.from_torch(NAME, entries, num_classes=10)
-    back = pretrained.to_torch(NAME, variables)
+    variables = pretrained.from_torch(NETWORK, entries, num_classes=10)
+    back = pretrained.to_torch(NETWORK, variables)
     assert sorted(back) == sorted(entries)
     for key, array in entries.items():
         np.testing.assert_array_equal(back[key], array)
@@ -49,15 +37,15 @@ def test_running_statistics_have_torchs_names(name: str) -> None:
     [("float64", "float64"), ("float32", "float32"), ("float16", "float32")],
 )
 def test_arrays_are_float32_unless_they_are_more(given: str, kept: str) -> None:
-    variables = pretrained.from_torch(NAME, state_dict(dtype=given), num_classes=10)
+    variables = pretrained.from_torch(NETWORK, state_dict(dtype=given), num_classes=10)
     leaves = traverse_util.flatten_dict(variables).values()
     assert {str(leaf.dtype) for leaf in leaves} == {kept}
 
 
 def test_bfloat16_becomes_float32() -> None:
     entries = {key: array.astype(jnp.bfloat16) for key, array in state_dict().items()}
-    variables = pretrained.from_torch(NAME, entries, num_classes=10)
-    back = pretrained.to_torch(NAME, variables)
+    variables = pretrained.from_torch(NETWORK, entries, num_classes=10)
+    back = pretrained.to_torch(NETWORK, variables)
     for key, array in entries.items():
         np.testing.assert_array_equal(back[key], array.astype(np.float32))
 
@@ -65,8 +53,8 @@ def test_bfloat16_becomes_float32() -> None:
 def test_counters_of_batches_are_ignored() -> None:
     entries = state_dict()
     counted = {**entries, "features.1.num_batches_tracked": np.asarray(3)}
-    variables = pretrained.from_torch(NAME, counted, num_classes=10)
-    assert set(pretrained.to_torch(NAME, variables)) == set(entries)
+    variables = pretrained.from_torch(NETWORK, counted, num_classes=10)
+    assert set(pretrained.to_torch(NETWORK, variables)) == set(entries)
 
 
 def test_all_that_does_not_fit_is_in_one_error() -> None:
@@ -75,9 +63,9 @@ def test_all_that_does_not_fit_is_in_one_error() -> None:
     entries["features.99.weight"] = np.zeros((2, 3))
     entries["classifier.1.bias"] = np.zeros(1000)
     with pytest.raises(errors.UserError) as caught:
-        pretrained.from_torch(NAME, entries, num_classes=10)
+        pretrained.from_torch(NETWORK, entries, num_classes=10)
     assert str(caught.value).splitlines() == [
-        "the state dict does not fit squeezenet1_1:",
+        "the weights do not fit squeezenet1_1:",
         "  missing: features.0.bias (64,)",
         "  unexpected: features.99.weight (2, 3)",
         "  misshapen: classifier.1.bias is (1000,), not (10,)",
@@ -108,17 +96,10 @@ def test_a_dense_layer_after_an_image_sees_the_same_pixels() -> None:
 
 
 def test_a_file_becomes_variables(tmp_path: Path) -> None:
-    """By way of safetensors, written here by hand."""
     entries = state_dict()
-    header, data = {}, b""
-    for key, array in entries.items():
-        end = len(data) + array.nbytes
-        header[key] = {"dtype": "F32", "shape": array.shape, "data_offsets": (len(data), end)}
-        data += array.tobytes()
-    text = json.dumps(header)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data)
-    variables = pretrained.from_torch(NAME, pretrained.read_state_dict(path), num_classes=10)
-    model = models.create(NAME, num_classes=10)
+    path.write_bytes(safetensors(entries))
+    variables = pretrained.from_torch(NETWORK, pretrained.read_state_dict(path), num_classes=10)
+    model = models.create(NETWORK, num_classes=10)
     logits = model.apply(variables, jnp.zeros((1, 33, 33, 3)), train=False)
     assert jnp.asarray(logits).shape == (1, 10)

@@ -1,0 +1,269 @@
+"""Keras' applications as a live reference: the same logits and gradients in float64."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+from flax import traverse_util
+from keras.src.backend.common import dtypes
+
+from cnn_jax import errors, models, pretrained
+
+CLASSES = 10
+HASTY = {"xla_backend_optimization_level": 0}  # compiling is what takes the time
+
+
+class Case(NamedTuple):
+    """An application.
+
+    Attributes:
+      application: what Keras calls it.
+      size: height and width of the images.
+      undo: makes what the application takes from what it makes of that before its first layer.
+    """
+
+    application: str
+    size: int
+    undo: Callable[[Any], Any] = lambda images: images
+
+
+CASES: Mapping[str, Case] = {
+    "resnet50_v1": Case("ResNet50", 33),
+    "resnetv2_50_keras": Case("ResNet50V2", 39),
+    "inception_v3": Case("InceptionV3", 75),
+    "inception_resnet_v2": Case("InceptionResNetV2", 75),
+    "xception": Case("Xception", 74),
+    "densenet121": Case("DenseNet121", 33),
+    "mobilenetv1_100": Case("MobileNet", 64),
+    "mobilenetv2_100": Case("MobileNetV2", 38),
+    "mobilenetv3_large_100": Case("MobileNetV3Large", 38, lambda images: 127.5 * (images + 1)),
+    "tf_efficientnet_b0": Case("EfficientNetB0", 38, lambda images: 255 * images),
+    "vgg16": Case("VGG16", 33),
+}
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """JAX and Keras compute in it."""
+    # With JAX, Keras takes what has 64 bits back to 32 in means and in normalisation.
+    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    with jax.enable_x64(True):
+        keras.config.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
+        yield
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+
+
+def random_weights(model: Any) -> dict[str, np.ndarray]:
+    """Of every variable, by its path."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path.endswith("variance"):
+            return rng.uniform(0.5, 1.5, shape)
+        if len(shape) < 2:
+            return float(path.endswith("gamma")) + rng.normal(0, 0.1, shape)
+        fan_in = np.prod(shape[:2]) if shape[-1] == 1 else np.prod(shape[:-1])
+        return rng.normal(0, (2 / fan_in) ** 0.5, shape)
+
+    weights = {variable.path: draw(variable.path, variable.shape) for variable in model.weights}
+    return {path: weights[path] for path in weights if not path.startswith("normalization")}
+
+
+def in_keras(model: Any, weights: Mapping[str, np.ndarray]) -> Callable[[Any, Any], jax.Array]:
+    """Its logits as a function of the weights and the images."""
+
+    def values(variables: Any, weights: Any) -> list[Any]:
+        # Those that are not given are what it does to images and keys of dropout.
+        return [
+            weights.get(v.path, jnp.full(v.shape, v.path.endswith("variance"), v.dtype))
+            for v in variables
+        ]
+
+    def apply(weights: Any, images: Any) -> Any:
+        trainable, other = (
+            values(variables, weights)
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        )
+        return model.stateless_call(trainable, other, images, training=False)[0]
+
+    return apply
+
+
+def logits_and_gradient(
+    apply: Callable[[Any, Any], Any], variables: Any, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and of a weighted sum of them the gradient in the images."""
+
+    def both(variables: Any, images: Any) -> Any:
+        logits, pull_back = jax.vjp(lambda images: apply(variables, images), images)
+        weights = jnp.linspace(-1, 1, logits.size).reshape(logits.shape)
+        return logits, pull_back(weights)[0]
+
+    logits, gradient = jax.jit(both, compiler_options=HASTY)(variables, images)
+    return np.asarray(logits), np.asarray(gradient)
+
+
+def assert_equal(ours: tuple[np.ndarray, ...], theirs: tuple[np.ndarray, ...]) -> None:
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.dtype == their.dtype == np.float64
+        np.testing.assert_allclose(our, their, rtol=0, atol=1e-8 * np.abs(their).max())
+
+
+def in_ours(name: str, **overrides: Any) -> Callable[[Any, Any], Any]:
+    model = models.create(name, num_classes=CLASSES, dtype="float64", **overrides)
+    return lambda variables, images: model.apply(variables, images, train=False)
+
+
+def random_images(size: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2, size, size, 3))
+
+
+def test_every_application_is_a_case() -> None:
+    assert sorted(CASES) == sorted(pretrained.KERAS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", CASES)
+def test_logits_and_gradients_are_those_of_keras(name: str) -> None:
+    application, size, undo = CASES[name]
+    shape = (size, size, 3)
+    with keras.StatelessScope():  # which leaves the variables without values
+        model = getattr(keras.applications, application)(
+            weights=None, classes=CLASSES, input_shape=shape, classifier_activation=None
+        )
+    weights, images = random_weights(model), random_images(size)
+    variables = pretrained.from_keras(name, weights, num_classes=CLASSES, input_shape=shape)
+    apply = in_keras(model, weights)
+    assert_equal(
+        logits_and_gradient(in_ours(name, **pretrained.KERAS[name]), variables, images),
+        logits_and_gradient(lambda weights, x: apply(weights, undo(x)), weights, images),
+    )
+
+
+def textbook_resnet34(size: int) -> Any:
+    """As in Géron 2022, chapter 14, with our names for the layers."""
+
+    def conv(x: Any, name: str, filters: int, kernel_size: int, strides: int = 1) -> Any:
+        layer = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            padding="same",
+            kernel_initializer="he_normal",
+            use_bias=False,
+            name=name,
+        )
+        return keras.layers.BatchNormalization(name=name.replace("conv", "bn"))(layer(x))
+
+    def unit(x: Any, name: str, filters: int, strides: int) -> Any:
+        y = keras.layers.ReLU()(conv(x, f"{name}-conv1", filters, 3, strides))
+        y = conv(y, f"{name}-conv2", filters, 3)
+        if strides > 1:
+            x = conv(x, f"{name}-downsample_conv", filters, 1, strides)
+        return keras.layers.ReLU()(keras.layers.Add()([x, y]))
+
+    x = images = keras.Input((size, size, 3))
+    x = keras.layers.ReLU()(conv(x, "conv1", 64, 7, 2))
+    x = keras.layers.MaxPool2D(3, 2, padding="same")(x)
+    for stage, (filters, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        for index in range(count):
+            strides = 2 if stage > 1 and index == 0 else 1
+            x = unit(x, f"layer{stage}_{index}", filters, strides)
+    x = keras.layers.GlobalAvgPool2D()(x)
+    return keras.Model(images, keras.layers.Dense(CLASSES, name="fc")(x))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+def test_the_textbooks_resnet34_is_ours_with_its_padding_and_epsilon() -> None:
+    size = 38
+    with keras.StatelessScope():
+        model = textbook_resnet34(size)
+    weights, images = random_weights(model), random_images(size)
+    ours = {
+        "kernel": ("params", "kernel"),
+        "bias": ("params", "bias"),
+        "gamma": ("params", "scale"),
+        "beta": ("params", "bias"),
+        "moving_mean": ("batch_stats", "mean"),
+        "moving_variance": ("batch_stats", "var"),
+    }
+    flat = {}
+    for path, value in weights.items():
+        layer, _, leaf = path.rpartition("/")
+        collection, our_leaf = ours[leaf]
+        flat[(collection, *layer.split("-"), our_leaf)] = value
+    assert_equal(
+        logits_and_gradient(
+            in_ours("resnet34", padding="SAME", epsilon=1e-3),
+            traverse_util.unflatten_dict(flat),
+            images,
+        ),
+        logits_and_gradient(in_keras(model, weights), weights, images),
+    )
+
+
+def expected(name: str, **options: Any) -> dict[str, np.ndarray]:
+    """Zeros, under the keys and with the shapes that the network asks for."""
+    with pytest.raises(errors.UserError) as caught:
+        pretrained.from_keras(name, {}, num_classes=CLASSES, **options)
+    lines = re.findall(r"missing: (\S+) \((.*)\)", str(caught.value))
+    shapes = {key: tuple(int(n) for n in shape.split(",") if n.strip()) for key, shape in lines}
+    return {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+
+
+def test_all_that_does_not_fit_is_in_one_error() -> None:
+    weights = expected("vgg16", input_shape=(32, 32, 3))
+    del weights["block1_conv1/kernel"]
+    weights["block6_conv1/kernel"] = np.zeros((2, 3))
+    weights["predictions/bias"] = np.zeros(1000)
+    with pytest.raises(errors.UserError) as caught:
+        pretrained.from_keras("vgg16", weights, num_classes=CLASSES, input_shape=(32, 32, 3))
+    assert str(caught.value).splitlines() == [
+        "the weights do not fit vgg16:",
+        "  missing: block1_conv1/kernel (3, 3, 3, 64)",
+        "  unexpected: block6_conv1/kernel (2, 3)",
+        "  misshapen: predictions/bias is (1000,), not (10,)",
+    ]
+
+
+def test_numbers_that_keras_gives_to_layers_may_start_anywhere() -> None:
+    """As they do from the second model on that a program makes."""
+    weights = expected("xception")
+    assert {"conv2d/kernel", "conv2d_3/kernel", "batch_normalization_2/gamma"} <= set(weights)
+    weights["conv2d_1/kernel"] += 1
+
+    def later(match: re.Match[str]) -> str:
+        return f"{match[1]}_{int(match[2] or 0) + 9}/"
+
+    pattern = r"^(conv2d|batch_normalization)(?:_(\d+))?/"
+    shifted = {re.sub(pattern, later, key): array for key, array in weights.items()}
+    assert "conv2d_10/kernel" in shifted
+    first, second = (
+        pretrained.from_keras("xception", arrays, num_classes=CLASSES)
+        for arrays in (weights, shifted)
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert second["params"]["block2"]["skip"]["kernel"].all()
+    assert not second["params"]["block1"]["skip"]["kernel"].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("xceptoin", "unknown model 'xceptoin'; did you mean 'xception'"),
+        ("lenet", "unknown network with an application in Keras 'lenet'.* allowed: .*vgg16"),
+    ],
+)
+def test_an_unknown_network_is_an_error(name: str, message: str) -> None:
+    with pytest.raises(errors.UserError, match=message):
+        pretrained.from_keras(name, {})

@@ -1,0 +1,267 @@
+"""Loading from local files, heads, and what does not fit."""
+
+import hashlib
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import errors, models, pretrained
+from cnn_jax.pretrained import convert, heads, layout, released, tables
+from tests.pretrained import checkpoints
+from tests.pretrained.checkpoints import CONFIG, NETWORK, safetensors, state_dict
+
+HEAD = ("classifier.1.weight", "classifier.1.bias")
+
+
+@pytest.fixture(scope="module")
+def entries() -> dict[str, np.ndarray]:
+    return state_dict()
+
+
+@pytest.fixture
+def file(tmp_path: Path, entries: dict[str, np.ndarray]) -> Path:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(safetensors(entries))
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path: Path, entries: dict[str, np.ndarray]) -> Path:
+    return checkpoints.write(tmp_path / "published", entries)
+
+
+def equal(found: pretrained.Pretrained, entries: dict[str, np.ndarray]) -> bool:
+    mine = pretrained.to_torch(NETWORK, found.variables)
+    return mine.keys() == entries.keys() and all(
+        np.array_equal(mine[key], entries[key]) for key in entries
+    )
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_is_for_the_network_named(
+    file: Path, entries: dict[str, np.ndarray], kind: Any
+) -> None:
+    found = pretrained.load(kind(file), name=NETWORK)
+    assert equal(found, entries)
+    assert found.model == models.create(NETWORK, num_classes=10)
+    assert (found.preprocessing.image_size, found.preprocessing.resize_size) == (224, 256)
+    assert len(found.preprocessing.class_names) == 10
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_directory_says_what_it_is(
+    directory: Path, entries: dict[str, np.ndarray], kind: Any
+) -> None:
+    found = pretrained.load(kind(directory))
+    assert equal(found, entries)
+    assert (found.preprocessing.image_size, found.preprocessing.resize_size) == (40, 44)
+
+
+def test_a_directory_in_this_one_is_a_path_with_its_dot(
+    directory: Path, entries: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory.parent)
+    assert equal(pretrained.load("./published"), entries)
+
+
+def test_fields_of_the_network_can_be_given(file: Path) -> None:
+    found = pretrained.load(file, name=NETWORK, dropout_rate=0.1, dtype="bfloat16")
+    expected = models.create(NETWORK, num_classes=10, dropout_rate=0.1, dtype="bfloat16")
+    assert found.model == expected
+
+
+def test_timms_names_of_networks_are_known() -> None:
+    with pytest.raises(errors.UserError, match=r"nowhere\.pth cannot be read"):
+        pretrained.load("nowhere.pth", name="legacy_xception")
+
+
+def failure(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(errors.UserError) as caught:
+        pretrained.load(*arguments, **options)
+    return str(caught.value)
+
+
+def test_another_number_of_classes_is_an_error_unless_a_new_head_is_asked_for(file: Path) -> None:
+    assert failure(file, name=NETWORK, num_classes=7) == (
+        f"{file} has a head for 10 classes, not 7; "
+        "new_head=True with num_classes=N gives it a new one"
+    )
+    pretrained.load(file, name=NETWORK, num_classes=10)
+
+
+@pytest.mark.parametrize("num_classes", [7, None])
+def test_a_new_head_is_as_the_network_begins(
+    file: Path, entries: dict[str, np.ndarray], num_classes: int | None
+) -> None:
+    found = pretrained.load(file, name=NETWORK, num_classes=num_classes, new_head=True, seed=3)
+    mine = pretrained.to_torch(NETWORK, found.variables)
+    count = num_classes or 10
+    model = models.create(NETWORK, num_classes=count)
+    images = np.zeros((1, 33, 33, 3), np.float32)
+
+    @jax.jit
+    def begun() -> Any:
+        return model.init(jax.random.key(3), images, train=False)["params"]["conv10"]
+
+    head = pretrained.to_torch(NETWORK, {"params": {"conv10": begun()}})
+    for key in entries:
+        expected = head if key in HEAD else entries
+        np.testing.assert_allclose(mine[key], expected[key], rtol=1e-6, atol=1e-9)
+    assert found.preprocessing.class_names == tuple(map(str, range(count)))
+    assert jax.tree.all(jax.tree.map(lambda leaf: leaf.dtype == np.float32, found.variables))
+
+
+def test_a_checkpoint_without_head_needs_a_new_one(
+    tmp_path: Path, entries: dict[str, np.ndarray]
+) -> None:
+    body = {key: array for key, array in entries.items() if key not in HEAD}
+    directory = checkpoints.write(tmp_path / "body", body, {**CONFIG, "num_classes": 0})
+    assert failure(directory).startswith(f"{directory} has no head; new_head=True")
+    assert failure(directory, num_classes=5).startswith(f"{directory} has no head; new_head=True")
+    assert failure(directory, new_head=True) == "num_classes must be at least 1, got 0"
+    found = pretrained.load(directory, num_classes=5, new_head=True)
+    mine = pretrained.to_torch(NETWORK, found.variables)
+    assert mine["classifier.1.bias"].shape == (5,)
+    assert all(np.array_equal(mine[key], body[key]) for key in body)
+
+
+def test_a_new_head_excuses_nothing_else(tmp_path: Path, entries: dict[str, np.ndarray]) -> None:
+    damaged = {key: array for key, array in entries.items() if key != "features.0.bias"}
+    directory = checkpoints.write(tmp_path / "damaged", damaged)
+    assert "missing: features.0.bias (64,)" in failure(directory, num_classes=5, new_head=True)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_auxiliary_heads_are_where_the_weights_have_them(given: bool) -> None:
+    state_dict = {"aux1.fc1.bias": np.zeros(1024)} if given else {}
+    found = heads.without_auxiliary("googlenet_bn", state_dict)
+    assert found == ({} if given else {"auxiliary_heads": False})
+    asked = heads.without_auxiliary("googlenet_bn", state_dict, auxiliary_heads=True)
+    assert asked == {"auxiliary_heads": True}
+
+
+def test_vgg_by_timms_names() -> None:
+    """Whose first dense layers are convolutions."""
+    theirs = {"pre_logits.fc1.bias": np.zeros(4096), "head.fc.bias": np.zeros(2)}
+    found = convert.entries("vgg11", theirs, num_classes=2)
+    shapes = {entry.name: entry.shape for entry in found.values()}
+    assert shapes["features.0.weight"] == (64, 3, 3, 3)
+    assert shapes["pre_logits.fc1.weight"] == (4096, 512, 7, 7)
+    assert shapes["pre_logits.fc2.weight"] == (4096, 4096, 1, 1)
+    assert shapes["head.fc.weight"] == (2, 4096)
+    ours = {
+        entry.name: entry.shape for entry in convert.entries("vgg11", {}, num_classes=2).values()
+    }
+    assert ours["classifier.0.weight"] == (4096, 25088)
+
+
+def test_a_dense_layer_that_is_a_convolution_there_is_the_same() -> None:
+    convolution = np.random.default_rng(0).normal(size=(5, 3, 4, 4))
+    dense = layout.from_torch(convolution.reshape(5, -1), channels=3)
+    np.testing.assert_array_equal(layout.from_torch(convolution).reshape(-1, 5), dense)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("nowhere.pth", {}, "nowhere.pth does not say for which network it is: give its name"),
+        ("nowhere.pth", {"name": NETWORK}, "nowhere.pth cannot be read: No such file"),
+        ("./nowhere", {"name": NETWORK}, "nowhere cannot be read: No such file"),
+        ("nowhere.pth", {"name": "resnet51"}, "unknown model 'resnet51'; did you mean"),
+        ("resnet50.a1_in1k", {"name": "resnet50"}, "name='resnet50' is for a file"),
+    ],
+)
+def test_what_cannot_be_found_is_an_error(
+    source: str, options: dict[str, Any], message: str
+) -> None:
+    assert failure(source, **options).startswith(message)
+
+
+def test_a_truncated_file_is_an_error(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+    assert failure(file, name=NETWORK).startswith(f"{file}: truncated")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "names no architecture"),
+        ("{}", "names no architecture"),
+        ('{"architecture": []}', "names no architecture"),
+        ('{"architecture": "resnet51"}', "unknown model 'resnet51'"),
+        (
+            '{"architecture": "resnet50", "model_args": {"width": 2, "global_pool": "max"}}',
+            "changes the network by model_args: width=2, global_pool='max'",
+        ),
+        (json.dumps({**CONFIG, "architecture": "vgg11"}), "the weights do not fit vgg11"),
+        (json.dumps({**CONFIG, "pretrained_cfg": {"crop_mode": "border"}}), "unknown crop_mode"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_an_error(directory: Path, config: str, message: str) -> None:
+    (directory / "config.json").write_text(config)
+    assert message in failure(directory)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_directory_without_its_files_is_an_error(directory: Path, missing: str) -> None:
+    (directory / missing).unlink()
+    assert failure(directory).startswith(f"{directory / missing} cannot be read")
+
+
+class Attack:
+    """What leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "attack.pth"
+    path.write_bytes(pickle.dumps({"features.0.weight": Attack(mark)}, protocol=2))
+    with pytest.raises(errors.UserError, match=str(path)):
+        pretrained.load(path, name=NETWORK)
+    assert not mark.exists()
+
+
+@pytest.fixture
+def release(
+    tmp_path: Path, entries: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A file by the name under which it was released."""
+    content = safetensors(entries)
+    path = tmp_path / f"made_up-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+    path.write_bytes(content)
+    known = {path.stem: released.Released(NETWORK, {"resize_size": 232})}
+    monkeypatch.setattr(released, "FILES", known)
+    return path
+
+
+def test_a_released_file_says_what_it_is(release: Path, entries: dict[str, np.ndarray]) -> None:
+    found = pretrained.load(release)
+    assert equal(found, entries)
+    assert (found.preprocessing.image_size, found.preprocessing.resize_size) == (224, 232)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "tampered"])
+def test_a_released_file_that_was_changed_is_an_error(release: Path, damage: str) -> None:
+    content = release.read_bytes()
+    release.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + b"x")
+    message = failure(release)
+    assert message.startswith(f"{release} is damaged or was changed: its sha256 is ")
+    assert message.endswith(f"does not begin with {release.stem.rpartition('-')[2]}")
+
+
+@pytest.mark.parametrize("stem", released.FILES)
+def test_a_released_file_is_for_a_network_with_a_table(stem: str) -> None:
+    assert re.fullmatch(r".*-[0-9a-f]{8,10}", stem)
+    assert tables.of(released.FILES[stem].network)

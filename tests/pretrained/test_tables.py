@@ -1,0 +1,75 @@
+"""The rename tables give the names and shapes of torchvision's networks and of its released files.
+
+As digests of what torchvision and timm themselves list, old names in files among them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnn_jax import errors, models, pretrained
+from cnn_jax.pretrained import convert, released, tables
+from tests.pretrained.checkpoints import NETWORK, state_dict
+
+DIGESTS: dict[str, list[str]] = json.loads(
+    (Path(__file__).parent / "data" / "names.json").read_text()
+)["digests"]
+# Of each rename table one; the others are the same with more or wider layers.
+FAST = (
+    "densenet121", "efficientnet_b0", "mobilenetv2_100", "mobilenetv3_small_100", "vgg11",
+    "convnext_tiny", "swin_tiny_patch4_window7_224", "vit_base_patch16_224",
+)  # fmt: skip
+
+
+def digest(entries: Iterable[convert.Entry]) -> str:
+    lines = sorted(f"{entry.name} {essential(entry.shape)}" for entry in entries)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def essential(shape: tuple[int, ...]) -> list[int]:
+    """Without axes of one element at the end."""
+    return essential(shape[:-1]) if shape and shape[-1] == 1 else list(shape)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in DIGESTS],
+)
+def test_names_and_shapes_are_theirs(network: str) -> None:
+    paths = convert.shapes(network, models.input_shape(network), num_classes=1000)
+    found = set()
+    for table in tables.of(network):
+        names = {table.torch(path[1:]): np.zeros(()) for path in paths}
+        found.add(digest(convert.entries(network, names, num_classes=1000).values()))
+    assert set(DIGESTS[network]) <= found
+
+
+def test_every_released_file_of_torchvision_is_for_one_of_them() -> None:
+    networks = {known.network for known in released.FILES.values()}
+    assert networks - DIGESTS.keys() == {"tf_efficientnet_lite0"}
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("features.0.0.weight", {"epsilon": 1e-3}), ("conv_stem.weight", {})]
+)
+def test_names_tell_whose_normalisation_it_is(key: str, expected: dict[str, float]) -> None:
+    assert convert.options("mobilenetv3_small_100", {key: np.zeros(())}) == expected
+
+
+def test_axes_of_one_element_are_no_difference() -> None:
+    entries = state_dict()
+    weight = entries["classifier.1.weight"]
+    assert weight.shape == (10, 512, 1, 1)
+    dense = {**entries, "classifier.1.weight": weight[..., 0, 0]}
+    found, expected = (
+        pretrained.to_torch(NETWORK, pretrained.from_torch(NETWORK, given, num_classes=10))
+        for given in (dense, entries)
+    )
+    np.testing.assert_array_equal(found["classifier.1.weight"], expected["classifier.1.weight"])
+    transposed = {**entries, "classifier.1.weight": weight.transpose(2, 3, 0, 1)}
+    with pytest.raises(errors.UserError, match=r"misshapen: classifier\.1\.weight"):
+        pretrained.from_torch(NETWORK, transposed, num_classes=10)
