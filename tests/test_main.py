@@ -7,9 +7,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
+from cnn_jax import losses, models, optim
 from tests.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -163,16 +168,41 @@ def test_run_leaves_what_the_readme_says_and_refuses_another_config(tmp_path: Pa
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 
 
+def smoke(name: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config("smoke")
+
+
 def is_large(name: str) -> bool:
     """Whether compiling and running the config's network takes a while."""
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    return NETWORKS[config.model.name].is_large
+    return NETWORKS[smoke(name).model.name].is_large
+
+
+# Of the large networks these are run: one for each optimizer and each way to compute the loss.
+LARGE = ("googlenet", "inception_v3", "mobilenetv2", "resnet34", "vgg16", "vit_small_patch16_224")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if is_large(name) else ()) for name in CONFIGS],
+    [
+        *(name for name in CONFIGS if not is_large(name)),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE),
+    ],
 )
-def test_every_config_runs_in_its_smoke_variant(tmp_path: Path, name: str) -> None:
+def test_configs_run_in_their_smoke_variants(tmp_path: Path, name: str) -> None:
     result = run(config(name), f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_makes_a_network_and_an_optimizer_for_its_images(name: str) -> None:
+    values = smoke(name)
+    model = models.create(**values.model, num_classes=10)
+    images = jnp.zeros((1, values.data.image_size, values.data.image_size, values.data.channels))
+    optimizer = optim.make(**values.optim, total_steps=100, steps_per_epoch=10)
+
+    def start() -> Any:
+        params = model.init(jax.random.key(0), images, train=False)["params"]
+        return optimizer.init(params)
+
+    assert jax.tree.leaves(jax.eval_shape(start))
+    losses.make(values.train.loss, values.train.label_smoothing)

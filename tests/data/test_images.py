@@ -239,3 +239,28 @@ def test_an_image_of_the_right_size_is_unchanged(resize: str) -> None:
 def test_an_unknown_method_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(errors.UserError, match="'bilinaer'; did you mean 'bilinear'"):
         images.fit(COLOUR, 9, "bilinaer")
+
+
+def test_the_shorter_side_is_scaled_and_the_longer_rounded_down() -> None:
+    image = RNG.integers(0, 256, (10, 33, 3), np.uint8)
+    expected = pillow(image, (23, 7), METHODS["bicubic"]).reshape(7, 23, 3)
+    np.testing.assert_array_equal(images.scale_shorter(image, 7, "bicubic"), expected)
+    flipped = images.scale_shorter(image.swapaxes(0, 1), 7, "bicubic")
+    assert flipped.shape == (23, 7, 3)
+
+
+def test_both_sides_can_be_scaled_alone() -> None:
+    image = RNG.integers(0, 256, (10, 33, 1), np.uint8)
+    expected = pillow(image, (5, 20), METHODS["bilinear"]).reshape(20, 5, 1)
+    np.testing.assert_array_equal(images.stretch(image, (20, 5), "bilinear"), expected)
+
+
+@pytest.mark.parametrize(("side", "start"), [(8, 1), (9, 2), (10, 2), (11, 2), (6, 0)])
+def test_the_centre_is_where_torchvision_has_it(side: int, start: int) -> None:
+    image = np.arange(side, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 3), np.uint8)
+    assert images.crop_centre(image, 6)[:, 0, 0].tolist() == list(range(start, start + 6))
+
+
+def test_an_unknown_interpolation_is_an_error_that_lists_the_known() -> None:
+    with pytest.raises(errors.UserError, match="'lanczos'; allowed: bicubic, bilinear"):
+        images.stretch(COLOUR, (9, 9), "lanczos")
