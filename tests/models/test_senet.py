@@ -18,7 +18,7 @@ def test_the_released_pool_without_padding_but_for_a_last_window(
     name: str, sizes: dict[int, int]
 ) -> None:
     """Stems give 32 and 23 pixels; the windows of 3 cover 0..2 to 30..32, and to 20..22."""
-    model = models.create(name, num_classes=10)
+    model = models.create(name, num_classes=10, stage_sizes=(1,), widths=(8,))
 
     def stages(side: int) -> dict[str, jax.Array]:
         images = jnp.zeros((1, side, side, 3))
