@@ -146,7 +146,7 @@ def axes(
     if rows.output < 1 or columns.output < 1:
         raise ValueError(
             f"a window of {windows} pixels is larger than an image of {tuple(sizes)} with"
-            f" padding {ends}"
+            f" padding {padding!r}"
         )
     return rows, columns
 
