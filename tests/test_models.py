@@ -73,8 +73,10 @@ def random_variables(name: str, **overrides: Any) -> Any:
         if path[-1].key == "var":
             return rng.uniform(0.5, 1.5, leaf.shape)
         fan_in = leaf.size // leaf.shape[-1]
+        # What a linear bottleneck computes meets no ReLU that would halve it.
+        gain = 1 if any(part.key == "project" for part in path[:-1]) else 2
         scale = 1 if path[-1].key == "scale" else 0
-        return scale + rng.normal(0, (2 / fan_in) ** 0.5 if leaf.ndim > 1 else 0.1, leaf.shape)
+        return scale + rng.normal(0, (gain / fan_in) ** 0.5 if leaf.ndim > 1 else 0.1, leaf.shape)
 
     model = models.create(name, num_classes=10, **overrides)
     return jax.tree.map_with_path(draw, init_shapes(model, name))
