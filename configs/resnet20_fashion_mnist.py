@@ -22,5 +22,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.weight_decay = 5e-4
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
-    config.train.epochs = 20.0
+    config.train.epochs = 30.0
     return base.finish(config, variant)
