@@ -21,42 +21,19 @@ ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
 each_network = pytest.mark.parametrize("name", models.names())
 
 
-def at_work(*, compiled: bool) -> pytest.MarkDecorator:
-    """Every network: large ones are slow, and some are not to be compiled yet."""
+def at_work() -> pytest.MarkDecorator:
+    """Every network: of large ones the tests are slow."""
     cases = []
     for name, network in NETWORKS.items():
-        # What is computed once for several tests is so in the one process that has the group.
-        marks = [pytest.mark.xdist_group(name)]
-        if network.is_large:
-            marks.append(pytest.mark.slow)
-        if compiled and name in UNTRIED:
-            marks.append(pytest.mark.xfail(run=False, reason="has not been tried yet"))
+        # Networks of one kind share layers, and what is computed once serves several tests: both
+        # in the one process that has the group.
+        kind = type(models.create(name, num_classes=10)).__name__
+        marks = [pytest.mark.xdist_group(kind), *([pytest.mark.slow] if network.is_large else [])]
         cases.append(pytest.param(name, marks=marks))
     return pytest.mark.parametrize("name", cases)
 
 
-# Of the large networks since ResNet these have been through the tests that compile networks. The
-# others wait: for a quicker compilation (resnext101_32x8d and senet154 have too many groups), for
-# random weights that keep bfloat16's rounding small (seresnet50), most for the time to run them.
-TRIED = (
-    "cspresnet50",
-    "densenet121",
-    "mobilenetv1_075",
-    "mobilenetv3_small_075",
-    "mobilenetv3_small_100",
-    "resnetv2_50",
-    "shufflenet_v2_x1_0",
-    "shufflenet_v2_x1_5",
-    "xception",
-)
-_FIRST = list(NETWORKS).index("resnet18")
-UNTRIED = frozenset(
-    name
-    for name, network in list(NETWORKS.items())[_FIRST:]
-    if network.is_large and name not in TRIED
-)
-each_network_at_work = at_work(compiled=False)
-each_network_compiled = at_work(compiled=True)
+each_network_at_work = at_work()
 # Larger ones compute in float64 in tests/golden.
 each_small_network = pytest.mark.parametrize(
     "name", [name for name, network in NETWORKS.items() if not network.is_large]
@@ -113,6 +90,7 @@ def logits_of(
     images: np.ndarray | None = None,
     **overrides: Any,
 ) -> jax.Array:
+    """Layer by layer, not as one program: layers of equal shapes are compiled once for all."""
     model = models.create(name, num_classes=10, dtype=dtype, **overrides)
     exact = jnp.float64 if dtype == "float64" else jnp.float32
     variables, images_ = jax.tree.map(
@@ -122,14 +100,9 @@ def logits_of(
             random_images(name) if images is None else images,
         ),
     )
-
-    @jax.jit
-    def apply(variables: Any, images: jax.Array) -> Any:
-        rngs = {"dropout": jax.random.key(key)}
-        mutable = ["batch_stats"] if train else False
-        return model.apply(variables, images, train=train, rngs=rngs, mutable=mutable)
-
-    result = apply(variables, images_)
+    rngs = {"dropout": jax.random.key(key)}
+    mutable = ["batch_stats"] if train else False
+    result = model.apply(variables, images_, train=train, rngs=rngs, mutable=mutable)
     return cast("jax.Array", result[0] if train else result)
 
 
@@ -187,7 +160,7 @@ class Work(NamedTuple):
 
 @functools.cache
 def work(name: str) -> Work:
-    """One program for all of it: compiling takes the time, so it is done once, and in haste."""
+    """All of it at once, layer by layer."""
     model = models.create(name, num_classes=10, **RATES[name])
     images = jnp.asarray(random_images(name), jnp.float32)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), random_variables(name))
@@ -211,27 +184,20 @@ def work(name: str) -> Work:
         found = jax.tree.leaves(updates.get("aux_logits", {}))
         return sum(map(along, found), along(logits)), updates
 
-    def everything(variables: Any) -> Any:
-        params = variables["params"]
-        grads = jax.grad(evaluation)(params)
-        if heads:
-            in_training, updates = jax.grad(training, has_aux=True)(params)
-            grads = {**grads, **{head: in_training[head] for head in heads}}
-        else:
-            updates = training(params)[1]
-        moved = jax.tree.map(
-            lambda new, old: jnp.all((new != old) & jnp.isfinite(new)),
-            updates.get("batch_stats", {}),
-            variables.get("batch_stats", {}),
-        )
-        finite = jax.tree.map(lambda grad: jnp.isfinite(grad).all(), grads)
-        nonzero = jax.tree.map(lambda grad: jnp.any(grad != 0), grads)
-        return finite, nonzero, moved
-
-    hasty = {"xla_backend_optimization_level": 0} if NETWORKS[name].is_large else {}
-    results = Work(*jax.jit(everything, compiler_options=hasty)(variables))
-    jax.clear_caches()  # A hundred compiled networks do not fit into memory.
-    return results
+    params = variables["params"]
+    grads = jax.grad(evaluation)(params)
+    if heads:
+        in_training, updates = jax.grad(training, has_aux=True)(params)
+        grads = {**grads, **{head: in_training[head] for head in heads}}
+    else:
+        updates = training(params)[1]
+    moved = jax.tree.map(
+        lambda new, old: np.all((new != old) & np.isfinite(new)),
+        *(tree.get("batch_stats", {}) for tree in (updates, variables)),
+    )
+    finite = jax.tree.map(lambda grad: np.isfinite(grad).all(), grads)
+    nonzero = jax.tree.map(np.any, grads)
+    return Work(finite, nonzero, moved)
 
 
 def failing(tree: Any) -> list[str]:
@@ -240,19 +206,19 @@ def failing(tree: Any) -> list[str]:
     ]
 
 
-@each_network_compiled
+@each_network_at_work
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> None:
     assert not failing(work(name).finite)
     assert not failing(work(name).nonzero)
 
 
-@each_network_compiled
+@each_network_at_work
 def test_running_statistics_move_in_training(name: str) -> None:
     assert ("batch_stats" in shapes(name)) == bool(jax.tree.leaves(work(name).moved))
     assert not failing(work(name).moved)
 
 
-@each_network_compiled
+@each_network_at_work
 def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> None:
     full, half = logits_of(name), logits_of(name, dtype="bfloat16")
     assert full.shape == half.shape == (2, 10)

@@ -1,6 +1,8 @@
 """Every reference in this folder: logits, losses, gradients and running statistics in float64.
 
-The files hold what torchvision and timm compute for formula-filled weights (`fill.py`).
+The files hold what torchvision and timm compute for formula-filled weights (`fill.py`). Dropout is
+off in all of them; in timm's legacy_senet154, which drops by a function and not by a module, through
+`drop_rate=0`.
 """
 
 import json
@@ -128,9 +130,10 @@ def test_one_training_step(path: Path) -> None:
             return total, (main, auxiliary, updates.get("batch_stats", {}))
 
         with nn.intercept_methods(count_pixels(counts)):
-            (total, (main, auxiliary, batch_stats)), grads = jax.jit(
-                jax.value_and_grad(loss, has_aux=True)
-            )(variables["params"], images)
+            # Not as one program: layers of equal shapes are compiled once, for all networks.
+            (total, (main, auxiliary, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+                variables["params"], jnp.asarray(images)
+            )
 
     assert_equal(main, train["main_loss"], 1e-8)
     assert_equal(total, train["loss"], 1e-8)

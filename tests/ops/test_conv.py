@@ -106,6 +106,10 @@ CASES = {
     "groups that do not join": Case(6, 8, (3, 2), padding="VALID", groups=3),
     "groups of many channels": Case(17, 5, (3, 3), (2, 1), ((2, 0), (0, 3)), (1, 2), 2),
     "groups, pointwise": Case(3, 2, (1, 1), (2, 2), "VALID", groups=4),
+    "groups of many channels, in a loop": Case(16, 17, (3, 2), groups=9),
+    "groups joined in many blocks, strided, dilated": Case(
+        8, 6, (3, 3), (2, 1), ((2, 1), (0, 3)), (1, 2), 18
+    ),
     "groups that have one output each": Case(4, 1, (3, 3), groups=2),
 }
 

@@ -1,16 +1,24 @@
-"""Convolutions in groups: split into dense ones."""
+"""Convolutions in groups: split into dense ones.
+
+Few are operations of their own. Many take XLA minutes to compile in a network of many layers, so
+there one operation serves all of them: in a loop, or, for gradients of kernels, batched.
+"""
 
 import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnn_jax.ops.cpu import dense
 from cnn_jax.ops.window import Window
 
 # Groups with fewer channels are joined, zeros between them, into blocks of so many.
 _BLOCK_CHANNELS = 16
+_FEW_BLOCKS = 8
+
+Operation = Callable[[jax.Array, jax.Array, Window], jax.Array]
 
 
 def output(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -23,26 +31,52 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
     return _by_blocks(dense.input_gradient, dy, kernel, window)
 
 
-def _by_blocks(
-    operation: Callable[[jax.Array, jax.Array, Window], jax.Array],
-    x: jax.Array,
-    kernel: jax.Array,
-    window: Window,
-) -> jax.Array:
+def _by_blocks(operation: Operation, x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     kernels = _blocks(kernel, window.groups)
-    parts = zip(_split(x, len(kernels)), kernels, strict=True)
     one = dataclasses.replace(window, groups=1)
+    if len(kernels) > _FEW_BLOCKS:
+        return _in_a_loop(operation, x, kernels, one)
+    parts = zip(_split(x, len(kernels)), kernels, strict=True)
     return jnp.concatenate([operation(*part, one) for part in parts], axis=-1)
+
+
+def _in_a_loop(operation: Operation, x: jax.Array, kernels: jax.Array, one: Window) -> jax.Array:
+    """The loop takes a block's channels out of `x`, and puts the results between the others'."""
+    blocks, width = len(kernels), x.shape[-1] // len(kernels)
+
+    def compute(block: jax.Array | int) -> jax.Array:
+        part = lax.dynamic_slice_in_dim(x, block * width, width, axis=3)
+        return operation(part, kernels[block], one)
+
+    def put(block: jax.Array, y: jax.Array) -> jax.Array:
+        part = compute(block)
+        return lax.dynamic_update_slice_in_dim(y, part, block * part.shape[-1], axis=3)
+
+    result = jax.eval_shape(compute, 0)
+    y = jnp.zeros((*result.shape[:3], blocks * result.shape[3]), result.dtype)
+    return lax.fori_loop(0, blocks, put, y)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     """`[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
     groups = window.groups
     joined = _joined(groups, max(x.shape[-1], dy.shape[-1]) // groups)
-    parts = zip(_split(x, groups // joined), _split(dy, groups // joined), strict=True)
+    blocks = groups // joined
     one = dataclasses.replace(window, groups=1)
-    blocks = [dense.kernel_gradient(*part, one) for part in parts]
-    return jnp.concatenate([_diagonal(block, joined) for block in blocks], axis=-1)
+
+    def gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return _diagonal(dense.kernel_gradient(x, dy, one), joined)
+
+    if blocks > _FEW_BLOCKS:
+        stacked = jax.vmap(gradient)(_stack(x, blocks), _stack(dy, blocks))
+        return jnp.moveaxis(stacked, 0, 3).reshape(*stacked.shape[1:4], -1)
+    parts = zip(_split(x, blocks), _split(dy, blocks), strict=True)
+    return jnp.concatenate([gradient(*part) for part in parts], axis=-1)
+
+
+def _stack(x: jax.Array, blocks: int) -> jax.Array:
+    """`[B, H, W, b C]` to `[b, B, H, W, C]`."""
+    return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
 
 
 def _joined(groups: int, channels: int) -> int:
@@ -55,14 +89,14 @@ def _split(x: jax.Array, parts: int) -> list[jax.Array]:
     return jnp.split(x, parts, axis=-1)
 
 
-def _blocks(kernel: jax.Array, groups: int) -> list[jax.Array]:
-    """Block-diagonal kernels `[kh, kw, j C/g, j O/g]`, each of `j` groups."""
+def _blocks(kernel: jax.Array, groups: int) -> jax.Array:
+    """Block-diagonal kernels `[g/j, kh, kw, j C/g, j O/g]`, each of `j` groups."""
     height, width, channels, outputs = kernel.shape
     joined = _joined(groups, max(channels, outputs // groups))
     kernel = kernel.reshape(height, width, channels, -1, joined, outputs // groups)
     own = jnp.eye(joined, dtype=kernel.dtype)
     blocks = jnp.einsum("hwcbjo,ij->bhwicjo", kernel, own)
-    return list(blocks.reshape(groups // joined, height, width, joined * channels, -1))
+    return blocks.reshape(groups // joined, height, width, joined * channels, -1)
 
 
 def _diagonal(block: jax.Array, joined: int) -> jax.Array:
