@@ -1,8 +1,8 @@
 """Every reference in this folder: logits, losses, gradients and running statistics in float64.
 
 The files hold what torchvision and timm compute for formula-filled weights (`fill.py`). Dropout is
-off in all of them; in timm's legacy_senet154, which drops by a function and not by a module, through
-`drop_rate=0`.
+off in all of them; in timm's legacy_senet154, which drops by a function and not by a module, it is
+off through `drop_rate=0`.
 """
 
 import json
