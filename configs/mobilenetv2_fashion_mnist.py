@@ -3,7 +3,10 @@
 Source: Sandler et al. 2018 (arXiv:1801.04381), Table 2, for the network. Its first convolution and
 its fourth stage keep the size, so that the last stages see 4x4 pixels; the recipe is ours.
 Command: python -m cnn_jax.main --config=configs/mobilenetv2_fashion_mnist.py
-Result: not yet run.
+Result: test top-1 92.60 %, top-5 99.94 %, loss 0.2058 with seed 0, the final parameters, in 25 min,
+other work sharing the machine;
+params_sha256 51f3468590dabbac0fbae857eb54874b4042a6b60812f297700a7e461ab78283.
+Measured on 2 cores of an AMD EPYC (Zen 5), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
 """
 
 from ml_collections import ConfigDict

@@ -18,8 +18,8 @@ ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
 }
-# Of layers whose result meets no ReLU that would halve it: linear bottlenecks; squeeze-and-excitation,
-# whose gates shall weigh, not switch: a switch that bfloat16 turns is another network.
+# Of layers whose result meets no ReLU that would halve it: linear bottlenecks, and the gates of
+# squeeze-and-excitation. Those shall weigh, not switch: a switch turned by bfloat16 changes it all.
 GAINS = {"project": 1, "se": 0.2}
 each_network = pytest.mark.parametrize("name", models.names())
 
