@@ -68,3 +68,31 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: 
             text = f"{matrix[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
     figure.savefig(path, dpi=100)
+
+
+def speeds(groups: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """Draw how many times as fast as its opponents something is.
+
+    Args:
+      groups: for each picture, of each opponent, by what was run.
+      path: the PNG file.
+    """
+    most = max(len(cases) for group in groups.values() for cases in group.values())
+    figure = Figure(figsize=(6 * len(groups), 1.5 + 0.5 * most), layout="constrained")
+    pictures = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, group) in zip(pictures, groups.items(), strict=True):
+        height = 0.8 / len(group)
+        for index, (opponent, cases) in enumerate(group.items()):
+            places = np.arange(len(cases)) + (index - (len(group) - 1) / 2) * height
+            lengths = [speed - 1 for speed in cases.values()]
+            bars = axes.barh(places, lengths, height, left=1, label=f"against {opponent}")
+            axes.bar_label(bars, [f"{speed:.2f}" for speed in cases.values()], padding=3)
+            axes.set_yticks(range(len(cases)), list(cases))
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set(title=title, xlabel="times as fast", xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.margins(x=0.2)
+        axes.invert_yaxis()
+    figure.legend(*pictures[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=100)

@@ -194,6 +194,11 @@ def _write_csv(file_path: Path, layers: Iterable[Row]) -> None:
         raise errors.UserError(f"{file_path} cannot be written: {error.strerror}") from error
 
 
+def usual_classes(name: str) -> int:
+    """ImageNet's number of classes, or ten for networks of images of up to 32x32 pixels."""
+    return 1000 if models.input_shape(name)[0] > 32 else 10
+
+
 def main() -> int:
     """Entry point of the command line."""
     parser = argparse.ArgumentParser(
@@ -215,7 +220,7 @@ def main() -> int:
     height, width, channels = models.input_shape(args.name)
     num_classes = args.num_classes
     if num_classes is None:
-        num_classes = 1000 if height > 32 else 10
+        num_classes = usual_classes(args.name)
     if args.image_size is not None:
         height = width = args.image_size
     if args.channels is not None:

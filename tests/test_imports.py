@@ -59,9 +59,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "cnn_jax.pretrained.loading",
         "cnn_jax.pretrained",
         "cnn_jax.job cnn_jax.evaluate cnn_jax.predict cnn_jax.summary",
-        "cnn_jax.benchmark cnn_jax.benchmark.ops cnn_jax.benchmark.timing",
+        "cnn_jax.benchmark cnn_jax.benchmark.models cnn_jax.benchmark.ops"
+        " cnn_jax.benchmark.profiling cnn_jax.benchmark.report cnn_jax.benchmark.timing",
         "cnn_jax.benchmark.torch_ops",
-        "cnn_jax.train",
+        "cnn_jax.benchmark.compare_ops cnn_jax.benchmark.torch_models",
+        "cnn_jax.benchmark.compare_models cnn_jax.train",
         "cnn_jax.main cnn_jax.benchmark.__main__",
     )
 )
@@ -111,7 +113,9 @@ RESERVED = {
     "sklearn": {"cnn_jax.data.digits"},
     "tensorboardX": {"cnn_jax.logs"},
     "matplotlib": {"cnn_jax.plots"},
-    "torch": {"cnn_jax.benchmark.torch_ops"},
+    "timm": {"cnn_jax.benchmark.torch_models"},
+    "torch": {"cnn_jax.benchmark.torch_models", "cnn_jax.benchmark.torch_ops"},
+    "torchvision": {"cnn_jax.benchmark.torch_models"},
     "tensorflow": set[str](),
     "keras": set[str](),
     "configs": set[str](),

@@ -5,92 +5,28 @@ plain XLA and, if it is installed, torch in the better of its two memory formats
 
     python -m cnn_jax.benchmark ops --against=torch
 
+models: training steps and predictions of whole networks, likewise:
+
+    python -m cnn_jax.benchmark models --models=resnet50,vgg11@8 --against=torch,xla
+
 All contenders of a line take turns in one process; a figure is the median of the rounds, a ratio
-the quotient of two medians. Above 1, `ours/...` means that ours is slower.
+the quotient of two medians. In the table of ops `ours/...` are times, above 1 ours is slower; in
+that of models `times ...` are speeds, above 1 ours is faster.
 """
 
 import argparse
-import csv
-import platform
-import sys
+import itertools
 from pathlib import Path
-from typing import Any
-
-import jax
-from tqdm import tqdm
 
 from cnn_jax import cli, errors, memory
-from cnn_jax.benchmark import ops, timing, torch_ops
+from cnn_jax.benchmark import compare_models, compare_ops, models, ops
 
-_COLUMNS = ("case", "pass", "ours ms", "ours/XLA", "in scan/ours", "torch", "ours/torch")
+_MODELS_HELP = """Time training steps (SGD with momentum) and predictions of whole networks.
 
-
-def run_ops(names: list[str], rounds: int, torch: bool, csv_path: Path | None) -> None:
-    """Print a table of the cases called `names`, and write it to `csv_path` too.
-
-    Raises:
-      ValueError: a name is unknown, or torch is asked for and not installed.
-    """
-    for name in names:
-        if name not in ops.CASES:
-            raise errors.unknown("case", name, ops.CASES)
-    if rounds < 1:
-        raise errors.UserError(f"--rounds must be at least 1, got {rounds}")
-    versions = [f"jax {jax.__version__}", *([torch_ops.version()] if torch else [])]
-    print(f"{platform.machine()} {_processor()}; {', '.join(versions)}; {rounds} rounds\n")
-    print(_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), sep="\n")
-    rows = []
-    lines = [
-        (name, what)
-        for name in names
-        for what in ops.PASSES
-        if what != ops.PASSES[1] or not ops.CASES[name].is_pooling
-    ]
-    per_line = (5 if torch else 3) * rounds
-    with tqdm(total=len(lines) * per_line, unit="turn", file=sys.stderr) as progress:
-        for name, what in lines:
-            rows.append(_row(name, what, rounds, torch, progress))
-            progress.write(_line(rows[-1]), file=sys.stdout)
-    if csv_path is not None:
-        with csv_path.open("x", newline="") as file:
-            csv.writer(file).writerows([_COLUMNS, *rows])
-
-
-def _row(name: str, what: str, rounds: int, torch: bool, progress: "tqdm[Any]") -> list[str]:
-    case = ops.CASES[name]
-    contenders = ops.contenders(case, what)
-    if torch:
-        contenders |= torch_ops.contenders(case, what)
-    seconds = {
-        contender: result.median
-        for contender, result in timing.interleaved(contenders, rounds, progress.update).items()
-    }
-    ours = seconds["ours"]
-    row = [
-        name,
-        what,
-        f"{1e3 * ours:.1f}",
-        f"{ours / seconds['XLA']:.2f}",
-        f"{seconds['in scan'] / ops.SCAN_STEPS / ours:.2f}",
-    ]
-    if not torch:
-        return [*row, "", ""]
-    best = min((key for key in seconds if key.startswith("torch")), key=seconds.__getitem__)
-    return [*row, best.removeprefix("torch "), f"{ours / seconds[best]:.2f}"]
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    models = [
-        line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line
-    ]
-    return f"{models[0] if models else platform.processor()}, {len(models)} cores"
+compile s and cached s: tracing and compiling, from nothing and with the compilation cache. memory:
+arguments, results and temporary memory of a step. GFLOP/s: of convolutions and dense layers by the
+textbook formulas, in training three times those of a prediction; of matmul: the share of the rate
+of a 2048x2048 matrix product in the same rounds. Torch's bfloat16 is its autocast."""
 
 
 def main() -> int:
@@ -98,7 +34,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cnn_jax.benchmark", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("ops", help="the operations of cnn_jax.ops")
+    _add_ops(commands.add_parser("ops", help="the operations of cnn_jax.ops"))
+    command = commands.add_parser("models", help="whole networks", description=_MODELS_HELP)
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    _add_models(command)
+    args = parser.parse_args()
+    if args.rounds < 1:
+        raise errors.UserError(f"--rounds must be at least 1, got {args.rounds}")
+    memory.keep()
+    if args.command == "ops":
+        compare_ops.run(args.cases, args.rounds, args.against == "torch", args.csv)
+    else:
+        cases = _cases(args)
+        compare_models.run(cases, args.rounds, args.against, args.csv, args.plot, args.profile)
+    return 0
+
+
+def _add_ops(command: argparse.ArgumentParser) -> None:
     command.add_argument("--against", choices=["torch"], help="compare with torch too")
     command.add_argument(
         "--cases",
@@ -109,12 +61,48 @@ def main() -> int:
     )
     command.add_argument("--rounds", type=int, default=7, help="default: 7")
     command.add_argument("--csv", type=Path, help="write the table to this new file as well")
-    args = parser.parse_args()
-    if args.csv is not None and args.csv.exists():
-        raise errors.UserError(f"{args.csv} exists; it is not overwritten")
-    memory.keep()
-    run_ops(args.cases, args.rounds, args.against == "torch", args.csv)
-    return 0
+
+
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--models",
+        type=_words,
+        required=True,
+        metavar="NAME[@BATCH],...",
+        help="the networks, and batches that are not --batch",
+    )
+    command.add_argument("--batch", type=int, default=16, help="images in a step; default: 16")
+    command.add_argument(
+        "--mode", type=_words, default=["train", "infer"], help="default: train,infer"
+    )
+    command.add_argument(
+        "--dtype", type=_words, default=["float32"], help="default: float32; also bfloat16"
+    )
+    command.add_argument("--image_size", type=int, default=0, help="default: as published")
+    command.add_argument("--against", type=_words, default=[], help="torch, xla or torch,xla")
+    command.add_argument("--rounds", type=int, default=5, help="default: 5")
+    command.add_argument("--csv", type=Path, help="write the table to this new file as well")
+    command.add_argument("--plot", type=Path, help="draw the speeds, a new PNG file")
+    command.add_argument(
+        "--profile",
+        type=Path,
+        help="trace some steps of ours in this new directory, and print where the time goes",
+    )
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _cases(args: argparse.Namespace) -> list[models.Case]:
+    cases = []
+    for word, mode, dtype in itertools.product(args.models, args.mode, args.dtype):
+        name, at, batch = word.partition("@")
+        if at and not batch.isdecimal():
+            raise errors.UserError(f"--models: {batch!r} of {word!r} is not a number of images")
+        size = int(batch) if at else args.batch
+        cases.append(models.Case(name, mode, dtype, size, args.image_size))
+    return cases
 
 
 if __name__ == "__main__":

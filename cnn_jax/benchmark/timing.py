@@ -5,9 +5,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-# One call longer than this is enough.
-_LONG_SECONDS = 1.0
-
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -24,20 +21,29 @@ class Timing:
         """The middle one."""
         return statistics.median(self.seconds)
 
+    @property
+    def spread(self) -> float:
+        """From the shortest to the longest."""
+        return max(self.seconds) - min(self.seconds)
+
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, after_each: Callable[[], object]
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    after_each: Callable[[], object],
+    long_seconds: float = 1.0,
 ) -> dict[str, Timing]:
     """Call all contenders in turn, round after round, each time twice: the second call counts.
 
     The first call of a turn pays for what the one before left behind: cold caches and, for a
     while, another library's threads waiting for more work. The very first calls, which compile,
-    count for nothing; a contender that then takes longer than a second is timed once.
+    count for nothing.
 
     Args:
       contenders: functions that return when their work is done.
       rounds: how many values to take.
       after_each: called after each turn, for a progress bar.
+      long_seconds: a contender whose first call takes longer is timed once.
     """
     seconds: dict[str, list[float]] = {}
     for name, call in contenders.items():
@@ -46,7 +52,7 @@ def interleaved(
         after_each()
     for _ in range(rounds - 1):
         for name, call in contenders.items():
-            if seconds[name][0] < _LONG_SECONDS:
+            if seconds[name][0] < long_seconds:
                 call()
                 seconds[name].append(_time(call))
             after_each()

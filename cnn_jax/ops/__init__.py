@@ -9,6 +9,7 @@ from cnn_jax.ops.pool import (
     global_avg_pool,
     max_pool,
 )
+from cnn_jax.ops.primitive import plain
 from cnn_jax.ops.stochastic import drop_connect, stochastic_pool
 from cnn_jax.ops.window import Padding, paddings
 
@@ -23,5 +24,6 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "paddings",
+    "plain",
     "stochastic_pool",
 ]

@@ -1,7 +1,9 @@
 """Primitives that have a lowering of their own for the CPU and `jax.lax`'s elsewhere."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +18,26 @@ Function = Callable[..., jax.Array]
 
 # Of what the primitives may be given; `jax.lax` has more.
 DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """What is lowered within is `jax.lax`'s on a CPU too, to compare with.
+
+    That is when a function is compiled, not when it is called, and not where JAX has it compiled
+    already:
+
+    >>> f = jax.jit(lambda x: x + 1)
+    >>> with plain():
+    ...     compiled = f.lower(jnp.ones(3)).compile()
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def is_automatic(x: jax.Array) -> bool:
@@ -68,9 +90,12 @@ def define(name: str, reference: Function, cpu: Function, images: Sequence[bool]
         result = primitive.bind(*merged, **static)
         return result.reshape(*front[0].shape[:2], *result.shape[1:]), 0
 
+    def on_cpu(*operands: jax.Array, **static: Any) -> jax.Array:
+        return (reference if _plain.get() else cpu)(*operands, **static)
+
     primitive.def_impl(implementation)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), "cpu")
     return primitive

@@ -88,6 +88,15 @@ def test_a_convolution_elsewhere_is_that_of_lax(case: tuple[Any, ...], platform:
     assert len(result) == 6  # the module, the function, the convolution, return, two brackets
 
 
+@each_convolution
+def test_compiled_as_plain_it_is_that_of_lax_on_a_cpu_too(case: tuple[Any, ...]) -> None:
+    arguments = operands(case)
+    expected = operations(all_derivatives(theirs(case)), "cpu", *arguments)
+    with ops.plain():
+        assert operations(all_derivatives(ours(case)), "cpu", *arguments) == expected
+    assert operations(all_derivatives(ours(case)), "cpu", *arguments) != expected
+
+
 @each_platform
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @each_convolution

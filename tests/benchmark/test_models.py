@@ -1,0 +1,130 @@
+"""The benchmark of networks times what it says it times, and its command fails clearly."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import errors, memory
+from cnn_jax.benchmark import __main__, compare_models, models, profiling, timing, torch_models
+
+TRAIN = models.Case("lenet", "train", "float32", batch_size=4)
+INFER = models.Case("lenet", "infer", "float32", batch_size=4)
+# C1 and C3, C5, F6 and the output: H'W'C'CK^2, and inputs times outputs.
+LENET_MULTIPLY_ADDS = 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cnn_jax.benchmark", "models", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("case", [TRAIN, INFER], ids=lambda case: case.mode)
+def test_ours_and_plain_xla_compute_the_same(case: models.Case) -> None:
+    ours, plain = (models.program(case, plain=plain) for plain in (False, True))
+    for left, right in zip(jax.tree.leaves(ours.run()), jax.tree.leaves(plain.run()), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_a_training_step_changes_the_parameters_of_the_next() -> None:
+    program = models.program(TRAIN)
+
+    def params() -> Any:
+        result: Any = program.run()
+        return jax.tree.map(np.array, result[0].params)
+
+    first, second = params(), params()
+    assert not np.array_equal(first["C1"]["kernel"], second["C1"]["kernel"])
+
+
+def test_operations_are_those_of_the_textbook() -> None:
+    assert INFER.operations() == 2 * 4 * LENET_MULTIPLY_ADDS
+    assert TRAIN.operations() == 3 * INFER.operations()
+
+
+def test_the_second_compilation_reads_what_the_first_wrote_and_leaves_the_settings() -> None:
+    before = dict(jax.config.values)
+    events: list[str] = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    cold, cached = models.compiled_twice(INFER)
+    jax.monitoring.clear_event_listeners()
+    assert any("cache_hit" in event for event in events)
+    assert dict(jax.config.values) == before
+    assert cold.bytes == cached.bytes > 4 * 32 * 32 * 4
+    np.testing.assert_array_equal(cold.run(), cached.run())
+
+
+def test_the_speeds_are_quotients_of_medians_and_torch_has_its_better_format() -> None:
+    seconds = {"ours": (1, 2, 9), "XLA": (8, 8, 8), "torch contiguous": (4, 4, 5)}
+    timings = {name: timing.Timing(values) for name, values in seconds.items()}
+    timings["torch channels_last"] = timing.Timing((3.0, 1.0, 3.0))
+    program = models.Program(lambda: None, 1.0, 0)
+    comparison = compare_models.Comparison(INFER, program, program, timings)
+    assert comparison.torch == "torch channels_last"
+    assert comparison.speeds == {"torch": 1.5, "XLA": 4.0}
+
+
+def test_a_profile_says_which_kinds_of_operation_take_the_time(tmp_path: Path) -> None:
+    milliseconds = profiling.trace(models.matmul("float32"), tmp_path / "trace")
+    assert next(iter(milliseconds.values())) > 0.9 * sum(milliseconds.values()) > 0
+    assert list(milliseconds)[-1] == profiling.OTHERS
+
+
+def test_the_command_prints_and_writes_the_table_and_draws_it(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("csv", "plot.png", "profile")}
+    flags = (f"--{name.partition('.')[0]}={path}" for name, path in paths.items())
+    result = run("--models=lenet@2,mlp", "--mode=infer", "--against=xla", "--rounds=1", *flags)
+    assert result.returncode == 0, result.stderr
+    rows = list(csv.DictReader(paths["csv"].read_text().splitlines()))
+    assert [(row["model"], row["batch"]) for row in rows] == [("lenet", "2"), ("mlp", "16")]
+    assert all(float(row["images/s"]) > 0 and float(row["times XLA"]) > 0 for row in rows)
+    assert "times as fast as XLA, geometric mean" in result.stdout
+    assert paths["plot.png"].read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in paths["profile"].iterdir()} == {
+        "lenet-infer-float32",
+        "mlp-infer-float32",
+    }
+    again = run("--models=lenet", f"--profile={paths['profile']}")
+    assert again.returncode == 1
+    assert "exists; it is not overwritten" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models=lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
+        (["--models=lenet@many"], "'many' of 'lenet@many' is not a number of images"),
+        (["--models=lenet", "--batch=0"], "the batch must be at least 1, got 0"),
+        (["--models=lenet", "--mode=training"], "unknown mode 'training'"),
+        (["--models=lenet", "--dtype=float8"], "float8"),
+        (["--models=lenet", "--against=keras"], "unknown opponent 'keras'"),
+        (["--models=lenet", "--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["--models=vgg11", "--image_size=16"], "at least 32x32 pixels"),
+    ],
+)
+def test_bad_input_is_an_error_before_anything_is_timed(
+    flags: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(memory, "keep", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "models", *flags])
+    with pytest.raises(errors.UserError, match=re.escape(message)):
+        __main__.main()
+    assert capsys.readouterr().out == ""
+
+
+def test_without_torchvision_the_message_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cnn_jax.benchmark.torch_ops.version", lambda: "torch")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(errors.UserError, match="pip install torchvision timm"):
+        torch_models.version()
