@@ -28,8 +28,7 @@ def at_work() -> pytest.MarkDecorator:
     """Every network: of large ones the tests are slow."""
     cases = []
     for name, network in NETWORKS.items():
-        # Networks of one kind share layers, and what is computed once serves several tests: both
-        # in the one process that has the group.
+        # Networks of one kind share layers: the one process that has the group compiles them.
         kind = type(models.create(name, num_classes=10)).__name__
         marks = [pytest.mark.xdist_group(kind), *([pytest.mark.slow] if network.is_large else [])]
         cases.append(pytest.param(name, marks=marks))
@@ -161,7 +160,6 @@ class Work(NamedTuple):
     moved: Any
 
 
-@functools.cache
 def work(name: str) -> Work:
     """All of it at once, layer by layer."""
     model = models.create(name, num_classes=10, **RATES[name])
@@ -210,15 +208,12 @@ def failing(tree: Any) -> list[str]:
 
 
 @each_network_at_work
-def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name: str) -> None:
-    assert not failing(work(name).finite)
-    assert not failing(work(name).nonzero)
-
-
-@each_network_at_work
-def test_running_statistics_move_in_training(name: str) -> None:
-    assert ("batch_stats" in shapes(name)) == bool(jax.tree.leaves(work(name).moved))
-    assert not failing(work(name).moved)
+def test_every_parameter_has_a_gradient_and_running_statistics_move_in_training(name: str) -> None:
+    found = work(name)
+    assert not failing(found.finite)
+    assert not failing(found.nonzero)
+    assert ("batch_stats" in shapes(name)) == bool(jax.tree.leaves(found.moved))
+    assert not failing(found.moved)
 
 
 @each_network_at_work
