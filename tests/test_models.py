@@ -19,8 +19,9 @@ ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "tanh": np.tanh,
 }
 # Of layers whose result meets no ReLU that would halve it: linear bottlenecks, and the gates of
-# squeeze-and-excitation. Those shall weigh, not switch: a switch turned by bfloat16 changes it all.
-GAINS = {"project": 1, "se": 0.2}
+# squeeze-and-excitation. Those shall weigh, not switch, as a switch that bfloat16 turns changes
+# all, also where fifty blocks have made the signal large.
+GAINS = {"project": 1, "se": 0.002}
 each_network = pytest.mark.parametrize("name", models.names())
 
 
