@@ -21,7 +21,7 @@ class Network(NamedTuple):
     @property
     def is_large(self) -> bool:
         """Whether compiling and running it takes a while."""
-        return self.parameters > 2_000_000
+        return self.parameters > 1_500_000
 
 
 NETWORKS = {

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,27 +25,31 @@ GAINS = {"project": 1, "se": 0.002}
 each_network = pytest.mark.parametrize("name", models.names())
 
 
-def at_work() -> pytest.MarkDecorator:
-    """Every network: of large ones the tests are slow."""
-    cases = []
-    for name, network in NETWORKS.items():
-        # Networks of one kind share layers: the one process that has the group compiles them.
-        kind = type(models.create(name, num_classes=10)).__name__
-        marks = [pytest.mark.xdist_group(kind), *([pytest.mark.slow] if network.is_large else [])]
-        cases.append(pytest.param(name, marks=marks))
-    return pytest.mark.parametrize("name", cases)
-
-
-each_network_at_work = at_work()
-# Larger ones compute in float64 in tests/golden.
-each_small_network = pytest.mark.parametrize(
-    "name", [name for name, network in NETWORKS.items() if not network.is_large]
-)
 RATES: Mapping[str, Mapping[str, Any]] = {
     name: {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
     for name in models.names()
 }
-with_dropout = [name for name in models.names() if RATES[name] and not NETWORKS[name].is_large]
+
+
+def at_work(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Of large networks the tests are slow; those of one kind share layers.
+
+    The one process that has the group of a kind compiles them.
+    """
+    cases = []
+    for name in names:
+        kind = type(models.create(name, num_classes=10)).__name__
+        slow = [pytest.mark.slow] if NETWORKS[name].is_large else []
+        cases.append(pytest.param(name, marks=[pytest.mark.xdist_group(kind), *slow]))
+    return pytest.mark.parametrize("name", cases)
+
+
+SMALL = [name for name, network in NETWORKS.items() if not network.is_large]
+each_network_at_work = at_work(NETWORKS)
+# Larger ones compute in float64 in tests/golden.
+each_small_network = at_work(SMALL)
+each_with_dropout = at_work(name for name in SMALL if RATES[name])
+each_without = at_work(name for name in SMALL if not RATES[name])
 
 
 @functools.cache
@@ -260,7 +264,7 @@ def test_evaluation_is_deterministic_and_does_not_mix_images(name: str) -> None:
     np.testing.assert_allclose(together[1], other[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", with_dropout)
+@each_with_dropout
 def test_dropout_is_a_function_of_the_key_and_only_active_in_training(name: str) -> None:
     rates: dict[str, Any] = dict.fromkeys(RATES[name], 0.5)
     dropped = logits_of(name, train=True, key=0, **rates)
@@ -272,7 +276,7 @@ def test_dropout_is_a_function_of_the_key_and_only_active_in_training(name: str)
         np.testing.assert_array_equal(logits_of(name, train=True, **RATES[name]), evaluated)
 
 
-@pytest.mark.parametrize("name", [name for name in models.names() if not RATES[name]])
+@each_without
 def test_without_dropout_and_normalisation_training_and_evaluation_agree(name: str) -> None:
     if "batch_stats" not in shapes(name):
         np.testing.assert_array_equal(logits_of(name, train=True), logits_of(name))
