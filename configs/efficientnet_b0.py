@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "tf_efficientnet_b0"
+    config.model.momentum = 0.99
     config.data.resize = "bicubic"
     config.optim.name = "rmsprop"
     config.optim.learning_rate = 0.128

@@ -9,7 +9,8 @@ stage's depths are scaled. Names and image sizes are timm's (that code has 280 a
 lite 3 and 4): `efficientnet_*` pad symmetrically, with timm's defaults for the normalisation;
 `tf_efficientnet_*` pad and normalise like TensorFlow, as the released weights need it.
 
-Departures from the paper: none in `tf_efficientnet_b*`. Weights start as in the authors' code.
+Departures from the paper: none in `tf_efficientnet_b*` but that running statistics keep 0.9 of the
+old ones, as in timm; `momentum` 0.99 is the paper's. Weights start as in the authors' code.
 """
 
 import math
@@ -144,9 +145,7 @@ def _variant(name: str, size: int, **fields: Any) -> layers.Variant:
 VARIANTS = {
     **{f"efficientnet_{name}": _variant(name, scale.size) for name, scale in SCALES.items()},
     **{
-        f"tf_efficientnet_{name}": _variant(
-            name, scale.tf_size, padding="SAME", epsilon=1e-3, momentum=0.99
-        )
+        f"tf_efficientnet_{name}": _variant(name, scale.tf_size, padding="SAME", epsilon=1e-3)
         for name, scale in SCALES.items()
     },
 }
