@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 from cnn_jax import train
@@ -12,6 +13,14 @@ from configs import quickstart
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Keras, a reference for some networks, asks for it when it is imported.
 os.environ["KERAS_BACKEND"] = "jax"
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a slow test compiles serves its group only, and of all of them would fill the memory."""
+    group = item.get_closest_marker("xdist_group")
+    same_group = nextitem is not None and nextitem.get_closest_marker("xdist_group") == group
+    if item.get_closest_marker("slow") and not (group and same_group):
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
