@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from cnn_jax import errors, plots
-from cnn_jax.benchmark import models, profiling, report, timing, torch_models
+from cnn_jax.benchmark import models, profiling, report, timing, torch_models, torch_ops
 
 OPPONENTS = ("torch", "xla")
 # A contender whose step takes longer, such as plain XLA's with many groups, is timed once.
@@ -27,22 +27,25 @@ class Comparison:
 
     Attributes:
       case: the case.
-      cold: ours, compiled from nothing.
-      cached: ours, compiled with the compilation cache.
+      cold_seconds: for compiling ours from nothing.
+      cached_seconds: the same with the compilation cache.
+      bytes: what ours needs at a time.
       timings: of each contender: `ours`, `matmul`, and of the opponents `XLA`, `torch contiguous`
         and `torch channels_last`.
+      profile: milliseconds by kind of operation, if it was asked for.
     """
 
     case: models.Case
-    cold: models.Program
-    cached: models.Program
+    cold_seconds: float
+    cached_seconds: float
+    bytes: int
     timings: Mapping[str, timing.Timing]
+    profile: Mapping[str, float]
 
     @property
     def torch(self) -> str:
         """The faster of torch's memory formats; empty without torch."""
-        found = [name for name in self.timings if name.startswith("torch")]
-        return min(found, key=lambda name: self.timings[name].median, default="")
+        return torch_ops.better_format(self.timings)
 
     @property
     def speeds(self) -> dict[str, float]:
@@ -66,9 +69,9 @@ class Comparison:
             f"{case.batch_size / ours.median:.1f}",
             f"{1e3 * ours.median:.1f}",
             f"{1e3 * ours.spread:.1f}",
-            f"{self.cold.seconds:.1f}",
-            f"{self.cached.seconds:.1f}",
-            f"{self.cold.bytes / 2**20:.0f}",
+            f"{self.cold_seconds:.1f}",
+            f"{self.cached_seconds:.1f}",
+            f"{self.bytes / 2**20:.0f}",
             f"{rate / 1e9:.0f}",
             f"{rate / matmul:.0%}",
             self.torch.removeprefix("torch "),
@@ -97,19 +100,20 @@ def run(
 
     Raises:
       ValueError: a file or the directory exists, or torch is asked for and is not installed or
-        has no such network.
+        has no such network, or a plot without opponents.
     """
     for path in (plot_path, profile_directory):
         if path is not None and path.exists():
             raise errors.UserError(f"{path} exists; it is not overwritten")
+    if plot_path is not None and not against:
+        raise errors.UserError(f"a plot needs opponents: some of {', '.join(OPPONENTS)}")
     versions = _check(cases, against)
-    print(f"{report.machine()}; {', '.join(versions)}; {rounds} rounds\n")
     contenders = 2 + ("xla" in against) + 2 * ("torch" in against)
     done = []
     turns = len(cases) * contenders * rounds
-    with contextlib.closing(report.Table(_COLUMNS, turns, csv_path)) as table:
+    with contextlib.closing(report.Table(versions, rounds, _COLUMNS, turns, csv_path)) as table:
         for case in cases:
-            done.append(_compare(case, rounds, against, table))
+            done.append(_compare(case, rounds, against, table, profile_directory))
             table.add(done[-1].row())
     speeds = _speeds(done)
     print("", *_means(speeds), sep="\n")
@@ -136,8 +140,13 @@ def _check(cases: Sequence[models.Case], against: Sequence[str]) -> list[str]:
 
 
 def _compare(
-    case: models.Case, rounds: int, against: Sequence[str], table: report.Table
+    case: models.Case,
+    rounds: int,
+    against: Sequence[str],
+    table: report.Table,
+    profile_directory: Path | None,
 ) -> Comparison:
+    """Only figures are kept: programs hold parameters."""
     cold, cached = models.compiled_twice(case)
     contenders = {"ours": cached.run, "matmul": models.matmul(case.dtype)}
     if "xla" in against:
@@ -145,7 +154,14 @@ def _compare(
     if "torch" in against:
         contenders |= torch_models.contenders(case)
     timings = timing.interleaved(contenders, rounds, table.advance, _LONG_SECONDS)
-    return Comparison(case, cold, cached, timings)
+    profile = {}
+    if profile_directory is not None:
+        profile = profiling.trace(cached.run, profile_directory / _trace_name(case))
+    return Comparison(case, cold.seconds, cached.seconds, cold.bytes, timings, profile)
+
+
+def _trace_name(case: models.Case) -> str:
+    return f"{case.name}-{case.mode}-{case.dtype}"
 
 
 def _speeds(done: Sequence[Comparison]) -> dict[str, dict[str, dict[str, float]]]:
@@ -167,12 +183,9 @@ def _means(speeds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[
 
 
 def _profile(comparison: Comparison, directory: Path) -> Iterator[str]:
-    case = comparison.case
-    name = f"{case.name}-{case.mode}-{case.dtype}"
-    milliseconds = profiling.trace(comparison.cached.run, directory / name)
-    total = sum(milliseconds.values())
+    name, total = _trace_name(comparison.case), sum(comparison.profile.values())
     yield f"\n{name}, all threads, traced in {directory / name}\n"
     yield report.line(["kind", "ms", "share"])
     yield report.line(["---"] * 3)
-    for kind, time in milliseconds.items():
+    for kind, time in comparison.profile.items():
         yield report.line([kind, f"{time:.1f}", f"{time / total:.0%}"])

@@ -22,7 +22,6 @@ def run(names: Sequence[str], rounds: int, torch: bool, csv_path: Path | None) -
         if name not in ops.CASES:
             raise errors.unknown("case", name, ops.CASES)
     versions = [f"jax {jax.__version__}", *([torch_ops.version()] if torch else [])]
-    print(f"{report.machine()}; {', '.join(versions)}; {rounds} rounds\n")
     lines = [
         (name, what)
         for name in names
@@ -30,7 +29,7 @@ def run(names: Sequence[str], rounds: int, torch: bool, csv_path: Path | None) -
         if what != ops.PASSES[1] or not ops.CASES[name].is_pooling
     ]
     turns = len(lines) * (5 if torch else 3) * rounds
-    with contextlib.closing(report.Table(_COLUMNS, turns, csv_path)) as table:
+    with contextlib.closing(report.Table(versions, rounds, _COLUMNS, turns, csv_path)) as table:
         for name, what in lines:
             table.add(_row(name, what, rounds, torch, table))
 
@@ -40,10 +39,8 @@ def _row(name: str, what: str, rounds: int, torch: bool, table: report.Table) ->
     contenders = ops.contenders(case, what)
     if torch:
         contenders |= torch_ops.contenders(case, what)
-    seconds = {
-        contender: result.median
-        for contender, result in timing.interleaved(contenders, rounds, table.advance).items()
-    }
+    timings = timing.interleaved(contenders, rounds, table.advance)
+    seconds = {contender: result.median for contender, result in timings.items()}
     ours = seconds["ours"]
     row = [
         name,
@@ -52,7 +49,7 @@ def _row(name: str, what: str, rounds: int, torch: bool, table: report.Table) ->
         f"{ours / seconds['XLA']:.2f}",
         f"{seconds['in scan'] / ops.SCAN_STEPS / ours:.2f}",
     ]
-    if not torch:
+    best = torch_ops.better_format(timings)
+    if not best:
         return [*row, "", ""]
-    best = min((key for key in seconds if key.startswith("torch")), key=seconds.__getitem__)
     return [*row, best.removeprefix("torch "), f"{ours / seconds[best]:.2f}"]

@@ -18,10 +18,19 @@ class Table:
     It has a progress bar on the terminal, which `advance` moves.
     """
 
-    def __init__(self, columns: Sequence[str], turns: int, csv_path: Path | None) -> None:
-        """Print the header, and make the file.
+    def __init__(
+        self,
+        versions: Sequence[str],
+        rounds: int,
+        columns: Sequence[str],
+        turns: int,
+        csv_path: Path | None,
+    ) -> None:
+        """Make the file, and print the header.
 
         Args:
+          versions: of what runs.
+          rounds: how often each contender is timed.
           columns: their names.
           turns: how many calls of `advance` there will be.
           csv_path: the file.
@@ -33,6 +42,7 @@ class Table:
         self._writer = None if self._file is None else csv.writer(self._file)
         if self._writer is not None:
             self._writer.writerow(columns)
+        print(f"{_machine()}; {', '.join(versions)}; {rounds} rounds\n")
         print(line(columns), line(["---"] * len(columns)), sep="\n")
         self._progress: tqdm[Any] = tqdm(total=turns, unit="turn", file=sys.stderr)
 
@@ -66,7 +76,7 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def machine() -> str:
+def _machine() -> str:
     """The processor and its number of cores."""
     info = Path("/proc/cpuinfo")
     name, cores = platform.processor(), ""

@@ -53,7 +53,7 @@ def contenders(case: models.Case) -> dict[str, Callable[[], object]]:
 def _contender(case: models.Case, layout: str) -> Callable[[], object]:
     import torch
 
-    memory_format = getattr(torch, "contiguous_format" if layout == "contiguous" else layout)
+    memory_format = torch_ops.memory_format(layout)
     network = _network(case).to(memory_format=memory_format)
     images, labels = models.batch(case)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)

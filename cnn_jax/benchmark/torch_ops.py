@@ -1,12 +1,12 @@
 """The same operations in torch, if it is installed, in both of its memory formats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cnn_jax import errors
-from cnn_jax.benchmark import ops
+from cnn_jax.benchmark import ops, timing
 
 FORMATS = ("contiguous", "channels_last")
 
@@ -27,6 +27,19 @@ def version() -> str:
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
+def memory_format(layout: str) -> Any:
+    """Torch's object for one of `FORMATS`."""
+    import torch
+
+    return {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
+
+
+def better_format(timings: Mapping[str, timing.Timing]) -> str:
+    """Torch's faster contender; empty without torch."""
+    found = [name for name in timings if name.startswith("torch")]
+    return min(found, key=lambda name: timings[name].median, default="")
+
+
 def contenders(case: ops.Case, name: str) -> dict[str, Callable[[], object]]:
     """One for each of torch's memory formats; see `ops.contenders`."""
     return {f"torch {layout}": _contender(case, name, layout) for layout in FORMATS}
@@ -35,14 +48,9 @@ def contenders(case: ops.Case, name: str) -> dict[str, Callable[[], object]]:
 def _contender(case: ops.Case, name: str, layout: str) -> Callable[[], object]:
     import torch
 
-    memory_format = {
-        "contiguous": torch.contiguous_format,
-        "channels_last": torch.channels_last,
-    }[layout]
-
     def tensor(array: np.ndarray, axes: tuple[int, ...]) -> Any:
         values = torch.from_numpy(np.ascontiguousarray(array.transpose(axes)))
-        return values.to(memory_format=memory_format)
+        return values.to(memory_format=memory_format(layout))
 
     images, kernel, gradient = ops.arrays(case)
     x, dy = tensor(images, (0, 3, 1, 2)), tensor(gradient, (0, 3, 1, 2))

@@ -64,8 +64,7 @@ def test_the_speeds_are_quotients_of_medians_and_torch_has_its_better_format() -
     seconds = {"ours": (1, 2, 9), "XLA": (8, 8, 8), "torch contiguous": (4, 4, 5)}
     timings = {name: timing.Timing(values) for name, values in seconds.items()}
     timings["torch channels_last"] = timing.Timing((3.0, 1.0, 3.0))
-    program = models.Program(lambda: None, 1.0, 0)
-    comparison = compare_models.Comparison(INFER, program, program, timings)
+    comparison = compare_models.Comparison(INFER, 1.0, 1.0, 0, timings, {})
     assert comparison.torch == "torch channels_last"
     assert comparison.speeds == {"torch": 1.5, "XLA": 4.0}
 
@@ -104,6 +103,7 @@ def test_the_command_prints_and_writes_the_table_and_draws_it(tmp_path: Path) ->
         (["--models=lenet", "--mode=training"], "unknown mode 'training'"),
         (["--models=lenet", "--dtype=float8"], "float8"),
         (["--models=lenet", "--against=keras"], "unknown opponent 'keras'"),
+        (["--models=lenet", "--plot=plot.png"], "a plot needs opponents: some of torch, xla"),
         (["--models=lenet", "--rounds=0"], "--rounds must be at least 1, got 0"),
         (["--models=vgg11", "--image_size=16"], "at least 32x32 pixels"),
     ],
