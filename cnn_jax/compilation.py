@@ -34,11 +34,20 @@ def use_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def user_cache() -> Path:
+    """Where what can be made again is kept.
+
+    Raises:
+      RuntimeError: nobody knows the home directory.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "cnn_jax"
+
+
 def _directory() -> Path:
     """One for each number of cores: XLA splits the work of a program among so many."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Path(root) / "cnn_jax" / "xla" / f"{cores}-cores"
+    return user_cache() / "xla" / f"{cores}-cores"
 
 
 def _drop_old(directory: Path) -> None:

@@ -13,16 +13,17 @@ REPOSITORY = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
-        "cnn_jax cnn_jax.errors cnn_jax.keys cnn_jax.memory",
-        "cnn_jax.ops.window cnn_jax.ops.primitive cnn_jax.ops.cpu cnn_jax.ops.cpu.matmul",
-        "cnn_jax.ops.cpu.views",
+        "cnn_jax cnn_jax.errors cnn_jax.keys cnn_jax.memory cnn_jax.compilation",
+        "cnn_jax.ops.window cnn_jax.ops.primitive cnn_jax.ops.cpu cnn_jax.ops.cpu.matmul"
+        " cnn_jax.ops.native cnn_jax.ops.native.library",
+        "cnn_jax.ops.cpu.views cnn_jax.ops.native.conv cnn_jax.ops.native.sums",
         "cnn_jax.ops.cpu.banded cnn_jax.ops.cpu.phases cnn_jax.ops.cpu.ynnpack",
         "cnn_jax.ops.cpu.dense cnn_jax.ops.cpu.depthwise cnn_jax.ops.cpu.pool",
         "cnn_jax.ops.cpu.grouped",
         "cnn_jax.ops.cpu.conv",
         "cnn_jax.cli cnn_jax.plots cnn_jax.sharding cnn_jax.workdir"
         " cnn_jax.ops.conv cnn_jax.ops.normalize cnn_jax.ops.pool"
-        " cnn_jax.losses cnn_jax.optim cnn_jax.interruption cnn_jax.compilation"
+        " cnn_jax.losses cnn_jax.optim cnn_jax.interruption cnn_jax.ops.channels"
         " cnn_jax.data.source cnn_jax.data.splits cnn_jax.data.images cnn_jax.data.augment",
         "cnn_jax.ops.stochastic",
         "cnn_jax.ops cnn_jax.metrics cnn_jax.state cnn_jax.logs"
@@ -69,8 +70,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 )
 # What a part of the package may use of the package, beyond what the layers forbid.
 ONLY = {
-    "cnn_jax.ops": {"cnn_jax.ops"},
+    "cnn_jax.ops": {"cnn_jax.errors", "cnn_jax.compilation", "cnn_jax.ops"},
     "cnn_jax.ops.cpu": {"cnn_jax.ops.cpu", "cnn_jax.ops.window"},
+    "cnn_jax.ops.native": {"cnn_jax.compilation", "cnn_jax.ops.native", "cnn_jax.ops.window"},
     "cnn_jax.models": {"cnn_jax.errors", "cnn_jax.ops", "cnn_jax.models"},
     "cnn_jax.data": {"cnn_jax.errors", "cnn_jax.keys", "cnn_jax.sharding", "cnn_jax.data"},
     "cnn_jax.pretrained": {

@@ -167,3 +167,32 @@ def test_widths_are_divisible_and_hardly_smaller() -> None:
     # timm's and TensorFlow's values for MobileNetV2 with widths of 0.35 and 1.4.
     assert [layers.divisible(0.35 * c) for c in (16, 24, 32, 64)] == [8, 8, 16, 24]
     assert [layers.divisible(1.4 * c) for c in (16, 24, 32, 64)] == [24, 32, 48, 88]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_is_that_of_flax(train: bool, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(0.5, 2, (4, 5, 6, 7)), jnp.float32)
+    options: dict[str, Any] = {"momentum": 0.75, "epsilon": 1e-3, "dtype": dtype}
+    ours = layers.BatchNorm(use_running_average=not train, **options)
+    theirs = nn.BatchNorm(use_running_average=not train, **options)
+    variables = {
+        "params": {
+            name: jnp.asarray(rng.normal(size=7), jnp.float32) for name in ("scale", "bias")
+        },
+        "batch_stats": {
+            name: jnp.asarray(rng.uniform(1, 2, 7), jnp.float32) for name in ("mean", "var")
+        },
+    }
+    started = [norm.init(jax.random.key(0), x) for norm in (ours, theirs)]
+    jax.tree.map(np.testing.assert_array_equal, *started)
+    results = [
+        jax.jit(lambda v, x, norm=norm: norm.apply(v, x, mutable=["batch_stats"]))(variables, x)
+        for norm in (ours, theirs)
+    ]
+    assert results[0][0].dtype == dtype
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-7
+    for result, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        pair = np.asarray(result, np.float32), np.asarray(expected, np.float32)
+        np.testing.assert_allclose(*pair, rtol=tolerance, atol=tolerance)

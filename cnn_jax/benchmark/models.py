@@ -105,7 +105,7 @@ def program(case: Case, *, plain: bool = False) -> Program:
     build = _training if case.mode == "train" else _inference
     function, operands, run = build(case)
     start = time.perf_counter()
-    with ops.plain() if plain else contextlib.nullcontext():
+    with ops.lowering("plain" if plain else "native"):
         compiled = function.lower(*operands).compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()

@@ -5,6 +5,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+# Until the heap has grown to what the contenders need one after the other.
+_WARM_UPS = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -36,19 +39,23 @@ def interleaved(
     """Call all contenders in turn, round after round, each time twice: the second call counts.
 
     The first call of a turn pays for what the one before left behind: cold caches and, for a
-    while, another library's threads waiting for more work. The very first calls, which compile,
-    count for nothing.
+    while, another library's threads waiting for more work. The very first calls, which compile
+    and make the heap grow, count for nothing.
 
     Args:
       contenders: functions that return when their work is done.
       rounds: how many values to take.
       after_each: called after each turn, for a progress bar.
-      long_seconds: a contender whose first call takes longer is timed once.
+      long_seconds: a contender whose second call takes longer is timed once.
     """
     seconds: dict[str, list[float]] = {}
     for name, call in contenders.items():
         call()
         seconds[name] = [_time(call)]
+        if seconds[name][0] < long_seconds:
+            for _ in range(_WARM_UPS):
+                call()
+            seconds[name] = [_time(call)]
         after_each()
     for _ in range(rounds - 1):
         for name, call in contenders.items():

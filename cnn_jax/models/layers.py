@@ -94,17 +94,53 @@ class Conv(nn.Module):
         return y if bias is None else y + bias
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation, `[..., C]` to the same.
+
+    Parameters `scale` and `bias` `[C]`, and, in the collection `batch_stats`, the running `mean`
+    and `var` `[C]`; the running variance is the biased one, as in the paper's eq. for a batch. In
+    training a batch's own moments normalise it. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167),
+    algorithms 1 and 2.
+
+    Attributes:
+      use_running_average: whether the running statistics normalise, as in evaluation.
+      momentum: the share of the running statistics that stays (torch's is the share that goes).
+      epsilon: added to the variance.
+      dtype: of the result; sums and factors are in float32 at least.
+      scale_init: zeros make a residual block start as its shortcut.
+    """
+
+    use_running_average: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    scale_init: Initializer = nn.initializers.ones_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        x = x.astype(self.dtype)
+        if self.use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            mean, var = ops.moments(x)
+            if not self.is_initializing():
+                for running, value in ((running_mean, mean), (running_var, var)):
+                    running.value = self.momentum * running.value + (1 - self.momentum) * value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return ops.scale_and_shift(x, factor, bias - mean * factor)
+
+
 def batch_norm(
     *, train: bool, dtype: DTypeLike, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> ModuleDef:
-    """Batch normalisation that knows whether it trains, for blocks to call with a name.
-
-    `momentum` is the share of the old running statistics that stays (torch's is the share that
-    goes). The running variance is the biased one, as in the paper's eq. for a batch.
-    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), algorithms 1 and 2.
-    """
+    """Batch normalisation that knows whether it trains, for blocks to call with a name."""
     return partial(
-        nn.BatchNorm,
+        BatchNorm,
         use_running_average=not train,
         momentum=momentum,
         epsilon=epsilon,

@@ -1,5 +1,6 @@
 """Pure functions on arrays that the networks are built from."""
 
+from cnn_jax.ops.channels import moments, scale_and_shift
 from cnn_jax.ops.conv import conv_general_dilated
 from cnn_jax.ops.normalize import local_response_norm
 from cnn_jax.ops.pool import (
@@ -9,7 +10,7 @@ from cnn_jax.ops.pool import (
     global_avg_pool,
     max_pool,
 )
-from cnn_jax.ops.primitive import plain
+from cnn_jax.ops.primitive import lowering
 from cnn_jax.ops.stochastic import drop_connect, stochastic_pool
 from cnn_jax.ops.window import Padding, paddings
 
@@ -22,8 +23,10 @@ __all__ = [
     "drop_connect",
     "global_avg_pool",
     "local_response_norm",
+    "lowering",
     "max_pool",
+    "moments",
     "paddings",
-    "plain",
+    "scale_and_shift",
     "stochastic_pool",
 ]

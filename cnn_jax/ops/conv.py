@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax.ops import primitive
 from cnn_jax.ops.cpu import conv as cpu
+from cnn_jax.ops.native import conv as native
 from cnn_jax.ops.window import Axis, Window
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -148,12 +149,25 @@ def _reference_kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -
     return gradient
 
 
-_output = primitive.define("conv", _reference_output, cpu.output, (True, False))
+_output = primitive.define(
+    "conv",
+    _reference_output,
+    cpu.output,
+    primitive.Native(native.covers, native.output),
+    images=(True, False),
+)
 _input_gradient = primitive.define(
-    "conv_input_gradient", _reference_input_gradient, cpu.input_gradient, (True, False)
+    "conv_input_gradient",
+    _reference_input_gradient,
+    cpu.input_gradient,
+    primitive.Native(native.covers, native.input_gradient),
+    images=(True, False),
 )
 _kernel_gradient = primitive.define(
-    "conv_kernel_gradient", _reference_kernel_gradient, cpu.kernel_gradient
+    "conv_kernel_gradient",
+    _reference_kernel_gradient,
+    cpu.kernel_gradient,
+    primitive.Native(native.covers, native.kernel_gradient),
 )
 
 # Each rule gets the cotangent, then the two operands, of which its own is unknown.

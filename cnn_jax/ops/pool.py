@@ -211,11 +211,13 @@ def _reference_spread(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
     return jax.linear_transpose(lambda x: _reference_total(x, rows=rows, columns=columns), x)(dy)[0]
 
 
-_maximum = primitive.define("max_pool", _reference_maximum, cpu.maximum, (True,))
-_select = primitive.define("max_pool_select", _reference_select, cpu.select, (True, True))
-_scatter = primitive.define("max_pool_scatter", _reference_scatter, cpu.scatter, (True, True))
-_total = primitive.define("sum_pool", _reference_total, cpu.total, (True,))
-_spread = primitive.define("sum_pool_spread", _reference_spread, cpu.spread, (True,))
+_maximum = primitive.define("max_pool", _reference_maximum, cpu.maximum, images=(True,))
+_select = primitive.define("max_pool_select", _reference_select, cpu.select, images=(True, True))
+_scatter = primitive.define(
+    "max_pool_scatter", _reference_scatter, cpu.scatter, images=(True, True)
+)
+_total = primitive.define("sum_pool", _reference_total, cpu.total, images=(True,))
+_spread = primitive.define("sum_pool_spread", _reference_spread, cpu.spread, images=(True,))
 
 
 def _transposed_by(transpose: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,30 +15,43 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AxisType
 
+from cnn_jax import errors
+
 Function = Callable[..., jax.Array]
 
 # Of what the primitives may be given; `jax.lax` has more.
 DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
-_plain = contextvars.ContextVar("plain", default=False)
+# What an operation may be made into on a CPU; where a way has nothing for it, the next has.
+WAYS = ("native", "xla", "plain")
+_way = contextvars.ContextVar("way", default="native")
 
 
 @contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """What is lowered within is `jax.lax`'s on a CPU too, to compare with.
+def lowering(way: str) -> Iterator[None]:
+    """What is lowered within is made into one of these on a CPU, to compare or to test them.
+
+    - 'native': kernels of our own; what happens without this, too;
+    - 'xla': XLA's operations, put together for speed;
+    - 'plain': what `jax.lax` makes of it.
 
     That is when a function is compiled, not when it is called, and not where JAX has it compiled
     already:
 
     >>> f = jax.jit(lambda x: x + 1)
-    >>> with plain():
+    >>> with lowering("plain"):
     ...     compiled = f.lower(jnp.ones(3)).compile()
+
+    Raises:
+      ValueError: another way.
     """
-    token = _plain.set(True)
+    if way not in WAYS:
+        raise errors.unknown("way", way, WAYS)
+    token = _way.set(way)
     try:
         yield
     finally:
-        _plain.reset(token)
+        _way.reset(token)
 
 
 def is_automatic(x: jax.Array) -> bool:
@@ -48,13 +62,33 @@ def is_automatic(x: jax.Array) -> bool:
     return all(kind == AxisType.Auto for kind in jax.typeof(x).sharding.mesh.axis_types)
 
 
-def define(name: str, reference: Function, cpu: Function, images: Sequence[bool] = ()) -> Primitive:
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """A kernel of our own.
+
+    Attributes:
+      covers: whether it takes these operands.
+      function: the result.
+    """
+
+    covers: Callable[..., bool]
+    function: Function
+
+
+def define(
+    name: str,
+    reference: Function,
+    cpu: Function,
+    native: Native | None = None,
+    images: Sequence[bool] = (),
+) -> Primitive:
     """A primitive without derivatives; these are for the caller to add.
 
     Args:
       name: shown in jaxprs.
       reference: what it is, in terms of `jax.lax`: its result, and its lowering off the CPU.
-      cpu: the same result, faster on a CPU.
+      cpu: the same result, faster on a CPU, out of XLA's operations.
+      native: the same by a kernel of our own, for one device and for this machine alone.
       images: which operands have one entry for each image, if the result has; `vmap` over just
         these then makes more images of them, and is otherwise `jax.lax`'s.
     """
@@ -90,12 +124,35 @@ def define(name: str, reference: Function, cpu: Function, images: Sequence[bool]
         result = primitive.bind(*merged, **static)
         return result.reshape(*front[0].shape[:2], *result.shape[1:]), 0
 
-    def on_cpu(*operands: jax.Array, **static: Any) -> jax.Array:
-        return (reference if _plain.get() else cpu)(*operands, **static)
-
     primitive.def_impl(implementation)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), "cpu")
+    mlir.register_lowering(primitive, _cpu_rule(reference, cpu, native), "cpu")
     return primitive
+
+
+def _cpu_rule(reference: Function, cpu: Function, native: Native | None) -> Callable[..., Any]:
+    """The lowering on a CPU, by the way that `lowering` says."""
+
+    def rule(context: mlir.LoweringRuleContext, *operands: Any, **static: Any) -> Any:
+        way = _way.get()
+
+        def function(*operands: jax.Array) -> jax.Array:
+            if way == "plain":
+                return reference(*operands, **static)
+            if native is None or way == "xla" or _is_portable(context):
+                return cpu(*operands, **static)
+            best = native.function if native.covers(*operands, **static) else cpu
+            return best(*operands, **static)
+
+        return mlir.lower_fun(function, multiple_results=False)(context, *operands)
+
+    return rule
+
+
+def _is_portable(context: mlir.LoweringRuleContext) -> bool:
+    """Whether what is lowered may run elsewhere, or in parts that XLA makes of it."""
+    module = context.module_context
+    devices = getattr(module.axis_context, "num_devices", None)
+    return bool(module.lowering_parameters.for_export) or devices != 1

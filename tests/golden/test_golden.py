@@ -17,6 +17,7 @@ import pytest
 from flax import linen as nn
 
 from cnn_jax import losses, models, pretrained, state
+from cnn_jax.models import layers
 from tests.golden import fill
 
 FILES = sorted(Path(__file__).parent.glob("*.json"))
@@ -151,7 +152,7 @@ def count_pixels(counts: dict[str, int]) -> Any:
     """An interceptor that notes over how many pixels each normalisation takes its statistics."""
 
     def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+        if isinstance(context.module, layers.BatchNorm) and context.method_name == "__call__":
             counts["/".join(context.module.path)] = args[0].size // args[0].shape[-1]
         return call(*args, **kwargs)
 

@@ -114,6 +114,35 @@ CASES = {
 }
 
 
+# What the native kernels do besides, for the machines that have vectors of 4, 8 and 16 numbers.
+NATIVE_CASES = {
+    "more pixels, inputs and outputs than a tile": Case(33, 50, (3, 3), size=(5, 31)),
+    "more outputs than a panel": Case(160, 300, (3, 3), size=(5, 6), batch=1),
+    "many bands and slabs": Case(24, 40, (3, 3), size=(80, 60)),
+    "many small images": Case(24, 40, (3, 3), size=(3, 4), batch=23),
+    "pixels a page apart": Case(1024, 8, (1, 1), size=(6, 5)),
+    "pixels a page apart, strided": Case(512, 20, (3, 3), (2, 2), size=(6, 9)),
+    "stem": Case(3, 20, (7, 7), (2, 2), ((3, 3), (3, 3)), size=(30, 26)),
+    "stem, dilated, asymmetric": Case(3, 20, (3, 5), (2, 3), ((0, 1), (4, 2)), (2, 2)),
+    "more taps than a tile holds": Case(1, 20, (2, 17), size=(4, 40)),
+    "strided past the image": Case(20, 20, (1, 1), (3, 4), ((0, 0), (5, 6)), size=(2, 3)),
+    "groups of 16": Case(16, 16, (3, 3), groups=3),
+    "groups of 4": Case(4, 4, (3, 3), groups=10, size=(9, 17)),
+    "groups of 4, strided": Case(4, 4, (3, 3), (2, 2), groups=8, size=(9, 18)),
+    "groups of 8, asymmetric, dilated": Case(
+        8, 8, (3, 2), (1, 1), ((2, 0), (0, 3)), (1, 2), 5, size=(7, 20)
+    ),
+    "groups of 2": Case(2, 2, (5, 5), (1, 2), groups=24, size=(8, 9)),
+    "depthwise, 3x3": Case(1, 1, (3, 3), groups=40, size=(9, 18)),
+    "depthwise, 3x3, strided": Case(1, 1, (3, 3), (2, 2), groups=24, size=(16, 17)),
+    "depthwise, 5x5": Case(1, 1, (5, 5), groups=17, size=(9, 18)),
+    "depthwise, 5x5, strided, asymmetric": Case(
+        1, 1, (5, 5), (2, 2), ((1, 2), (1, 2)), groups=48, size=(16, 14)
+    ),
+    "depthwise, many channels and images": Case(1, 1, (3, 3), groups=200, size=(7, 7), batch=9),
+}
+
+
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.normal(size=shape)
 
@@ -122,7 +151,9 @@ def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.uniform(0.5, 1.5, shape)
 
 
-def ours_and_exact(case: Case, dtype: str, values: Values = normal) -> tuple[Any, Any]:
+def ours_and_exact(
+    case: Case, dtype: str, way: str = "native", values: Values = normal
+) -> tuple[Any, Any]:
     """Output and gradients for the same random arguments: ours, and `jax.lax`'s in float64."""
     rng = np.random.default_rng(0)
     images = (case.batch, *case.size, case.groups * case.channels)
@@ -151,7 +182,7 @@ def ours_and_exact(case: Case, dtype: str, values: Values = normal) -> tuple[Any
             results.append((y, *pull_back(cotangent.astype(kind))))
         return results
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), ops.lowering(way):
         operands = [jnp.asarray(values(rng, shape), dtype) for shape in (images, kernel)]
         ours, exact = jax.jit(compute)(*operands)
     for result, expected in zip(ours, exact, strict=True):
@@ -160,17 +191,25 @@ def ours_and_exact(case: Case, dtype: str, values: Values = normal) -> tuple[Any
     return ours, exact
 
 
-def check(case: Case, dtype: str = "float64", tolerance: float = 1e-12) -> None:
+def check(
+    case: Case, dtype: str = "float64", tolerance: float = 1e-12, way: str = "native"
+) -> None:
     """`tolerance` is relative to the largest value."""
     names = ("output", "gradient of the images", "gradient of the kernel")
-    for name, ours, exact in zip(names, *ours_and_exact(case, dtype), strict=True):
+    for name, ours, exact in zip(names, *ours_and_exact(case, dtype, way), strict=True):
         atol = tolerance * np.abs(exact).max(initial=0)
-        np.testing.assert_allclose(ours, exact, rtol=0, atol=atol, err_msg=f"{name}, {case}")
+        wide = np.asarray(ours, np.float64)
+        np.testing.assert_allclose(wide, exact, rtol=0, atol=atol, err_msg=f"{name}, {case}")
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_values_and_gradients_are_those_of_lax(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize("case", (CASES | NATIVE_CASES).values(), ids=CASES | NATIVE_CASES)
+def test_native_values_and_gradients_are_those_of_lax(case: Case) -> None:
+    check(case, "float32", 1e-5)
 
 
 def thresholds() -> list[tuple[ModuleType, str]]:
@@ -248,12 +287,20 @@ def test_random_values_and_gradients_are_those_of_lax(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "way"),
+    [
+        ("float64", 1e-12, "xla"),
+        ("float32", 1e-5, "xla"),
+        ("float32", 1e-5, "native"),
+        ("bfloat16", 2**-7, "native"),
+    ],
+)
 @sweep(60)
 def test_many_random_values_and_gradients_are_those_of_lax(
-    dtype: str, tolerance: float, case: Case, values: tuple[int | None, ...]
+    dtype: str, tolerance: float, way: str, case: Case, values: tuple[int | None, ...]
 ) -> None:
-    check_with(case, values, dtype, tolerance)
+    check_with(case, values, dtype, tolerance, way)
 
 
 # Some hundred positive terms in most of the sums, so that one in 16 bits would be far off.
@@ -274,6 +321,7 @@ LONG_SUMS = {
 TOLERANCES = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5}
 
 
+@pytest.mark.parametrize("way", ["native", "xla"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -281,8 +329,8 @@ TOLERANCES = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5}
         *((name, "float16") for name in ("dense", "depthwise", "groups")),
     ],
 )
-def test_sums_are_in_float32_and_rounded_once(name: str, dtype: str) -> None:
+def test_sums_are_in_float32_and_rounded_once(name: str, dtype: str, way: str) -> None:
     case, tolerance = LONG_SUMS[name], TOLERANCES[dtype]
-    for ours, exact in zip(*ours_and_exact(case, dtype, positive), strict=True):
+    for ours, exact in zip(*ours_and_exact(case, dtype, way, positive), strict=True):
         wide = ours.astype(jnp.float32)
         np.testing.assert_allclose(wide, exact, rtol=tolerance, err_msg=f"{case}")

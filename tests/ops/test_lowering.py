@@ -92,7 +92,7 @@ def test_a_convolution_elsewhere_is_that_of_lax(case: tuple[Any, ...], platform:
 def test_compiled_as_plain_it_is_that_of_lax_on_a_cpu_too(case: tuple[Any, ...]) -> None:
     arguments = operands(case)
     expected = operations(all_derivatives(theirs(case)), "cpu", *arguments)
-    with ops.plain():
+    with ops.lowering("plain"):
         assert operations(all_derivatives(ours(case)), "cpu", *arguments) == expected
     assert operations(all_derivatives(ours(case)), "cpu", *arguments) != expected
 

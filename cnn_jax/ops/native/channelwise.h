@@ -1,0 +1,187 @@
+// What convolutions share in which no channel meets another one (`depthwise.h`) or only a few
+// neighbours do (`small_groups.h`).
+//
+// Vectors run over the channels, and several results next to each other in a row are summed at
+// once. With groups of one channel each lane keeps to itself; with larger ones it meets those of
+// its group, which lie in the same vector.
+
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "geometry.h"
+#include "parallel.h"
+#include "vector.h"
+
+namespace cnn_jax {
+namespace channelwise {
+
+// So many sources and results stay at hand, in a core's own cache.
+constexpr Index kTaskSize = 1 << 17;
+
+// So many sources stay near while the rows that share them go by.
+constexpr Index kNear = 6 << 10;
+
+// So many floats find no place in the caches until the next operation asks for them.
+constexpr Index kFar = 4 << 20;
+
+template <int lanes>
+struct Floats {
+  typedef float Type __attribute__((vector_size(lanes * sizeof(float))));
+
+  static Type load(const float* from) {
+    Type vector;
+    __builtin_memcpy(&vector, from, sizeof vector);
+    return vector;
+  }
+
+  static void store(float* to, Type vector) { __builtin_memcpy(to, &vector, sizeof vector); }
+
+  // Stores past the caches, for which memory need not be read before; `to` is aligned as a vector
+  // is. Others see what was stored after the next locked instruction, which ends a task.
+  template <typename Value>
+  static void store_past(float* to, Value vector) {
+#if defined(__clang__)
+    __builtin_nontemporal_store(vector, reinterpret_cast<Value*>(to));
+#elif defined(__AVX512F__)
+    if constexpr (lanes == 16) return __builtin_ia32_movntps512(to, vector);
+#elif defined(__AVX__)
+    if constexpr (lanes == 8) return __builtin_ia32_movntps256(to, vector);
+#endif
+    store(to, vector);
+  }
+};
+
+// Reads an array in its order, for those who will do so in another one: memory is slow at that.
+inline void fetch(const float* from, Index size) {
+  constexpr Index kLine = 64 / sizeof(float);
+  for (Index i = 0; i < size; i += kLine) *static_cast<const volatile float*>(from + i);
+}
+
+template <int number>
+using Constant = std::integral_constant<int, number>;
+
+// Calls `body` with each of 0, 1, ..., count - 1 as a constant.
+template <int count, typename Body>
+[[gnu::always_inline]] inline void for_members(const Body& body) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (body(Constant<i>()), ...);
+  }(std::make_integer_sequence<int, count>());
+}
+
+template <int group, int member, int lanes, int... lane>
+typename Floats<lanes>::Type spread_lanes(typename Floats<lanes>::Type vector,
+                                          std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(vector, vector, (lane / group * group + member)...);
+}
+
+// In every lane what the lane `member` of its group has.
+template <int group, int member, int lanes>
+typename Floats<lanes>::Type spread(typename Floats<lanes>::Type vector) {
+  if constexpr (group == 1) {
+    return vector;
+  } else {
+    return spread_lanes<group, member, lanes>(vector, std::make_integer_sequence<int, lanes>());
+  }
+}
+
+// Keeps the compiler from reading a value again from memory wherever it is used.
+template <typename Value>
+[[gnu::always_inline]] inline void keep_in_register([[maybe_unused]] Value& value) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(Value) >= 16) asm("" : "+x"(value));
+#endif
+}
+
+// Where the vector of channels begins that is due at `channel`: the last one reaches back over
+// channels of the one before rather than past the end.
+template <int lanes>
+Index vector_start(Index channel, Index channels) {
+  return std::min(channel, channels - lanes);
+}
+
+constexpr bool is_within(Index place, Index size) {
+  return static_cast<uint64_t>(place) < static_cast<uint64_t>(size);
+}
+
+// How results along one axis are summed: result `t` meets, through its tap `j`, the source
+// `stride t + step j + first`, weighted by the kernel's tap `kernel_first + kernel_step j`.
+struct Sweep {
+  Index results;
+  Index sources;
+  Index taps;
+  Index stride;
+  Index step;
+  Index first;
+  Index kernel_first;
+  Index kernel_step;
+};
+
+inline Sweep output_sweep(const Axis& axis) {
+  return {axis.output(), axis.size, axis.kernel, axis.stride, axis.dilation, -axis.low, 0, 1};
+}
+
+// Of the input's gradient, the places `phase`, `phase + stride`, ...: they share their taps, and
+// are the neighbouring results of a convolution of stride 1.
+inline Sweep gradient_sweep(const Axis& axis, Index phase) {
+  const Index common = std::gcd(axis.stride, axis.dilation);
+  const Index tap_step = axis.stride / common;
+  const auto distance = [&](Index tap) { return phase + axis.low - axis.dilation * tap; };
+  Index last = axis.kernel - 1;
+  while (last >= 0 && distance(last) % axis.stride != 0) --last;
+  const Index taps = last < 0 ? 0 : last / tap_step + 1;
+  const Index first = last < 0 ? 0 : distance(last) / axis.stride;
+  return {ceil_div(axis.size - phase, axis.stride), axis.output(), taps, 1,
+          axis.dilation / common, first, last, -tap_step};
+}
+
+inline std::vector<Sweep> gradient_sweeps(const Axis& axis) {
+  std::vector<Sweep> sweeps;
+  for (Index phase = 0; phase < axis.stride; ++phase) {
+    sweeps.push_back(gradient_sweep(axis, phase));
+  }
+  return sweeps;
+}
+
+// Some taps next to each other in a kernel's row: where result 0 meets its source through the
+// first one, and where that one's weights, or sums, are.
+struct Strip {
+  Index row;
+  Index column;
+  Index weights;
+};
+
+struct Row {
+  Index result;
+  std::vector<Strip> strips;
+};
+
+// Cuts the taps that row `result` meets into strips.
+inline void cut_strips(const Sweep& rows, const Sweep& columns, Index result, Index width,
+                       Index row_pitch, Index pitch, std::vector<Strip>& strips) {
+  for (Index i = 0; i < rows.taps; ++i) {
+    const Index row = rows.stride * result + rows.step * i + rows.first;
+    if (!is_within(row, rows.sources)) continue;
+    for (Index j = 0; j < columns.taps; j += width) {
+      strips.push_back({row, columns.step * j + columns.first,
+                        (rows.kernel_first + rows.kernel_step * i) * row_pitch +
+                            (columns.kernel_first + columns.kernel_step * j) * pitch});
+    }
+  }
+}
+
+// Calls `body` with the lanes of the vectors, as a constant: few channels fill no long one.
+template <int group, typename Body>
+void with_lanes(const Convolution& conv, const Body& body) {
+  if (conv.output_channels() >= kLanes) {
+    body(Constant<kLanes>());
+  } else {
+    body(Constant<group>());
+  }
+}
+
+}  // namespace channelwise
+}  // namespace cnn_jax

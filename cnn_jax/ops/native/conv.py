@@ -1,0 +1,74 @@
+"""The convolution and its two gradients by native kernels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.ops.native import library
+from cnn_jax.ops.window import Axis, Window
+
+# What the kernels' names say of their operands.
+_SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
+# Groups of fewer have kernels of their own.
+_FEW_CHANNELS = 16
+
+
+def covers(first: jax.Array, second: jax.Array, *, window: Window) -> bool:
+    """Whether there is a kernel for these operands; any window has one."""
+    del window
+    suffix = _SUFFIXES.get(first.dtype)
+    return first.dtype == second.dtype and suffix is not None and library.has(f"ConvOutput{suffix}")
+
+
+def output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
+    """`[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
+    shape = (x.shape[0], window.rows.output, window.columns.output, kernel.shape[-1])
+    return _call("ConvOutput", shape, x, kernel, window, kernel.shape[2])
+
+
+def input_gradient(dy: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
+    """`[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
+    channels = kernel.shape[2] * window.groups
+    shape = (dy.shape[0], window.rows.size, window.columns.size, channels)
+    return _call("ConvInputGradient", shape, dy, kernel, window, dy.shape[-1] // window.groups)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array:
+    """`[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
+    size = window.rows.kernel, window.columns.kernel
+    inputs = x.shape[-1] // window.groups
+    shape = (*size, inputs, dy.shape[-1])
+    return _call("ConvKernelGradient", shape, x, dy, window, inputs)
+
+
+def _call(
+    handler: str,
+    shape: tuple[int, ...],
+    first: jax.Array,
+    second: jax.Array,
+    window: Window,
+    channels: int,
+) -> jax.Array:
+    """Of groups of `channels` read; few or an odd number of them are multiplied in float32.
+
+    A step in bfloat16 takes two of them, and there are no kernels in it for small groups.
+    """
+    dtype = first.dtype
+    in_pairs = channels % 2 == 0 and (window.groups == 1 or channels >= _FEW_CHANNELS)
+    wide = dtype if in_pairs else jnp.dtype("float32")
+    call = library.call(handler + _SUFFIXES[wide], jax.ShapeDtypeStruct(shape, wide))
+    rows, columns = _numbers(window.rows), _numbers(window.columns)
+    result = call(
+        first.astype(wide),
+        second.astype(wide),
+        rows=rows,
+        columns=columns,
+        groups=np.int64(window.groups),
+    )
+    return result.astype(dtype)
+
+
+def _numbers(axis: Axis) -> np.ndarray:
+    """As `geometry.h` reads them."""
+    numbers = axis.size, axis.kernel, axis.stride, axis.dilation, axis.low, axis.high
+    return np.array(numbers, np.int64)

@@ -1,0 +1,58 @@
+// The static side of a convolution, as `cnn_jax.ops.window` has it.
+
+#pragma once
+
+#include <algorithm>
+
+#include "vector.h"
+
+namespace cnn_jax {
+
+// One spatial axis: output `o` meets, through tap `k`, input `stride o + dilation k - low`. What
+// lies before the first input or after the last is zero.
+struct Axis {
+  Index size;
+  Index kernel;
+  Index stride;
+  Index dilation;
+  Index low;
+  Index high;
+
+  Index output() const {
+    return (size + low + high - dilation * (kernel - 1) - 1) / stride + 1;
+  }
+};
+
+// The input of output 0 through tap `tap`; may be outside of the image.
+inline Index first_input(const Axis& axis, Index tap) { return axis.dilation * tap - axis.low; }
+
+// The outputs [begin, end) whose input through one tap lies in the image.
+struct Range {
+  Index begin;
+  Index end;
+};
+
+inline Range outputs_within(const Axis& axis, Index tap) {
+  const Index first = first_input(axis, tap);
+  const Index begin = first < 0 ? ceil_div(-first, axis.stride) : 0;
+  const Index end = first < axis.size ? (axis.size - 1 - first) / axis.stride + 1 : 0;
+  return {begin, std::max(begin, std::min(axis.output(), end))};
+}
+
+// A convolution of `x` [batch, rows.size, columns.size, groups * inputs] by `kernel` [rows.kernel,
+// columns.kernel, inputs, groups * outputs] to `y` [batch, rows.output(), columns.output(), groups
+// * outputs]: `inputs` and `outputs` are the channels of one group.
+struct Convolution {
+  Index batch;
+  Axis rows;
+  Axis columns;
+  Index groups;
+  Index inputs;
+  Index outputs;
+
+  Index taps() const { return rows.kernel * columns.kernel; }
+  Index input_channels() const { return groups * inputs; }
+  Index output_channels() const { return groups * outputs; }
+};
+
+}  // namespace cnn_jax

@@ -1,0 +1,121 @@
+"""The native kernels' library: compiled once for a machine, kept in the user's cache, loaded."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from cnn_jax import compilation
+
+# Set to 0, nothing is compiled, and `cnn_jax.ops` uses XLA's operations alone.
+SWITCH = "CNN_JAX_NATIVE"
+_SOURCES = Path(__file__).parent
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
+# The handlers that `bindings.cc` exports; those in bfloat16 where the processor multiplies that.
+_HANDLERS = tuple(
+    f"{name}{dtype}"
+    for dtype in ("F32", "BF16")
+    for name in ("ConvOutput", "ConvInputGradient", "ConvKernelGradient", "ChannelSums")
+)
+_lock = threading.Lock()
+
+
+def has(handler: str) -> bool:
+    """Whether there is that kernel here; the first call may compile all, in some seconds."""
+    return handler in _load()
+
+
+def call(handler: str, result: jax.ShapeDtypeStruct) -> Callable[..., jax.Array]:
+    """The kernel of that name, as a function of arrays and static attributes.
+
+    Raises:
+      KeyError: there is none.
+    """
+    return jax.ffi.ffi_call(_load()[handler], result)
+
+
+def _load() -> Mapping[str, str]:
+    """XLA's name of each handler, which compiled programs in a cache refer to; none without any."""
+    with _lock:
+        return _load_once()
+
+
+@functools.cache
+def _load_once() -> Mapping[str, str]:
+    """Register the kernels, if they can be had."""
+    if os.environ.get(SWITCH) == "0":
+        return {}
+    try:
+        path, version = _build()
+        library = ctypes.CDLL(str(path))
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
+        logging.warning("no native kernels, convolutions will be slower: %s", error)
+        return {}
+    targets = {}
+    for handler in _HANDLERS:
+        if hasattr(library, handler):
+            targets[handler] = f"cnn_jax_{handler}_{version}"
+            capsule = jax.ffi.pycapsule(getattr(library, handler))
+            jax.ffi.register_ffi_target(targets[handler], capsule, platform="cpu")
+    return targets
+
+
+def _build() -> tuple[Path, str]:
+    """The library's file, and a version that changes with whatever it is made from."""
+    compiler = _compiler()
+    version = _version(compiler)
+    directory = compilation.user_cache() / "native"
+    library = directory / f"{version}.so"
+    if not library.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        _compile(compiler, library)
+    return library, version
+
+
+def _compiler() -> str:
+    names = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise FileNotFoundError(f"no C++ compiler, looked for {', '.join(names)}")
+
+
+def _version(compiler: str) -> str:
+    """Of the sources, the flags, the compiler, the processor's instructions and XLA's headers."""
+    macros = _run([compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
+    digest = hashlib.sha256(f"{_FLAGS}{macros}{jax.__version__}".encode())
+    for source in _sources():
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources() -> list[Path]:
+    return sorted(path for path in _SOURCES.iterdir() if path.suffix in (".h", ".cc"))
+
+
+def _compile(compiler: str, library: Path) -> None:
+    """Put the library in its place whole, whoever else is doing the same."""
+    logging.info("compiling native kernels for this machine, once: %s", library)
+    with tempfile.TemporaryDirectory(dir=library.parent) as directory:
+        output = Path(directory) / library.name
+        sources = [str(path) for path in _sources() if path.suffix == ".cc"]
+        headers = ["-isystem", jax.ffi.include_dir()]
+        _run([compiler, *_FLAGS, *headers, *sources, "-o", str(output)])
+        os.replace(output, library)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{command[0]} failed: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,54 @@
+// What a kernel's numbers are, and how products of them are summed: in float32.
+
+#pragma once
+
+#include "vector.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#define CNN_JAX_HAS_BFLOAT16
+#endif
+
+namespace cnn_jax {
+
+// A step multiplies `kDepth` values that lie side by side, a `Tuple`, by one for each lane.
+struct Single {
+  using Element = float;
+  using Tuple = float;
+  using Weights = Vector;
+  static constexpr Index kDepth = 1;
+
+  static Weights weights(const void* from) { return load(static_cast<const float*>(from)); }
+  static float value(const void* from) { return *static_cast<const float*>(from); }
+  static Tuple join(Element first, Element) { return first; }
+  static Vector add(Vector sum, Weights weights, float value) { return sum + weights * value; }
+  static void put(Element* to, Vector sums) { store(to, sums); }
+};
+
+#if defined(CNN_JAX_HAS_BFLOAT16)
+struct Brain {
+  using Element = uint16_t;
+  using Tuple = uint32_t;
+  using Weights = __m512bh;
+  static constexpr Index kDepth = 2;
+
+  static Weights weights(const void* from) {
+    return reinterpret_cast<Weights>(_mm512_loadu_si512(from));
+  }
+  static Tuple join(Element first, Element second) { return first | Tuple{second} << 16; }
+  static __m512bh value(const void* from) {
+    int pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+  }
+  static Vector add(Vector sum, Weights weights, __m512bh value) {
+    return _mm512_dpbf16_ps(sum, weights, value);
+  }
+  static void put(Element* to, Vector sums) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(sums);
+    __builtin_memcpy(to, &rounded, sizeof rounded);
+  }
+};
+#endif
+
+}  // namespace cnn_jax

@@ -1,0 +1,89 @@
+"""Moments of channels and lines for them, against plain sums."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from cnn_jax import ops
+
+# Few and many channels, in whole vectors or not; few and many pixels.
+SHAPES = [(2, 3, 5, 4), (3, 7, 2, 16), (2, 5, 3, 37), (16, 40, 41, 24), (9, 130), (1, 1, 1, 3)]
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCES)
+
+
+def draw(shape: tuple[int, ...], dtype: str) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, shape), dtype)
+
+
+def normalize(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """As batch normalisation does, so that both maps and their transposes are used."""
+    mean, variance = ops.moments(x)
+    factor = scale * jax.lax.rsqrt(variance + 1e-3)
+    return ops.scale_and_shift(x, factor, shift - mean * factor)
+
+
+def normalize_plainly(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    wide = x.astype(scale.dtype)
+    pixels = tuple(range(x.ndim - 1))
+    deviation = (wide - wide.mean(pixels)) / jnp.sqrt(wide.var(pixels) + 1e-3)
+    return (scale * deviation + shift).astype(x.dtype)
+
+
+@each_dtype
+@each_shape
+@pytest.mark.parametrize("way", ["native", "xla"])
+def test_moments_are_those_of_numpy(shape: tuple[int, ...], dtype: str, way: str) -> None:
+    with jax.enable_x64(True), ops.lowering(way):
+        x = draw(shape, dtype)
+        mean, variance = jax.jit(ops.moments)(x)
+        exact = np.asarray(x, np.float64).reshape(-1, shape[-1])
+        assert mean.dtype == variance.dtype == jnp.promote_types(dtype, "float32")
+        tolerance = min(TOLERANCES[dtype], 1e-5)  # Sums of 16 bits are in float32.
+        np.testing.assert_allclose(mean, exact.mean(0), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(variance, exact.var(0), rtol=10 * tolerance, atol=tolerance)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)  # One value alone has no deviation.
+@pytest.mark.parametrize("way", ["native", "xla"])
+def test_normalisation_and_its_gradients_are_the_plain_ones(
+    shape: tuple[int, ...], dtype: str, way: str
+) -> None:
+    with jax.enable_x64(True), ops.lowering(way):
+        x, channels = draw(shape, dtype), shape[-1:]
+        parameters = [draw(channels, "float64"), draw(channels, "float64") ** 2]
+        results = []
+        for function, kind in ((normalize, dtype), (normalize_plainly, "float64")):
+            wide = jnp.promote_types(kind, "float32")
+            arguments = x.astype(kind), *(p.astype(wide) for p in parameters)
+            y, pull_back = jax.jit(lambda *a, f=function: jax.vjp(f, *a))(*arguments)
+            cotangent = draw(shape[::-1], dtype).T.astype(kind)
+            results.append((y, *jax.jit(pull_back)(cotangent)))
+        for ours, exact in zip(*results, strict=True):
+            atol = TOLERANCES[dtype] * max(np.abs(exact).max(), 1)
+            np.testing.assert_allclose(np.asarray(ours, np.float64), exact, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_derivatives_of_any_kind_exist(shape: tuple[int, ...]) -> None:
+    with jax.enable_x64(True):
+        arguments = [draw(size, "float64") for size in (shape, shape[-1:], shape[-1:])]
+        check_grads(normalize, arguments, order=2, modes=("fwd", "rev"), rtol=1e-4)
+
+
+def test_vmap_is_a_loop() -> None:
+    x = draw((3, 4, 5, 2, 6), "float32")
+    mapped = jax.vmap(ops.moments)(x)
+    looped = [ops.moments(images) for images in x]
+    for i, moment in enumerate(mapped):
+        expected = np.stack([moments[i] for moments in looped])
+        np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_values_have_no_negative_variance() -> None:
+    _, variance = ops.moments(jnp.full((7, 3), 1 / 3))
+    assert (variance >= 0).all()
