@@ -127,6 +127,7 @@ class BatchNorm(nn.Module):
         if self.use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
+            x = ops.materialize(x)
             mean, var = ops.moments(x)
             if not self.is_initializing():
                 for running, value in ((running_mean, mean), (running_var, var)):

@@ -1,6 +1,6 @@
 """Pure functions on arrays that the networks are built from."""
 
-from cnn_jax.ops.channels import moments, scale_and_shift
+from cnn_jax.ops.channels import materialize, moments, scale_and_shift
 from cnn_jax.ops.conv import conv_general_dilated
 from cnn_jax.ops.normalize import local_response_norm
 from cnn_jax.ops.pool import (
@@ -24,6 +24,7 @@ __all__ = [
     "global_avg_pool",
     "local_response_norm",
     "lowering",
+    "materialize",
     "max_pool",
     "moments",
     "paddings",

@@ -9,6 +9,7 @@ sums, in the normalisation and in its gradient.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.interpreters import ad
 
 from cnn_jax.ops import primitive
@@ -41,6 +42,18 @@ def scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Arr
     if not primitive.is_automatic(x):
         return _reference_lines(lines, x)
     result: jax.Array = _lines.bind(lines, x)
+    return result
+
+
+def materialize(x: jax.Array) -> jax.Array:
+    """`x`, which on a CPU is computed once, and so is its gradient.
+
+    XLA would else compute it again within whatever uses it: where many layers use what one has
+    computed, as in a DenseNet, that takes longer than all the rest of the gradient's sums.
+    """
+    if not primitive.is_automatic(x) or x.dtype not in primitive.DTYPES:
+        return x
+    result: jax.Array = _materialized.bind(x)
     return result
 
 
@@ -93,3 +106,8 @@ ad.defjvp(
 # Both are linear in their first operand, the other one given.
 ad.primitive_transposes[_sums] = lambda cotangent, _, y: (_lines.bind(cotangent, y), None)
 ad.primitive_transposes[_lines] = lambda cotangent, _, y: (_sums.bind(cotangent, y), None)
+
+_materialized = primitive.define(
+    "materialize", lambda x: x, lax.optimization_barrier, images=(True,)
+)
+ad.deflinear(_materialized, lambda cotangent: [_materialized.bind(cotangent)])
