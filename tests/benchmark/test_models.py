@@ -71,7 +71,9 @@ def test_the_speeds_are_quotients_of_medians_and_torch_has_its_better_format() -
 
 def test_a_profile_says_which_kinds_of_operation_take_the_time(tmp_path: Path) -> None:
     milliseconds = profiling.trace(models.matmul("float32"), tmp_path / "trace")
-    assert next(iter(milliseconds.values())) > 0.9 * sum(milliseconds.values()) > 0
+    longest, *others = (time for kind, time in milliseconds.items() if kind != profiling.OTHERS)
+    assert longest > 0
+    assert [longest, *others] == sorted([longest, *others], reverse=True)
     assert list(milliseconds)[-1] == profiling.OTHERS
 
 

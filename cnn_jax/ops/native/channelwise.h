@@ -183,5 +183,16 @@ void with_lanes(const Convolution& conv, const Body& body) {
   }
 }
 
+// Calls `body` with the lanes of the vectors and the channels of a group, as constants.
+template <typename Body>
+void with_group(const Convolution& conv, const Body& body) {
+  const auto with = [&](auto group) {
+    with_lanes<group>(conv, [&](auto lanes) { body(lanes, group); });
+  };
+  if (conv.inputs == 1) return with(Constant<1>());
+  if (conv.inputs == 4) return with(Constant<4>());
+  if constexpr (kLanes >= 8) with(Constant<8>());
+}
+
 }  // namespace channelwise
 }  // namespace cnn_jax

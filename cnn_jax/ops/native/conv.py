@@ -23,14 +23,16 @@ def covers(first: jax.Array, second: jax.Array, *, window: Window) -> bool:
 def output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """`[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
     shape = (x.shape[0], window.rows.output, window.columns.output, kernel.shape[-1])
-    return _call("ConvOutput", shape, x, kernel, window, kernel.shape[2])
+    inputs = kernel.shape[2]
+    return _call("ConvOutput", shape, x, kernel, window, inputs, in_pairs=inputs % 2 == 0)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """`[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
     channels = kernel.shape[2] * window.groups
     shape = (dy.shape[0], window.rows.size, window.columns.size, channels)
-    return _call("ConvInputGradient", shape, dy, kernel, window, dy.shape[-1] // window.groups)
+    outputs = dy.shape[-1] // window.groups
+    return _call("ConvInputGradient", shape, dy, kernel, window, outputs, in_pairs=outputs % 2 == 0)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array:
@@ -38,7 +40,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array
     size = window.rows.kernel, window.columns.kernel
     inputs = x.shape[-1] // window.groups
     shape = (*size, inputs, dy.shape[-1])
-    return _call("ConvKernelGradient", shape, x, dy, window, inputs)
+    return _call("ConvKernelGradient", shape, x, dy, window, inputs, in_pairs=True)
 
 
 def _call(
@@ -48,14 +50,17 @@ def _call(
     second: jax.Array,
     window: Window,
     channels: int,
+    *,
+    in_pairs: bool,
 ) -> jax.Array:
-    """Of groups of `channels` read; few or an odd number of them are multiplied in float32.
+    """In bfloat16, or, where that does not suit the kernels, in float32.
 
-    A step in bfloat16 takes two of them, and there are no kernels in it for small groups.
+    A step in bfloat16 takes two numbers, of one pixel or of two images; and small groups, of
+    `channels`, have no kernels in it.
     """
     dtype = first.dtype
-    in_pairs = channels % 2 == 0 and (window.groups == 1 or channels >= _FEW_CHANNELS)
-    wide = dtype if in_pairs else jnp.dtype("float32")
+    suits = in_pairs and (window.groups == 1 or channels >= _FEW_CHANNELS)
+    wide = dtype if suits else jnp.dtype("float32")
     call = library.call(handler + _SUFFIXES[wide], jax.ShapeDtypeStruct(shape, wide))
     rows, columns = _numbers(window.rows), _numbers(window.columns)
     result = call(

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from cnn_jax import compilation
 SWITCH = "CNN_JAX_NATIVE"
 _SOURCES = Path(__file__).parent
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
 # The handlers that `bindings.cc` exports; those in bfloat16 where the processor multiplies that.
 _HANDLERS = tuple(
     f"{name}{dtype}"
@@ -94,23 +95,30 @@ def _version(compiler: str) -> str:
     """Of the sources, the flags, the compiler, the processor's instructions and XLA's headers."""
     macros = _run([compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     digest = hashlib.sha256(f"{_FLAGS}{macros}{jax.__version__}".encode())
-    for source in _sources():
+    for source in _sources(".h", ".cc"):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _sources() -> list[Path]:
-    return sorted(path for path in _SOURCES.iterdir() if path.suffix in (".h", ".cc"))
+def _sources(*suffixes: str) -> list[Path]:
+    return sorted(path for path in _SOURCES.iterdir() if path.suffix in suffixes)
 
 
 def _compile(compiler: str, library: Path) -> None:
     """Put the library in its place whole, whoever else is doing the same."""
     logging.info("compiling native kernels for this machine, once: %s", library)
     with tempfile.TemporaryDirectory(dir=library.parent) as directory:
+
+        def compiled(source: Path) -> str:
+            target = str(Path(directory) / f"{source.stem}.o")
+            headers = ["-isystem", jax.ffi.include_dir()]
+            _run([compiler, *_FLAGS, *headers, "-c", str(source), "-o", target])
+            return target
+
+        with ThreadPoolExecutor() as threads:
+            objects = list(threads.map(compiled, _sources(".cc")))
         output = Path(directory) / library.name
-        sources = [str(path) for path in _sources() if path.suffix == ".cc"]
-        headers = ["-isystem", jax.ffi.include_dir()]
-        _run([compiler, *_FLAGS, *headers, *sources, "-o", str(output)])
+        _run([compiler, *_FLAGS, "-shared", *objects, "-o", str(output)])
         os.replace(output, library)
 
 

@@ -1,0 +1,15 @@
+// The gradients of small groups' kernels; a file of its own compiles beside the others.
+
+#include "channelwise_kernel_gradient.h"
+#include "small_groups.h"
+
+namespace cnn_jax {
+
+void small_groups_kernel_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv,
+                                         const float* x, const float* dy, float* dkernel) {
+  channelwise::with_group(conv, [&](auto lanes, auto group) {
+    channelwise::correlate<lanes, group>(pool, conv, x, dy, dkernel);
+  });
+}
+
+}  // namespace cnn_jax

@@ -1,0 +1,108 @@
+"""Where native kernels come from, what happens without, and that the cores change no bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax import ops
+from cnn_jax.ops.native import library
+
+# Results of a network's operations as text: which kernels there are, and a digest of the bits.
+PROGRAM = """
+import hashlib, os
+cores = os.sched_getaffinity(0)
+os.sched_setaffinity(0, sorted(cores)[:{cores}])
+import jax, jax.numpy as jnp, numpy as np
+from cnn_jax import ops
+
+def loss(x, kernel, depthwise):
+    y = ops.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+    y = ops.conv_general_dilated(
+        y, depthwise, (2, 2), "SAME", dimension_numbers=layout, feature_group_count=40
+    )
+    mean, variance = ops.moments(y)
+    return jnp.sin(ops.scale_and_shift(y, 1 / (1 + variance), mean)).sum()
+
+layout = ("NHWC", "HWIO", "NHWC")
+rng = np.random.default_rng(0)
+shapes = (3, 40, 40, 24), (3, 3, 24, 40), (3, 3, 1, 40)
+arguments = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+program = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments)
+print("cnn_jax_Conv" in program.as_text())
+value, gradients = program.compile()(*arguments)
+print(hashlib.sha256(b"".join(np.asarray(g).tobytes() for g in gradients)).hexdigest())
+print(sum(float(jnp.abs(g).sum()) for g in gradients))
+"""
+
+
+def run(cores: int = 2, **environment: str) -> tuple[str, list[str]]:
+    """What the program warns of, and its lines."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(cores=cores)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr, done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def native() -> list[str]:
+    warnings, lines = run()
+    assert lines[0] == "True", warnings
+    return lines
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux")
+def test_the_number_of_cores_changes_no_bit(native: list[str]) -> None:
+    _, lines = run(cores=1)
+    assert lines == native
+
+
+def test_they_are_compiled_once_for_a_machine(tmp_path: Path, native: list[str]) -> None:
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    _, lines = run(**cache)
+    assert lines == native
+    [compiled] = (tmp_path / "cnn_jax" / "native").iterdir()
+    before = compiled.stat().st_mtime_ns
+    assert run(CXX="", **cache)[1][0] == "False"
+    assert run(**cache)[1] == native
+    assert compiled.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
+def test_without_a_compiler_a_warning_says_so(
+    compiler: str, tmp_path: Path, native: list[str]
+) -> None:
+    warnings, lines = run(CXX=compiler, XDG_CACHE_HOME=str(tmp_path))
+    assert "no native kernels" in warnings
+    assert compiler in warnings
+    assert lines[0] == "False"
+    assert float(lines[2]) == pytest.approx(float(native[2]), rel=1e-4)
+
+
+def test_they_can_be_switched_off(native: list[str]) -> None:
+    warnings, lines = run(**{library.SWITCH: "0"})
+    assert "native" not in warnings
+    assert lines[0] == "False"
+    assert float(lines[2]) == pytest.approx(float(native[2]), rel=1e-4)
+
+
+def test_a_way_that_does_not_exist_is_an_error() -> None:
+    with (
+        pytest.raises(ValueError, match=r"unknown way 'fast'.*native, xla, plain"),
+        ops.lowering("fast"),
+    ):
+        pass
+
+
+def test_a_kernel_that_does_not_exist_is_an_error() -> None:
+    assert not library.has("ConvOutputF8")
+    with pytest.raises(KeyError, match="ConvOutputF8"):
+        library.call("ConvOutputF8", jax.ShapeDtypeStruct((1,), jnp.float32))
