@@ -161,7 +161,7 @@ def _compare(
 
 
 def _trace_name(case: models.Case) -> str:
-    return f"{case.name}-{case.mode}-{case.dtype}"
+    return f"{case.label}-{case.mode}-{case.dtype}"
 
 
 def _speeds(done: Sequence[Comparison]) -> dict[str, dict[str, dict[str, float]]]:
@@ -171,7 +171,7 @@ def _speeds(done: Sequence[Comparison]) -> dict[str, dict[str, dict[str, float]]
         case = comparison.case
         group = speeds.setdefault(f"{case.mode}, {case.dtype}", {})
         for opponent, speed in comparison.speeds.items():
-            group.setdefault(opponent, {})[case.name] = speed
+            group.setdefault(opponent, {})[case.label] = speed
     return speeds
 
 

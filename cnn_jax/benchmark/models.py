@@ -45,6 +45,11 @@ class Case:
     image_size: int = 0
 
     @property
+    def label(self) -> str:
+        """As it is asked for, `resnet50@16`."""
+        return f"{self.name}@{self.batch_size}"
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         height, width, channels = models.input_shape(self.name)

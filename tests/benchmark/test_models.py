@@ -80,16 +80,20 @@ def test_a_profile_says_which_kinds_of_operation_take_the_time(tmp_path: Path) -
 def test_the_command_prints_and_writes_the_table_and_draws_it(tmp_path: Path) -> None:
     paths = {name: tmp_path / name for name in ("csv", "plot.png", "profile")}
     flags = (f"--{name.partition('.')[0]}={path}" for name, path in paths.items())
-    result = run("--models=lenet@2,mlp", "--mode=infer", "--against=xla", "--rounds=1", *flags)
+    result = run(
+        "--models=lenet@2,lenet@3,mlp", "--mode=infer", "--against=xla", "--rounds=1", *flags
+    )
     assert result.returncode == 0, result.stderr
     rows = list(csv.DictReader(paths["csv"].read_text().splitlines()))
-    assert [(row["model"], row["batch"]) for row in rows] == [("lenet", "2"), ("mlp", "16")]
+    asked = [("lenet", "2"), ("lenet", "3"), ("mlp", "16")]
+    assert [(row["model"], row["batch"]) for row in rows] == asked
     assert all(float(row["images/s"]) > 0 and float(row["times XLA"]) > 0 for row in rows)
     assert "times as fast as XLA, geometric mean" in result.stdout
     assert paths["plot.png"].read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in paths["profile"].iterdir()} == {
-        "lenet-infer-float32",
-        "mlp-infer-float32",
+        "lenet@2-infer-float32",
+        "lenet@3-infer-float32",
+        "mlp@16-infer-float32",
     }
     again = run("--models=lenet", f"--profile={paths['profile']}")
     assert again.returncode == 1

@@ -87,3 +87,16 @@ def test_vmap_is_a_loop() -> None:
 def test_equal_values_have_no_negative_variance() -> None:
     _, variance = ops.moments(jnp.full((7, 3), 1 / 3))
     assert (variance >= 0).all()
+
+
+def test_what_is_materialized_is_what_it_was() -> None:
+    x = draw((2, 3, 4, 5), "float32")
+
+    def f(x: jax.Array) -> jax.Array:
+        return jnp.sin(ops.materialize(x)).sum()
+
+    np.testing.assert_array_equal(jax.jit(ops.materialize)(x), x)
+    np.testing.assert_array_equal(jax.vmap(ops.materialize)(x), x)
+    np.testing.assert_allclose(jax.jit(jax.grad(f))(x), jnp.cos(x), rtol=1e-6)
+    _, tangent = jax.jvp(f, (x,), (x,))
+    np.testing.assert_allclose(tangent, (x * jnp.cos(x)).sum(), rtol=1e-5)

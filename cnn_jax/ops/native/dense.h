@@ -98,11 +98,11 @@ void dense_output(xla::ffi::ThreadPool& pool, const Convolution& conv,
                   typename Number::Element* y) {
   using Element = typename Number::Element;
   const Index channels = conv.output_channels();
-  const Source<Element> source{kernel, conv.columns.kernel, conv.inputs * channels, channels, 1,
-                      conv.outputs};
-  const Element* const packed = pack<Number>(pool, source, {0, 1, conv.rows.kernel},
-                                   {0, 1, conv.columns.kernel}, conv.groups, conv.inputs,
-                                   conv.outputs);
+  const Source<Element> source{kernel,   conv.columns.kernel, conv.inputs * channels,
+                               channels, 1,                   conv.outputs};
+  const Element* const packed =
+      pack<Number>(pool, source, {0, 1, conv.rows.kernel}, {0, 1, conv.columns.kernel},
+                   conv.groups, conv.inputs, conv.outputs);
   gather<Number>(pool, forward(conv), x, packed, y);
 }
 
@@ -139,8 +139,8 @@ void dense_input_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv,
                           typename Number::Element* dx) {
   using Element = typename Number::Element;
   const Index channels = conv.output_channels();
-  const Source<Element> source{kernel, conv.columns.kernel, conv.inputs * channels, 1, channels,
-                      conv.outputs};
+  const Source<Element> source{kernel, conv.columns.kernel, conv.inputs * channels,
+                               1,      channels,            conv.outputs};
   const std::vector<Phase> rows = phases_of(conv.rows), columns = phases_of(conv.columns);
   const auto is_empty = [](const Phase& phase) { return phase.taps.count == 0; };
   if (std::any_of(rows.begin(), rows.end(), is_empty) ||
@@ -153,8 +153,8 @@ void dense_input_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv,
   for (const Phase& row : rows) {
     for (const Phase& column : columns) {
       if (is_empty(row) || is_empty(column)) continue;
-      const Element* const packed = pack<Number>(pool, source, row.taps, column.taps, conv.groups,
-                                       conv.outputs, conv.inputs);
+      const Element* const packed = pack<Number>(pool, source, row.taps, column.taps,
+                                                 conv.groups, conv.outputs, conv.inputs);
       const Gather job{conv.batch, row.line,    column.line,    conv.groups,
                        conv.outputs, conv.inputs, conv.rows.size, conv.columns.size};
       gather<Number>(pool, job, dy, packed, dx);

@@ -61,12 +61,12 @@ inline Gather forward(const Convolution& conv) {
           conv.inputs, conv.outputs,    conv.rows.output(), conv.columns.output()};
 }
 
-constexpr int kWidest = 2;                       // Vectors of a tile.
-constexpr Index kBlock = kWidest * kLanes;       // Channels of a tile.
+constexpr int kWidest = 2;                  // Vectors of a tile.
+constexpr Index kBlock = kWidest * kLanes;  // Channels of a tile.
 constexpr int kMostPixels = (kRegisters - kWidest - 1) / kWidest;
-constexpr Index kBandBytes = 192 * 1024;         // Of the images, to stay in a core's cache.
-constexpr Index kPageBytes = 4096;               // Lines so far apart share a set of the cache.
-constexpr Index kLeastTasks = 8;                 // Enough for threads to even out.
+constexpr Index kBandBytes = 192 * 1024;  // Of the images, to stay in a core's cache.
+constexpr Index kPageBytes = 4096;        // Lines so far apart share a set of the cache.
+constexpr Index kLeastTasks = 8;          // Enough for threads to even out.
 
 // Where the weights of a block of outputs begin, behind those of the blocks before it.
 inline Index blocks_of(Index outputs) { return ceil_div(outputs, kBlock); }
