@@ -16,7 +16,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "cnn_jax cnn_jax.errors cnn_jax.keys cnn_jax.memory cnn_jax.compilation",
         "cnn_jax.ops.window cnn_jax.ops.primitive cnn_jax.ops.cpu cnn_jax.ops.cpu.matmul"
         " cnn_jax.ops.native cnn_jax.ops.native.library",
-        "cnn_jax.ops.cpu.views cnn_jax.ops.native.conv cnn_jax.ops.native.sums",
+        "cnn_jax.ops.native.geometry",
+        "cnn_jax.ops.cpu.views cnn_jax.ops.native.channels cnn_jax.ops.native.conv"
+        " cnn_jax.ops.native.pool",
         "cnn_jax.ops.cpu.banded cnn_jax.ops.cpu.phases cnn_jax.ops.cpu.ynnpack",
         "cnn_jax.ops.cpu.dense cnn_jax.ops.cpu.depthwise cnn_jax.ops.cpu.pool",
         "cnn_jax.ops.cpu.grouped",

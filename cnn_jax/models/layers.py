@@ -125,15 +125,13 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         x = x.astype(self.dtype)
         if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
-        else:
-            x = ops.materialize(x)
-            mean, var = ops.moments(x)
-            if not self.is_initializing():
-                for running, value in ((running_mean, mean), (running_var, var)):
-                    running.value = self.momentum * running.value + (1 - self.momentum) * value
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ops.scale_and_shift(x, factor, bias - mean * factor)
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            return ops.scale_and_shift(x, factor, bias - running_mean.value * factor)
+        y, mean, var = ops.batch_normalize(ops.materialize(x), scale, bias, self.epsilon)
+        if not self.is_initializing():
+            for running, value in ((running_mean, mean), (running_var, var)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        return y
 
 
 def batch_norm(

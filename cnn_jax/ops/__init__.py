@@ -1,6 +1,6 @@
 """Pure functions on arrays that the networks are built from."""
 
-from cnn_jax.ops.channels import materialize, moments, scale_and_shift
+from cnn_jax.ops.channels import batch_normalize, materialize, moments, scale_and_shift
 from cnn_jax.ops.conv import conv_general_dilated
 from cnn_jax.ops.normalize import local_response_norm
 from cnn_jax.ops.pool import (
@@ -17,6 +17,7 @@ from cnn_jax.ops.window import Padding, paddings
 __all__ = [
     "Padding",
     "avg_pool",
+    "batch_normalize",
     "channel_avg_pool",
     "channel_max_pool",
     "conv_general_dilated",

@@ -13,6 +13,7 @@ from jax.interpreters import ad
 
 from cnn_jax.ops import primitive
 from cnn_jax.ops.cpu import pool as cpu
+from cnn_jax.ops.native import pool as native
 from cnn_jax.ops.window import Axis, Padding, Pair, paddings, pair
 
 # Larger windows, such as a whole image, are left to XLA: one view for each tap would be too many.
@@ -211,10 +212,20 @@ def _reference_spread(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
     return jax.linear_transpose(lambda x: _reference_total(x, rows=rows, columns=columns), x)(dy)[0]
 
 
-_maximum = primitive.define("max_pool", _reference_maximum, cpu.maximum, images=(True,))
+_maximum = primitive.define(
+    "max_pool",
+    _reference_maximum,
+    cpu.maximum,
+    primitive.Native(native.covers, native.maximum),
+    images=(True,),
+)
 _select = primitive.define("max_pool_select", _reference_select, cpu.select, images=(True, True))
 _scatter = primitive.define(
-    "max_pool_scatter", _reference_scatter, cpu.scatter, images=(True, True)
+    "max_pool_scatter",
+    _reference_scatter,
+    cpu.scatter,
+    primitive.Native(native.covers, native.scatter),
+    images=(True, True),
 )
 _total = primitive.define("sum_pool", _reference_total, cpu.total, images=(True,))
 _spread = primitive.define("sum_pool_spread", _reference_spread, cpu.spread, images=(True,))

@@ -1,5 +1,8 @@
 """Moments of channels and lines for them, against plain sums."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ from cnn_jax import ops
 # Few and many channels, in whole vectors or not; few and many pixels.
 SHAPES = [(2, 3, 5, 4), (3, 7, 2, 16), (2, 5, 3, 37), (16, 40, 41, 24), (9, 130), (1, 1, 1, 3)]
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
+Normalize = Callable[..., Any]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES)
 
@@ -20,7 +24,15 @@ def draw(shape: tuple[int, ...], dtype: str) -> jax.Array:
 
 
 def normalize(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """As batch normalisation does, so that both maps and their transposes are used."""
+    return ops.batch_normalize(x, scale, shift, 1e-3)[0]
+
+
+def normalize_and_return_moments(x: jax.Array, scale: jax.Array, shift: jax.Array) -> Any:
+    return ops.batch_normalize(x, scale, shift, 1e-3)
+
+
+def normalize_in_steps(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """The same so that the two maps that it is made of are transposed one by one."""
     mean, variance = ops.moments(x)
     factor = scale * jax.lax.rsqrt(variance + 1e-3)
     return ops.scale_and_shift(x, factor, shift - mean * factor)
@@ -50,29 +62,31 @@ def test_moments_are_those_of_numpy(shape: tuple[int, ...], dtype: str, way: str
 @each_dtype
 @pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)  # One value alone has no deviation.
 @pytest.mark.parametrize("way", ["native", "xla"])
+@pytest.mark.parametrize("ours", [normalize, normalize_in_steps])
 def test_normalisation_and_its_gradients_are_the_plain_ones(
-    shape: tuple[int, ...], dtype: str, way: str
+    shape: tuple[int, ...], dtype: str, way: str, ours: Normalize
 ) -> None:
     with jax.enable_x64(True), ops.lowering(way):
         x, channels = draw(shape, dtype), shape[-1:]
         parameters = [draw(channels, "float64"), draw(channels, "float64") ** 2]
         results = []
-        for function, kind in ((normalize, dtype), (normalize_plainly, "float64")):
+        for function, kind in ((ours, dtype), (normalize_plainly, "float64")):
             wide = jnp.promote_types(kind, "float32")
             arguments = x.astype(kind), *(p.astype(wide) for p in parameters)
             y, pull_back = jax.jit(lambda *a, f=function: jax.vjp(f, *a))(*arguments)
             cotangent = draw(shape[::-1], dtype).T.astype(kind)
             results.append((y, *jax.jit(pull_back)(cotangent)))
-        for ours, exact in zip(*results, strict=True):
+        for result, exact in zip(*results, strict=True):
             atol = TOLERANCES[dtype] * max(np.abs(exact).max(), 1)
-            np.testing.assert_allclose(np.asarray(ours, np.float64), exact, rtol=0, atol=atol)
+            np.testing.assert_allclose(np.asarray(result, np.float64), exact, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
-def test_derivatives_of_any_kind_exist(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("ours", [normalize_and_return_moments, normalize_in_steps])
+def test_derivatives_of_any_kind_exist(shape: tuple[int, ...], ours: Normalize) -> None:
     with jax.enable_x64(True):
         arguments = [draw(size, "float64") for size in (shape, shape[-1:], shape[-1:])]
-        check_grads(normalize, arguments, order=2, modes=("fwd", "rev"), rtol=1e-4)
+        check_grads(ours, arguments, order=2, modes=("fwd", "rev"), rtol=1e-4)
 
 
 def test_vmap_is_a_loop() -> None:

@@ -230,6 +230,33 @@ def test_many_random_values_and_derivatives_are_those_of_lax(case: Case) -> None
     check(case)
 
 
+@settings(max_examples=15, derandomize=True, deadline=None)
+@given(case=cases(), channels=st.sampled_from([3, 16, 37]))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_native_maxima_and_gradients_are_those_of_lax(
+    dtype: str, case: Case, channels: int
+) -> None:
+    _, window, stride, padding, size, values = case
+    drawn = VALUES[values](np.random.default_rng(0).normal(size=(2, *size, channels)))
+    with jax.enable_x64(True):
+        x = jnp.asarray(drawn, dtype)
+        exact, pull_back_exactly = jax.vjp(
+            lambda x: lax_pool(x, "max", window, stride, padding), x.astype("float64")
+        )
+        y, pull_back = jax.vjp(lambda x: ops.max_pool(x, window, stride, padding), x)
+        cotangent = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), dtype)
+        (gradient,), (exact_gradient,) = (
+            pull_back(cotangent),
+            pull_back_exactly(cotangent.astype("float64")),
+        )
+    np.testing.assert_array_equal(np.asarray(y, np.float64), exact)
+    # Sums are in float32 and rounded once.
+    tolerance = {"float32": 1e-6, "bfloat16": 2**-8}[dtype]
+    np.testing.assert_allclose(
+        np.asarray(gradient, np.float64), exact_gradient, rtol=tolerance, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("values", [*VALUES, "minus infinity", "minus infinity or zero"])
 def test_the_first_of_several_maxima_has_the_gradient(values: str) -> None:
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3))

@@ -1,8 +1,10 @@
 // What XLA calls.
 
+#include "channel_planes.h"
 #include "channel_sums.h"
 #include "dense.h"
 #include "kernel_gradient.h"
+#include "max_pool.h"
 #include "small_groups.h"
 
 namespace cnn_jax {
@@ -16,97 +18,62 @@ Axis axis_of(const Numbers& numbers) {
   return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]};
 }
 
-Convolution convolution_of(Index batch, Index inputs, Index outputs, Numbers rows, Numbers columns,
-                           int64_t groups) {
-  return {batch, axis_of(rows), axis_of(columns), groups, inputs / groups, outputs / groups};
+// The data of an operand or of a result, as what the kernels take them for.
+template <typename Element, typename Buffer>
+Element* data(Buffer& buffer) {
+  return reinterpret_cast<Element*>(buffer.typed_data());
 }
 
-template <typename Number, ffi::DataType kType>
-struct Handlers {
+// A convolution or one of its gradients, `kDense` or, for small groups in float32, `kSmallGroups`.
+template <typename Number, ffi::DataType kType, auto kDense, auto kSmallGroups>
+ffi::Error convolve(ffi::ThreadPool pool, ffi::Buffer<kType, 4> first,
+                    ffi::Buffer<kType, 4> second, ffi::Result<ffi::Buffer<kType, 4>> result,
+                    Numbers rows, Numbers columns, int64_t groups, int64_t inputs,
+                    int64_t outputs) {
   using Element = typename Number::Element;
-  using Images = ffi::Buffer<kType, 4>;
-  static constexpr bool kIsSingle = std::is_same_v<Element, float>;
-
-  static const Element* data(Images& images) {
-    return reinterpret_cast<const Element*>(images.typed_data());
-  }
-  static Element* data(ffi::Result<Images>& images) {
-    return reinterpret_cast<Element*>(images->typed_data());
-  }
-
-  static ffi::Error output(ffi::ThreadPool pool, Images x, Images kernel, ffi::Result<Images> y,
-                           Numbers rows, Numbers columns, int64_t groups) {
-    const auto conv = convolution_of(x.dimensions()[0], x.dimensions()[3], y->dimensions()[3],
-                                     rows, columns, groups);
-    if constexpr (kIsSingle) {
-      if (small_groups_covers(conv)) {
-        small_groups_output(pool, conv, data(x), data(kernel), data(y));
-        return ffi::Error::Success();
-      }
+  const Convolution conv{first.dimensions()[0], axis_of(rows), axis_of(columns),
+                         groups,                inputs,        outputs};
+  if constexpr (std::is_same_v<Number, Single>) {
+    if (small_groups_covers(conv)) {
+      kSmallGroups(pool, conv, data<float>(first), data<float>(second), data<float>(*result));
+      return ffi::Error::Success();
     }
-    dense_output<Number>(pool, conv, data(x), data(kernel), data(y));
-    return ffi::Error::Success();
   }
+  kDense(pool, conv, data<Element>(first), data<Element>(second), data<Element>(*result));
+  return ffi::Error::Success();
+}
 
-  static ffi::Error input_gradient(ffi::ThreadPool pool, Images dy, Images kernel,
-                                   ffi::Result<Images> dx, Numbers rows, Numbers columns,
-                                   int64_t groups) {
-    const auto conv = convolution_of(dy.dimensions()[0], dx->dimensions()[3], dy.dimensions()[3],
-                                     rows, columns, groups);
-    if constexpr (kIsSingle) {
-      if (small_groups_covers(conv)) {
-        small_groups_input_gradient(pool, conv, data(dy), data(kernel), data(dx));
-        return ffi::Error::Success();
-      }
-    }
-    dense_input_gradient<Number>(pool, conv, data(dy), data(kernel), data(dx));
-    return ffi::Error::Success();
-  }
+// Two operands and a result that have to do with windows of images.
+template <ffi::DataType kType>
+auto windows_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .template Arg<ffi::Buffer<kType, 4>>()
+      .template Arg<ffi::Buffer<kType, 4>>()
+      .template Ret<ffi::Buffer<kType, 4>>()
+      .template Attr<Numbers>("rows")
+      .template Attr<Numbers>("columns");
+}
 
-  static ffi::Error kernel_gradient(ffi::ThreadPool pool, Images x, Images dy,
-                                    ffi::Result<Images> dkernel, Numbers rows, Numbers columns,
-                                    int64_t groups) {
-    const auto conv = convolution_of(x.dimensions()[0], x.dimensions()[3], dy.dimensions()[3],
-                                     rows, columns, groups);
-    if constexpr (kIsSingle) {
-      if (small_groups_covers(conv)) {
-        small_groups_kernel_gradient(pool, conv, data(x), data(dy), data(dkernel));
-        return ffi::Error::Success();
-      }
-    }
-    KernelGradient<Number>(conv, data(x), data(dy)).run(pool, data(dkernel));
-    return ffi::Error::Success();
-  }
-
-  static auto binding() {
-    return ffi::Ffi::Bind()
-        .Ctx<ffi::ThreadPool>()
-        .template Arg<Images>()
-        .template Arg<Images>()
-        .template Ret<Images>()
-        .template Attr<Numbers>("rows")
-        .template Attr<Numbers>("columns")
-        .template Attr<int64_t>("groups");
-  }
-};
-
-using SingleHandlers = Handlers<Single, ffi::F32>;
-#if defined(CNN_JAX_HAS_BFLOAT16)
-using BrainHandlers = Handlers<Brain, ffi::BF16>;
-#endif
+template <ffi::DataType kType>
+auto convolve_binding() {
+  return windows_binding<kType>()
+      .template Attr<int64_t>("groups")
+      .template Attr<int64_t>("inputs")
+      .template Attr<int64_t>("outputs");
+}
 
 template <typename Element, ffi::DataType kType>
-ffi::Error channel_sums_of(ffi::ThreadPool pool, ffi::Buffer<kType> x, ffi::Buffer<kType> y,
-                           ffi::Result<ffi::Buffer<ffi::F32>> sums) {
+ffi::Error sum_channels(ffi::ThreadPool pool, ffi::Buffer<kType> x, ffi::Buffer<kType> y,
+                        ffi::Result<ffi::Buffer<ffi::F32>> sums) {
   const Index channels = x.dimensions().back();
-  channel_sums(pool, reinterpret_cast<const Element*>(x.typed_data()),
-               reinterpret_cast<const Element*>(y.typed_data()), x.element_count() / channels,
-               channels, sums->typed_data());
+  channel_sums(pool, data<Element>(x), data<Element>(y), x.element_count() / channels, channels,
+               sums->typed_data());
   return ffi::Error::Success();
 }
 
 template <ffi::DataType kType>
-auto sums_binding() {
+auto sum_channels_binding() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
       .template Arg<ffi::Buffer<kType>>()
@@ -114,24 +81,90 @@ auto sums_binding() {
       .template Ret<ffi::Buffer<ffi::F32>>();
 }
 
+template <typename Number, ffi::DataType kType>
+ffi::Error add_planes(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> planes, ffi::Buffer<kType> x,
+                      ffi::Buffer<kType> y, ffi::Result<ffi::Buffer<kType>> result) {
+  using Element = typename Number::Element;
+  const Index channels = x.dimensions().back();
+  channel_planes<Number>(pool, planes.typed_data(), data<Element>(x), data<Element>(y),
+                         x.element_count() / channels, channels, data<Element>(*result));
+  return ffi::Error::Success();
+}
+
+template <ffi::DataType kType>
+auto add_planes_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .template Arg<ffi::Buffer<ffi::F32>>()
+      .template Arg<ffi::Buffer<kType>>()
+      .template Arg<ffi::Buffer<kType>>()
+      .template Ret<ffi::Buffer<kType>>();
+}
+
+template <ffi::DataType kType>
+Pooling pooling_of(const ffi::Buffer<kType, 4>& x, const Numbers& rows, const Numbers& columns) {
+  return {x.dimensions()[0], axis_of(rows), axis_of(columns), x.dimensions()[3]};
+}
+
+template <typename Number, ffi::DataType kType>
+ffi::Error pool_maxima(ffi::ThreadPool pool, ffi::Buffer<kType, 4> x,
+                       ffi::Result<ffi::Buffer<kType, 4>> y, Numbers rows, Numbers columns) {
+  using Element = typename Number::Element;
+  max_pool<Number>(pool, pooling_of(x, rows, columns), data<Element>(x), data<Element>(*y));
+  return ffi::Error::Success();
+}
+
+template <ffi::DataType kType>
+auto pool_maxima_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .template Arg<ffi::Buffer<kType, 4>>()
+      .template Ret<ffi::Buffer<kType, 4>>()
+      .template Attr<Numbers>("rows")
+      .template Attr<Numbers>("columns");
+}
+
+template <typename Number, ffi::DataType kType>
+ffi::Error scatter_maxima(ffi::ThreadPool pool, ffi::Buffer<kType, 4> dy, ffi::Buffer<kType, 4> x,
+                          ffi::Result<ffi::Buffer<kType, 4>> dx, Numbers rows, Numbers columns) {
+  using Element = typename Number::Element;
+  max_pool_gradient<Number>(pool, pooling_of(x, rows, columns), data<Element>(dy),
+                            data<Element>(x), data<Element>(*dx));
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvOutputF32, SingleHandlers::output, SingleHandlers::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvInputGradientF32, SingleHandlers::input_gradient,
-                              SingleHandlers::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvKernelGradientF32, SingleHandlers::kernel_gradient,
-                              SingleHandlers::binding());
+// All handlers of one type of numbers.
+#define CNN_JAX_DEFINE_HANDLERS(Number, Type)                                                   \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                \
+      ConvOutput##Type,                                                                         \
+      (convolve<Number, ffi::Type, dense_output<Number>, small_groups_output>),                 \
+      convolve_binding<ffi::Type>());                                                           \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                \
+      ConvInputGradient##Type,                                                                  \
+      (convolve<Number, ffi::Type, dense_input_gradient<Number>, small_groups_input_gradient>), \
+      convolve_binding<ffi::Type>());                                                           \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                \
+      ConvKernelGradient##Type,                                                                 \
+      (convolve<Number, ffi::Type, dense_kernel_gradient<Number>,                               \
+                small_groups_kernel_gradient>),                                                 \
+      convolve_binding<ffi::Type>());                                                           \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(ChannelPlanes##Type, (add_planes<Number, ffi::Type>),           \
+                                add_planes_binding<ffi::Type>());                               \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(MaxPool##Type, (pool_maxima<Number, ffi::Type>),                \
+                                pool_maxima_binding<ffi::Type>());                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(MaxPoolGradient##Type, (scatter_maxima<Number, ffi::Type>),     \
+                                windows_binding<ffi::Type>())
+
+CNN_JAX_DEFINE_HANDLERS(Single, F32);
 #if defined(CNN_JAX_HAS_BFLOAT16)
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvOutputBF16, BrainHandlers::output, BrainHandlers::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvInputGradientBF16, BrainHandlers::input_gradient,
-                              BrainHandlers::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvKernelGradientBF16, BrainHandlers::kernel_gradient,
-                              BrainHandlers::binding());
+CNN_JAX_DEFINE_HANDLERS(Brain, BF16);
 #endif
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ChannelSumsF32, (channel_sums_of<float, ffi::F32>),
-                              sums_binding<ffi::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ChannelSumsBF16, (channel_sums_of<uint16_t, ffi::BF16>),
-                              sums_binding<ffi::BF16>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ChannelSumsF32, (sum_channels<float, ffi::F32>),
+                              sum_channels_binding<ffi::F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ChannelSumsBF16, (sum_channels<uint16_t, ffi::BF16>),
+                              sum_channels_binding<ffi::BF16>());
 
 }  // namespace cnn_jax

@@ -1,5 +1,4 @@
-// What convolutions share in which no channel meets another one (`depthwise.h`) or only a few
-// neighbours do (`small_groups.h`).
+// What convolutions share in which no channel meets another one, or a few neighbours alone.
 //
 // Vectors run over the channels, and several results next to each other in a row are summed at
 // once. With groups of one channel each lane keeps to itself; with larger ones it meets those of

@@ -115,7 +115,7 @@ class Correlation {
   void run(xla::ffi::ThreadPool& pool, float* dkernel) const {
     thread_local Scratch scratch;
     const Index blocks = std::min(ceil_div(vectors_, 4), ceil_div(32, parts_));
-    float* sums = scratch.floats(parts_ * size_);
+    float* sums = scratch.room<float>(parts_ * size_);
     parallel_for(pool, parts_ * blocks, [&](Index task) {
       const Index part = task / blocks;
       sum({part_start(all_rows_, parts_, part), part_start(all_rows_, parts_, part + 1)},

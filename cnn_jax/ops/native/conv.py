@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.ops.native import library
-from cnn_jax.ops.window import Axis, Window
+from cnn_jax.ops.native import geometry, library
+from cnn_jax.ops.window import Window
 
 # What the kernels' names say of their operands.
 _SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
-# Groups of fewer have kernels of their own.
+# Smaller groups have kernels in float32 alone.
 _FEW_CHANNELS = 16
 
 
@@ -23,57 +23,46 @@ def covers(first: jax.Array, second: jax.Array, *, window: Window) -> bool:
 def output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """`[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
     shape = (x.shape[0], window.rows.output, window.columns.output, kernel.shape[-1])
-    inputs = kernel.shape[2]
-    return _call("ConvOutput", shape, x, kernel, window, inputs, in_pairs=inputs % 2 == 0)
+    return _call("ConvOutput", shape, x, kernel, window, kernel.shape[2], kernel.shape[-1])
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """`[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
     channels = kernel.shape[2] * window.groups
     shape = (dy.shape[0], window.rows.size, window.columns.size, channels)
-    outputs = dy.shape[-1] // window.groups
-    return _call("ConvInputGradient", shape, dy, kernel, window, outputs, in_pairs=outputs % 2 == 0)
+    return _call("ConvInputGradient", shape, dy, kernel, window, kernel.shape[2], dy.shape[-1])
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array:
     """`[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
-    size = window.rows.kernel, window.columns.kernel
     inputs = x.shape[-1] // window.groups
-    shape = (*size, inputs, dy.shape[-1])
-    return _call("ConvKernelGradient", shape, x, dy, window, inputs, in_pairs=True)
+    shape = (window.rows.kernel, window.columns.kernel, inputs, dy.shape[-1])
+    return _call("ConvKernelGradient", shape, x, dy, window, inputs, dy.shape[-1])
 
 
 def _call(
-    handler: str,
+    name: str,
     shape: tuple[int, ...],
     first: jax.Array,
     second: jax.Array,
     window: Window,
-    channels: int,
-    *,
-    in_pairs: bool,
+    inputs: int,
+    all_outputs: int,
 ) -> jax.Array:
-    """In bfloat16, or, where that does not suit the kernels, in float32.
-
-    A step in bfloat16 takes two numbers, of one pixel or of two images; and small groups, of
-    `channels`, have no kernels in it.
-    """
-    dtype = first.dtype
-    suits = in_pairs and (window.groups == 1 or channels >= _FEW_CHANNELS)
-    wide = dtype if suits else jnp.dtype("float32")
-    call = library.call(handler + _SUFFIXES[wide], jax.ShapeDtypeStruct(shape, wide))
-    rows, columns = _numbers(window.rows), _numbers(window.columns)
+    """A kernel that takes a group to have so many inputs, and all groups so many outputs."""
+    outputs = all_outputs // window.groups
+    # A step in bfloat16 takes two numbers that are summed: of one pixel, or of two images.
+    summed = {"ConvOutput": inputs, "ConvInputGradient": outputs}
+    suits = summed.get(name, 2) % 2 == 0 and (window.groups == 1 or inputs >= _FEW_CHANNELS)
+    dtype = first.dtype if suits else jnp.dtype("float32")
+    call = library.call(name + _SUFFIXES[dtype], jax.ShapeDtypeStruct(shape, dtype))
     result = call(
-        first.astype(wide),
-        second.astype(wide),
-        rows=rows,
-        columns=columns,
+        first.astype(dtype),
+        second.astype(dtype),
+        rows=geometry.numbers(window.rows),
+        columns=geometry.numbers(window.columns),
         groups=np.int64(window.groups),
+        inputs=np.int64(inputs),
+        outputs=np.int64(outputs),
     )
-    return result.astype(dtype)
-
-
-def _numbers(axis: Axis) -> np.ndarray:
-    """As `geometry.h` reads them."""
-    numbers = axis.size, axis.kernel, axis.stride, axis.dilation, axis.low, axis.high
-    return np.array(numbers, np.int64)
+    return result.astype(first.dtype)

@@ -275,9 +275,9 @@ class Gatherer {
         for (Index part = 0; part < parts; ++part) {
           const Index from = part_start(band.columns, parts, part);
           const Index to = part_start(band.columns, parts, part + 1);
-          tile_of<Number>(to - from, vectors)(x + from * pixels, pixels, offsets.data(), offsets.size(),
-                                      length, weights + block * kBlock * depth,
-                                      y + from * target_pixel, target_pixel, lanes);
+          tile_of<Number>(to - from, vectors)(
+              x + from * pixels, pixels, offsets.data(), offsets.size(), length,
+              weights + block * kBlock * depth, y + from * target_pixel, target_pixel, lanes);
         }
       }
     }

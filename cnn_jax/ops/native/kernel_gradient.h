@@ -384,4 +384,12 @@ class KernelGradient {
   Index parts_;      // Into which the slabs fall, each with sums of its own.
 };
 
+template <typename Number>
+void dense_kernel_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv,
+                           const typename Number::Element* x,
+                           const typename Number::Element* dy,
+                           typename Number::Element* dkernel) {
+  KernelGradient<Number>(conv, x, dy).run(pool, dkernel);
+}
+
 }  // namespace cnn_jax

@@ -26,7 +26,15 @@ _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
 _HANDLERS = tuple(
     f"{name}{dtype}"
     for dtype in ("F32", "BF16")
-    for name in ("ConvOutput", "ConvInputGradient", "ConvKernelGradient", "ChannelSums")
+    for name in (
+        "ConvOutput",
+        "ConvInputGradient",
+        "ConvKernelGradient",
+        "ChannelSums",
+        "ChannelPlanes",
+        "MaxPool",
+        "MaxPoolGradient",
+    )
 )
 _lock = threading.Lock()
 

@@ -58,8 +58,6 @@ class Scratch {
     return static_cast<Element*>(data_);
   }
 
-  float* floats(Index size) { return room<float>(size); }
-
  private:
   void* data_ = nullptr;
   Index bytes_ = 0;

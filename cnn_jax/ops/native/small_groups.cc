@@ -26,17 +26,17 @@ void transpose_groups(const Convolution& conv, const float* kernel, float* trans
 
 }  // namespace channelwise
 
-void small_groups_output(xla::ffi::ThreadPool& pool, const Convolution& conv,
-                                const float* x, const float* kernel, float* y) {
+void small_groups_output(xla::ffi::ThreadPool& pool, const Convolution& conv, const float* x,
+                         const float* kernel, float* y) {
   channelwise::with_group(conv, [&](auto lanes, auto group) {
     channelwise::gather_outputs<lanes, group>(pool, conv, x, kernel, y);
   });
 }
 
 void small_groups_input_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv,
-                                        const float* dy, const float* kernel, float* dx) {
+                                 const float* dy, const float* kernel, float* dx) {
   thread_local Scratch scratch;
-  float* transposed = scratch.floats(conv.taps() * conv.inputs * conv.output_channels());
+  float* transposed = scratch.room<float>(conv.taps() * conv.inputs * conv.output_channels());
   channelwise::with_group(conv, [&](auto lanes, auto group) {
     channelwise::transpose_groups<group>(conv, kernel, transposed);
     channelwise::gather_input_gradient<lanes, group>(pool, conv, dy, transposed, dx);

@@ -6,7 +6,7 @@
 namespace cnn_jax {
 
 void small_groups_kernel_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv,
-                                         const float* x, const float* dy, float* dkernel) {
+                                  const float* x, const float* dy, float* dkernel) {
   channelwise::with_group(conv, [&](auto lanes, auto group) {
     channelwise::correlate<lanes, group>(pool, conv, x, dy, dkernel);
   });

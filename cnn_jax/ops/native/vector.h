@@ -35,7 +35,7 @@ constexpr Index ceil_div(Index dividend, Index divisor) {
   return (dividend + divisor - 1) / divisor;
 }
 
-// `length` in parts of nearly equal size, at most `largest` each: the start of part `part`.
+// Where part `part` starts of `length` in parts of nearly equal size.
 constexpr Index part_start(Index length, Index parts, Index part) { return length * part / parts; }
 
 }  // namespace cnn_jax

@@ -1,0 +1,155 @@
+// The largest value of each window, and its gradient, which goes to the first pixel that has it.
+
+#pragma once
+
+#include <cstring>
+#include <limits>
+
+#include "channel_sums.h"
+#include "geometry.h"
+#include "numbers.h"
+
+namespace cnn_jax {
+
+constexpr Index kPoolFloats = 1 << 16;  // Of a task, to stay in a core's cache.
+
+// Windows on images [batch, rows.size, columns.size, channels]; what lies outside never counts.
+struct Pooling {
+  Index batch;
+  Axis rows;
+  Axis columns;
+  Index channels;
+
+  Index inputs() const { return rows.size * columns.size * channels; }
+  Index outputs() const { return rows.output() * columns.output() * channels; }
+};
+
+// The taps [begin, end) through which output `place` meets the image.
+inline Range taps_within(const Axis& axis, Index place) {
+  const Index first = axis.stride * place - axis.low;
+  const Index begin = std::clamp<Index>(-first, 0, axis.kernel);
+  return {begin, std::clamp<Index>(axis.size - first, begin, axis.kernel)};
+}
+
+// The outputs [begin, end) that meet any of the inputs `places`.
+inline Range outputs_meeting(const Axis& axis, Range places) {
+  const Index first = places.begin + axis.low - axis.kernel + 1;
+  const Index begin = first > 0 ? ceil_div(first, axis.stride) : 0;
+  return {begin, std::min(axis.output(), (places.end - 1 + axis.low) / axis.stride + 1)};
+}
+
+using Lanes = decltype(Vector() > Vector());  // In each lane of what is so all bits are set.
+
+// What is no number exceeds all others, so that it is not lost.
+inline Lanes exceeds(Vector value, Vector largest) { return (value > largest) | (value != value); }
+
+// `count` channels; in the lanes beyond, zeros.
+template <typename Element>
+Vector read(const Element* from, Index count) {
+  if (count >= kLanes) return widen(from);
+  Element all[kLanes] = {};
+  std::memcpy(all, from, count * sizeof(Element));
+  return widen(all);
+}
+
+template <typename Number>
+void write(typename Number::Element* to, Index count, Vector values) {
+  if (count >= kLanes) return Number::put(to, values);
+  typename Number::Element all[kLanes];
+  Number::put(all, values);
+  std::memcpy(to, all, count * sizeof *all);
+}
+
+// Calls `body` with each tap of an output and where its input is in an image, row by row.
+template <typename Body>
+[[gnu::always_inline]] inline void for_taps(const Pooling& pool, Index row, Index column,
+                                            const Body& body) {
+  const Range down = taps_within(pool.rows, row), across = taps_within(pool.columns, column);
+  const Index top = pool.rows.stride * row - pool.rows.low;
+  const Index left = pool.columns.stride * column - pool.columns.low;
+  for (Index i = down.begin; i < down.end; ++i) {
+    for (Index j = across.begin; j < across.end; ++j) {
+      body(static_cast<int32_t>(i * pool.columns.kernel + j), top + i, left + j);
+    }
+  }
+}
+
+template <typename Number>
+void max_pool(xla::ffi::ThreadPool& threads, const Pooling& pool,
+              const typename Number::Element* x, typename Number::Element* y) {
+  const Index height = pool.rows.output(), width = pool.columns.output();
+  const Index channels = pool.channels;
+  parallel_for(threads, pool.batch * height, [&](Index task) {
+    const auto* const image = x + task / height * pool.inputs();
+    auto* const line = y + task * width * channels;
+    for (Index q = 0; q < width; ++q) {
+      for (Index c = 0; c < channels; c += kLanes) {
+        Vector largest = Vector{} - std::numeric_limits<float>::infinity();
+        for_taps(pool, task % height, q, [&](int32_t, Index row, Index column) {
+          const Vector value = read(image + (row * pool.columns.size + column) * channels + c,
+                                    channels - c);
+          largest = exceeds(value, largest) ? value : largest;
+        });
+        write<Number>(line + q * channels + c, channels - c, largest);
+      }
+    }
+  });
+}
+
+// Adds the gradients of a row of outputs to `sums` [rows, columns, pitch], those of the image's
+// rows `band`.
+template <typename Element>
+void add_row_gradients(const Pooling& pool, const Element* x, const Element* dy, Index row,
+                       Range band, Index pitch, float* sums) {
+  const Index channels = pool.channels;
+  for (Index q = 0; q < pool.columns.output(); ++q) {
+    for (Index c = 0; c < channels; c += kLanes) {
+      Vector largest = Vector{} - std::numeric_limits<float>::infinity();
+      Lanes winner = Lanes{} - 1;
+      for_taps(pool, row, q, [&](int32_t tap, Index source, Index column) {
+        const Vector value = read(x + (source * pool.columns.size + column) * channels + c,
+                                  channels - c);
+        const Lanes wins = exceeds(value, largest) | (winner < 0);  // The first in any case.
+        largest = wins ? value : largest;
+        winner = wins ? Lanes{} + tap : winner;
+      });
+      const Vector gradient = read(dy + q * channels + c, channels - c);
+      for_taps(pool, row, q, [&](int32_t tap, Index source, Index column) {
+        if (source < band.begin || source >= band.end) return;
+        float* const sum = sums + ((source - band.begin) * pool.columns.size + column) * pitch + c;
+        store(sum, load(sum) + (winner == tap ? gradient : Vector{}));
+      });
+    }
+  }
+}
+
+template <typename Number>
+void max_pool_gradient(xla::ffi::ThreadPool& threads, const Pooling& pool,
+                       const typename Number::Element* dy, const typename Number::Element* x,
+                       typename Number::Element* dx) {
+  const Index height = pool.rows.size, width = pool.columns.size, channels = pool.channels;
+  const Index pitch = ceil_div(channels, kLanes) * kLanes, line = width * pitch;
+  const Index output_line = pool.columns.output() * channels;
+  const Index parts = std::clamp<Index>(height * line / kPoolFloats, 1, height);
+  parallel_for(threads, pool.batch * parts, [&](Index task) {
+    static thread_local Scratch scratch;
+    const Index image = task / parts, part = task % parts;
+    const Range band{part_start(height, parts, part), part_start(height, parts, part + 1)};
+    const Index pixels = (band.end - band.begin) * width;
+    float* const sums = scratch.room<float>(pixels * pitch);
+    std::memset(sums, 0, pixels * pitch * sizeof(float));
+    const Range outputs = outputs_meeting(pool.rows, band);
+    for (Index row = outputs.begin; row < outputs.end; ++row) {
+      add_row_gradients(pool, x + image * pool.inputs(),
+                        dy + image * pool.outputs() + row * output_line, row, band, pitch, sums);
+    }
+    auto* const to = dx + image * pool.inputs() + band.begin * width * channels;
+    for (Index pixel = 0; pixel < pixels; ++pixel) {
+      for (Index c = 0; c < channels; c += kLanes) {
+        write<Number>(to + pixel * channels + c, channels - c, load(sums + pixel * pitch + c));
+      }
+    }
+  });
+}
+
+}  // namespace cnn_jax
