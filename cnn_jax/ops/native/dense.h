@@ -25,12 +25,12 @@ struct Source {
 };
 
 // One tap's weights for `lanes` outputs beside each other in the source.
-template <typename Element, Index kDepth>
-void pack_rows(const Element* from, Index input, Index inputs, Index lanes, Index width,
-               Element* packed) {
-  for (Index c = 0; c < inputs; ++c) {
-    Element* const to = packed + c / kDepth * width * kDepth + c % kDepth;
-    for (Index lane = 0; lane < lanes; ++lane) to[lane * kDepth] = from[c * input + lane];
+template <typename Number>
+void pack_rows(const typename Number::Element* from, Index input, Index inputs, Index lanes,
+               Index width, typename Number::Element* packed) {
+  auto* to = reinterpret_cast<typename Number::Tuple*>(packed);
+  for (Index c = 0; c < inputs; c += Number::kDepth, to += width) {
+    join<Number>(from + c * input, from + (c + Number::kDepth - 1) * input, lanes, to);
   }
 }
 
@@ -54,7 +54,7 @@ void pack_tap(const Source<typename Number::Element>& source, Index inputs, Inde
   constexpr Index kDepth = Number::kDepth;
   if (lanes < width) std::memset(packed, 0, inputs * width * sizeof *packed);
   if (source.output == 1) {
-    pack_rows<typename Number::Element, kDepth>(from, source.input, inputs, lanes, width, packed);
+    pack_rows<Number>(from, source.input, inputs, lanes, width, packed);
   } else if constexpr (kDepth == 1) {
     pack_columns(from, source.output, inputs, lanes, width, packed);
   } else {  // What a step takes lies side by side here and there.

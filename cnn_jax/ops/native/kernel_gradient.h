@@ -84,25 +84,6 @@ struct Slab {
   Index rows;
 };
 
-// Numbers of two images, where a step takes two, as tuples; without a second, zero is in its place.
-template <typename Number>
-void join_images(const typename Number::Element* first, const typename Number::Element* second,
-                 Index size, typename Number::Tuple* to) {
-  const auto join = [&](Index count) {
-    for (Index i = 0; i < count; ++i) {
-      to[i] = Number::join(first[i], second == nullptr ? 0 : second[i]);
-    }
-  };
-  // The usual sizes as constants become a few instructions each.
-  if (size == kTileLine) {
-    join(kTileLine);
-  } else if (size == kBlock) {
-    join(kBlock);
-  } else {
-    join(size);
-  }
-}
-
 template <typename Number>
 class KernelGradient {
  public:
@@ -245,7 +226,7 @@ class KernelGradient {
       for (Index tile = 0; tile < tiles_; ++tile) {
         const Element* const values = pixel + part_start(inputs_, tiles_, tile);
         const Index size = std::min(kTileLine, end - values - second);
-        join_images<Number>(values, is_last ? nullptr : values + second, size,
+        join<Number>(values, is_last ? nullptr : values + second, size,
                             packed + tile * tile_size);
       }
       packed += kTileLine;
@@ -262,7 +243,7 @@ class KernelGradient {
     if (is_dense && first >= 0 && beyond <= axis.size) {
       for (Index tile = 0; tile < tiles_; ++tile) {
         const Element* const values = row + first * channels + part_start(inputs_, tiles_, tile);
-        join_images<Number>(values, is_last ? nullptr : values + second, kTileLine,
+        join<Number>(values, is_last ? nullptr : values + second, kTileLine,
                             packed + tile * tile_size);
       }
       return;
@@ -275,7 +256,7 @@ class KernelGradient {
         std::memset(to, 0, conv_.inputs * sizeof(Tuple));
       } else {
         const Element* const pixel = row + column * channels;
-        join_images<Number>(pixel, is_last ? nullptr : pixel + second, conv_.inputs, to);
+        join<Number>(pixel, is_last ? nullptr : pixel + second, conv_.inputs, to);
       }
     }
     for (Index tile = 0; tile < tiles_; ++tile) {
@@ -299,7 +280,7 @@ class KernelGradient {
       const bool is_last = first + Number::kDepth > conv_.batch;
       for (Index pixel = 0; pixel < pixels; ++pixel, from += channels, to += size) {
         if (lanes < size) std::memset(to, 0, size * sizeof(Tuple));
-        join_images<Number>(from, is_last ? nullptr : from + (Number::kDepth - 1) * line, lanes,
+        join<Number>(from, is_last ? nullptr : from + (Number::kDepth - 1) * line, lanes,
                             to);
       }
     }

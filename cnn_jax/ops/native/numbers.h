@@ -51,4 +51,23 @@ struct Brain {
 };
 #endif
 
+// Values that a step takes together, as tuples; where there are no second ones, zeros.
+template <typename Number>
+void join(const typename Number::Element* first, const typename Number::Element* second,
+          Index size, typename Number::Tuple* to) {
+  const auto join_all = [&](Index count) {
+    for (Index i = 0; i < count; ++i) {
+      to[i] = Number::join(first[i], second == nullptr ? 0 : second[i]);
+    }
+  };
+  // The usual sizes as constants become a few instructions each.
+  if (size == kLanes) {
+    join_all(kLanes);
+  } else if (size == 2 * kLanes) {
+    join_all(2 * kLanes);
+  } else {
+    join_all(size);
+  }
+}
+
 }  // namespace cnn_jax
