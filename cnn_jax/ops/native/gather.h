@@ -66,6 +66,7 @@ constexpr Index kBlock = kWidest * kLanes;  // Channels of a tile.
 constexpr int kMostPixels = (kRegisters - kWidest - 1) / kWidest;
 constexpr Index kBandBytes = 192 * 1024;  // Of the images, to stay in a core's cache.
 constexpr Index kPageBytes = 4096;        // Lines so far apart share a set of the cache.
+constexpr Index kCacheLine = 64;
 constexpr Index kLeastTasks = 8;          // Enough for threads to even out.
 
 // Where the weights of a block of outputs begin, behind those of the blocks before it.
@@ -76,11 +77,13 @@ inline Index vectors_of(Index outputs, Index block) {
 inline Index packed_outputs(Index outputs) { return ceil_div(outputs, kLanes) * kLanes; }
 
 // Pixels `pixel` elements apart, of each of which `runs` runs of `length` values at `offsets` meet
-// the weights [runs, length / depth, V vectors, depth]; of the sums, `lanes` are stored.
+// the weights [runs, length / depth, V vectors, depth]; of the sums, `lanes` are stored. Each step
+// asks for memory that is needed later, `ahead` and so on in steps of `ahead_step`.
 template <typename Number, int P, int V>
 void tile(const typename Number::Element* x, Index pixel, const Index* offsets, Index runs,
           Index length, const typename Number::Element* weights, typename Number::Element* y,
-          Index target_pixel, Index lanes) {
+          Index target_pixel, Index lanes, const typename Number::Element* ahead,
+          Index ahead_step) {
   using Element = typename Number::Element;
   constexpr int kBases = (P + 2) / 3;  // Three pixels from each: more pointers find no registers.
   constexpr Index kDepth = Number::kDepth;
@@ -89,6 +92,8 @@ void tile(const typename Number::Element* x, Index pixel, const Index* offsets, 
     const Element* base[kBases];
     for (int b = 0; b < kBases; ++b) base[b] = x + offsets[run] + 3 * b * pixel;
     for (Index k = 0; k < length; k += kDepth, weights += V * kLanes * kDepth) {
+      __builtin_prefetch(ahead);
+      ahead += ahead_step;
       typename Number::Weights weight[V];
       for (int v = 0; v < V; ++v) weight[v] = Number::weights(weights + v * kLanes * kDepth);
 #pragma GCC unroll 16
@@ -266,6 +271,8 @@ class Gatherer {
     for (Index block = first_block; block < last_block; ++block) {
       const Index vectors = vectors_of(job_.outputs, block);
       const Index lanes = std::min(job_.outputs - block * kBlock, vectors * kLanes);
+      // What was copied, and what a block before has met, is in the cache.
+      const bool fetches = !copies_ && block == first_block;
       for (Index r = 0; r < band.rows; ++r) {
         const Index row = job_.rows.target_start + job_.rows.target_stride * (band.row + r);
         Element* const y = y_ + ((band.image * job_.target_rows + row) * job_.target_columns +
@@ -277,7 +284,8 @@ class Gatherer {
           const Index to = part_start(band.columns, parts, part + 1);
           tile_of<Number>(to - from, vectors)(
               x + from * pixels, pixels, offsets.data(), offsets.size(), length,
-              weights + block * kBlock * depth, y + from * target_pixel, target_pixel, lanes);
+              weights + block * kBlock * depth, y + from * target_pixel, target_pixel, lanes,
+              x + to * pixels, fetches ? kCacheLine / Index{sizeof(Element)} : 0);
         }
       }
     }

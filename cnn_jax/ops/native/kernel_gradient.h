@@ -26,10 +26,11 @@ struct Box {
   Index pixel;
 };
 
-// Adds the products of `P` inputs and `V` vectors of outputs to `sums` [P, V vectors].
+// Adds the products of `P` inputs and `V` vectors of outputs to `sums` [P, V vectors]. Each step asks
+// for memory that is needed later, `ahead` and so on in steps of `ahead_step`.
 template <typename Number, int P, int V>
 void add_products(const Box<Number>& x, const Box<Number>& dy, Index images, Index rows,
-                  Index columns, float* sums) {
+                  Index columns, float* sums, const char* ahead, Index ahead_step) {
   Vector total[P][V];
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
@@ -40,6 +41,8 @@ void add_products(const Box<Number>& x, const Box<Number>& dy, Index images, Ind
       const typename Number::Tuple* input = x.data + image * x.image + row * x.row;
       const typename Number::Tuple* gradient = dy.data + image * dy.image + row * dy.row;
       for (Index column = 0; column < columns; ++column) {
+        __builtin_prefetch(ahead);
+        ahead += ahead_step;
         typename Number::Weights factor[V];
         for (int v = 0; v < V; ++v) factor[v] = Number::weights(gradient + v * kLanes);
 #pragma GCC unroll 16
@@ -82,6 +85,30 @@ struct Slab {
   Index images;
   Index row;
   Index rows;
+};
+
+// Memory that will be needed, to be asked for line by line in between.
+class Ahead {
+ public:
+  void add(const void* begin, Index bytes) {
+    spans_.push_back({static_cast<const char*>(begin), bytes});
+  }
+  const char* at() const { return spans_.empty() ? nullptr : spans_.back().begin; }
+  Index step() const { return spans_.empty() ? 0 : kCacheLine; }
+  void pass(Index steps) {
+    if (spans_.empty()) return;
+    Span& span = spans_.back();
+    span.begin += steps * kCacheLine;
+    span.bytes -= steps * kCacheLine;
+    if (span.bytes <= 0) spans_.pop_back();
+  }
+
+ private:
+  struct Span {
+    const char* begin;
+    Index bytes;
+  };
+  std::vector<Span> spans_;
 };
 
 template <typename Number>
@@ -140,16 +167,35 @@ class KernelGradient {
     const Index end = std::min(last_block * kBlock, packed_outputs(conv_.outputs));
     std::memset(panel + begin * depth_, 0, (end - begin) * depth_ * sizeof(float));
     for (Index index = first_slab; index < last_slab; ++index) {
-      const Index image = index / down_ * images_;
-      const Index row = part_start(height_, down_, index % down_);
-      const Slab slab{image, std::min(images_, tuples_ - image), row,
-                      part_start(height_, down_, index % down_ + 1) - row};
+      const Slab slab = slab_of(index);
+      Ahead ahead;
+      if (index + 1 < last_slab) fetch_later(slab_of(index + 1), ahead);
       const Inputs inputs = packs_ ? pack_inputs(slab, group) : inputs_within(slab, group);
       for (Index block = first_block; block < last_block; ++block) {
         const Index vectors = vectors_of(conv_.outputs, block);
         const Box<Number> gradients = pack_gradients(slab, group, block, vectors);
-        add_taps(slab, inputs, gradients, vectors, panel + block * kBlock * depth_);
+        add_taps(slab, inputs, gradients, vectors, panel + block * kBlock * depth_, ahead);
       }
+    }
+  }
+
+  Slab slab_of(Index index) const {
+    const Index image = index / down_ * images_;
+    const Index row = part_start(height_, down_, index % down_);
+    return {image, std::min(images_, tuples_ - image), row,
+            part_start(height_, down_, index % down_ + 1) - row};
+  }
+
+  // What the outputs of a slab and their inputs are in; of groups or with strides most is not used.
+  void fetch_later(const Slab& slab, Ahead& ahead) const {
+    if (conv_.groups > 1 || conv_.rows.stride > 1 || conv_.columns.stride > 1) return;
+    const Index line = conv_.columns.size * conv_.inputs, output_line = width_ * conv_.outputs;
+    const Index end = std::min(conv_.batch, (slab.image + slab.images) * Number::kDepth);
+    for (Index image = slab.image * Number::kDepth; image < end; ++image) {
+      ahead.add(x_ + (image * conv_.rows.size + slab.row) * line,
+                slab.rows * line * Index{sizeof(Element)});
+      ahead.add(dy_ + (image * height_ + slab.row) * output_line,
+                slab.rows * output_line * Index{sizeof(Element)});
     }
   }
 
@@ -289,7 +335,7 @@ class KernelGradient {
 
   // Tap by tap, over the pixels whose input lies in the image.
   void add_taps(const Slab& slab, const Inputs& inputs, const Box<Number>& gradients,
-                Index vectors, float* sums) const {
+                Index vectors, float* sums, Ahead& ahead) const {
     const Axis& rows = conv_.rows;
     for (Index i = 0; i < rows.kernel; ++i) {
       const Range down = outputs_within(rows, i);
@@ -309,19 +355,21 @@ class KernelGradient {
         Box<Number> outputs = gradients;
         outputs.data += (top - slab.row) * gradients.row + across.begin * gradients.pixel;
         add_tiles(met, inputs.tile, outputs, vectors, slab.images, count,
-                  across.end - across.begin, sums);
+                  across.end - across.begin, sums, ahead);
       }
     }
   }
 
   void add_tiles(Box<Number> inputs, Index tile_size, const Box<Number>& gradients, Index vectors,
-                 Index images, Index rows, Index columns, float* sums) const {
+                 Index images, Index rows, Index columns, float* sums, Ahead& ahead) const {
     const auto* const data = inputs.data;
     for (Index tile = 0; tile < tiles_; ++tile) {
       const Index begin = part_start(inputs_, tiles_, tile);
       inputs.data = data + (tile_size == 0 ? begin : tile * tile_size);
       products_of<Number>(part_start(inputs_, tiles_, tile + 1) - begin, vectors)(
-          inputs, gradients, images, rows, columns, sums + begin * vectors * kLanes);
+          inputs, gradients, images, rows, columns, sums + begin * vectors * kLanes, ahead.at(),
+          ahead.step());
+      ahead.pass(images * rows * columns);
     }
   }
 
