@@ -60,9 +60,6 @@ inline void fetch(const float* from, Index size) {
   for (Index i = 0; i < size; i += kLine) *static_cast<const volatile float*>(from + i);
 }
 
-template <int number>
-using Constant = std::integral_constant<int, number>;
-
 // Calls `body` with each of 0, 1, ..., count - 1 as a constant.
 template <int count, typename Body>
 [[gnu::always_inline]] inline void for_members(const Body& body) {

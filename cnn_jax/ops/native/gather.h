@@ -118,20 +118,20 @@ void tile(const typename Number::Element* x, Index pixel, const Index* offsets, 
   }
 }
 
-template <typename Number>
-using Tile = decltype(&tile<Number, 1, 1>);
-
-template <typename Number, int V, int... P>
-constexpr std::array<Tile<Number>, sizeof...(P)> tiles(std::integer_sequence<int, P...>) {
-  return {tile<Number, P + 1, V>...};
+template <int V, typename Body, int... P>
+constexpr auto bodies_of_tiles(std::integer_sequence<int, P...>) {
+  using Call = void (*)(const Body&);
+  return std::array<Call, sizeof...(P)>{
+      [](const Body& body) { body(Constant<P + 1>(), Constant<V>()); }...};
 }
 
-template <typename Number>
-Tile<Number> tile_of(Index pixels, Index vectors) {
+// Calls `body` with the size of a tile, at most `kMostPixels` by `kWidest`, as constants.
+template <typename Body>
+void with_tile(Index size, Index vectors, const Body& body) {
   constexpr auto kSizes = std::make_integer_sequence<int, kMostPixels>();
-  static constexpr auto kNarrow = tiles<Number, 1>(kSizes);
-  static constexpr auto kWide = tiles<Number, 2>(kSizes);
-  return (vectors == 1 ? kNarrow : kWide)[pixels - 1];
+  static constexpr auto kNarrow = bodies_of_tiles<1, Body>(kSizes);
+  static constexpr auto kWide = bodies_of_tiles<2, Body>(kSizes);
+  (vectors == 1 ? kNarrow : kWide)[size - 1](body);
 }
 
 // Some rows and columns of the outputs of an image.
@@ -282,10 +282,12 @@ class Gatherer {
         for (Index part = 0; part < parts; ++part) {
           const Index from = part_start(band.columns, parts, part);
           const Index to = part_start(band.columns, parts, part + 1);
-          tile_of<Number>(to - from, vectors)(
-              x + from * pixels, pixels, offsets.data(), offsets.size(), length,
-              weights + block * kBlock * depth, y + from * target_pixel, target_pixel, lanes,
-              x + to * pixels, fetches ? kCacheLine / Index{sizeof(Element)} : 0);
+          with_tile(to - from, vectors, [&](auto p, auto v) {
+            tile<Number, p, v>(x + from * pixels, pixels, offsets.data(), offsets.size(), length,
+                               weights + block * kBlock * depth, y + from * target_pixel,
+                               target_pixel, lanes, x + to * pixels,
+                               fetches ? kCacheLine / Index{sizeof(Element)} : 0);
+          });
         }
       }
     }

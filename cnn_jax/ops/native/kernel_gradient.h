@@ -62,23 +62,6 @@ void add_products(const Box<Number>& x, const Box<Number>& dy, Index images, Ind
   }
 }
 
-template <typename Number>
-using AddProducts = decltype(&add_products<Number, 1, 1>);
-
-template <typename Number, int V, int... P>
-constexpr std::array<AddProducts<Number>, sizeof...(P)> products(
-    std::integer_sequence<int, P...>) {
-  return {add_products<Number, P + 1, V>...};
-}
-
-template <typename Number>
-AddProducts<Number> products_of(Index inputs, Index vectors) {
-  constexpr auto kSizes = std::make_integer_sequence<int, kMostPixels>();
-  static constexpr auto kNarrow = products<Number, 1>(kSizes);
-  static constexpr auto kWide = products<Number, 2>(kSizes);
-  return (vectors == 1 ? kNarrow : kWide)[inputs - 1];
-}
-
 // Some rows of some tuples of images of the outputs.
 struct Slab {
   Index image;
@@ -366,9 +349,10 @@ class KernelGradient {
     for (Index tile = 0; tile < tiles_; ++tile) {
       const Index begin = part_start(inputs_, tiles_, tile);
       inputs.data = data + (tile_size == 0 ? begin : tile * tile_size);
-      products_of<Number>(part_start(inputs_, tiles_, tile + 1) - begin, vectors)(
-          inputs, gradients, images, rows, columns, sums + begin * vectors * kLanes, ahead.at(),
-          ahead.step());
+      with_tile(part_start(inputs_, tiles_, tile + 1) - begin, vectors, [&](auto p, auto v) {
+        add_products<Number, p, v>(inputs, gradients, images, rows, columns,
+                                   sums + begin * vectors * kLanes, ahead.at(), ahead.step());
+      });
       ahead.pass(images * rows * columns);
     }
   }

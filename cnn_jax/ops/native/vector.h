@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace cnn_jax {
 
@@ -37,5 +38,8 @@ constexpr Index ceil_div(Index dividend, Index divisor) {
 
 // Where part `part` starts of `length` in parts of nearly equal size.
 constexpr Index part_start(Index length, Index parts, Index part) { return length * part / parts; }
+
+template <int number>
+using Constant = std::integral_constant<int, number>;
 
 }  // namespace cnn_jax
