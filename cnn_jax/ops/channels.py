@@ -6,7 +6,7 @@ The gradient of normalised images to the images, `P`, is made of the two, and it
 Each takes as few passes over the images as it can.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -115,15 +115,18 @@ def _reference_planes(planes: jax.Array, x: jax.Array, y: jax.Array) -> jax.Arra
     return (planes[0] + planes[1] * _wide(x) + planes[2] * _wide(y)).astype(y.dtype)
 
 
-def _reference_projected(dy: jax.Array, x: jax.Array, statistics: jax.Array) -> jax.Array:
-    sums = _reference_sums(dy, x)
-    return _reference_planes(_projection(sums / _pixels(x), statistics), dy, x)
+def _projected(
+    sums: primitive.Function,
+    planes: primitive.Function,
+    dy: jax.Array,
+    x: jax.Array,
+    statistics: jax.Array,
+) -> jax.Array:
+    """The gradient to `x`, by these ways to sum and to add; `_projection` says more."""
+    return planes(_projection(sums(dy, x) / _pixels(x), statistics), dy, x)
 
 
-def _projected(dy: jax.Array, x: jax.Array, statistics: jax.Array) -> jax.Array:
-    planes = _projection(_sums.bind(dy, x) / _pixels(x), statistics)
-    result: jax.Array = _planes.bind(planes, dy, x)
-    return result
+_reference_projected = partial(_projected, _reference_sums, _reference_planes)
 
 
 def _projection(means: jax.Array, statistics: jax.Array) -> jax.Array:
@@ -157,11 +160,13 @@ _planes = primitive.define(
     _reference_planes,
     primitive.Native(native.covers_planes, native.planes),
 )
-_project = primitive.define("project_channels", _reference_projected, _projected)
+_project = primitive.define(
+    "project_channels", _reference_projected, partial(_projected, _sums.bind, _planes.bind)
+)
 _materialized = primitive.define(
     "materialize", lambda x: x, lax.optimization_barrier, images=(True,)
 )
-_REFERENCES: Mapping[Primitive, Callable[..., jax.Array]] = MappingProxyType(
+_REFERENCES: Mapping[Primitive, primitive.Function] = MappingProxyType(
     {
         _sums: _reference_sums,
         _lines: _reference_lines,
@@ -172,7 +177,7 @@ _REFERENCES: Mapping[Primitive, Callable[..., jax.Array]] = MappingProxyType(
 
 
 def _of(operation: Primitive, *operands: jax.Array) -> jax.Array:
-    """The operation's result, where XLA does not decide how it is sharded by `jax.numpy` alone."""
+    """The operation's result; by `jax.numpy` alone if sharding is not left to XLA."""
     is_automatic = all(map(primitive.is_automatic, operands))
     result: jax.Array = (operation.bind if is_automatic else _REFERENCES[operation])(*operands)
     return result
@@ -201,7 +206,7 @@ ad.primitive_transposes[_sums] = lambda cotangent, _, y: (_lines.bind(cotangent,
 ad.primitive_transposes[_lines] = lambda cotangent, _, y: (_sums.bind(cotangent, y), None)
 
 
-def _derivative(index: int) -> Callable[..., jax.Array]:
+def _derivative(index: int) -> primitive.Function:
     """How the projection changes with one operand: a second derivative, left to XLA."""
 
     def rule(tangent: jax.Array, *operands: jax.Array) -> jax.Array:

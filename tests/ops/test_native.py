@@ -107,6 +107,6 @@ def test_a_way_that_does_not_exist_is_an_error() -> None:
 
 
 def test_a_kernel_that_does_not_exist_is_an_error() -> None:
-    assert not library.has("ConvOutputF8")
+    assert not library.has("ConvOutputF8", jnp.ones(1))
     with pytest.raises(KeyError, match="ConvOutputF8"):
-        library.call("ConvOutputF8", jax.ShapeDtypeStruct((1,), jnp.float32))
+        library.call("ConvOutputF8", jnp.dtype("float32"), jax.ShapeDtypeStruct((1,), jnp.float32))

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "numbers.h"
 #include "parallel.h"
 
 namespace cnn_jax {
@@ -11,17 +12,6 @@ namespace cnn_jax {
 constexpr Index kSumRows = 8;        // Summed in registers before they are added to the others.
 constexpr Index kPartFloats = 1 << 16;
 constexpr Index kMostParts = 16;
-
-using Halves = uint16_t __attribute__((vector_size(kLanes * sizeof(uint16_t))));
-using Words = uint32_t __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-
-inline Vector widen(const float* from) { return load(from); }
-
-inline Vector widen(const uint16_t* from) {  // A bfloat16 is the upper half of a float.
-  Halves halves;
-  __builtin_memcpy(&halves, from, sizeof halves);
-  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
-}
 
 inline float widen_one(float value) { return value; }
 inline float widen_one(uint16_t value) {

@@ -7,8 +7,6 @@ import numpy as np
 from cnn_jax.ops.native import geometry, library
 from cnn_jax.ops.window import Window
 
-# What the kernels' names say of their operands.
-_SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
 # Smaller groups have kernels in float32 alone.
 _FEW_CHANNELS = 16
 
@@ -16,8 +14,7 @@ _FEW_CHANNELS = 16
 def covers(first: jax.Array, second: jax.Array, *, window: Window) -> bool:
     """Whether there is a kernel for these operands; any window has one."""
     del window
-    suffix = _SUFFIXES.get(first.dtype)
-    return first.dtype == second.dtype and suffix is not None and library.has(f"ConvOutput{suffix}")
+    return library.has("ConvOutput", first, second)
 
 
 def output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
@@ -68,7 +65,7 @@ def _call(
     summed = {"ConvOutput": inputs, "ConvInputGradient": outputs}
     suits = summed.get(name, 2) % 2 == 0 and (window.groups == 1 or inputs >= _FEW_CHANNELS)
     dtype = first.dtype if suits else jnp.dtype("float32")
-    call = library.call(name + _SUFFIXES[dtype], jax.ShapeDtypeStruct(shape, dtype))
+    call = library.call(name, dtype, jax.ShapeDtypeStruct(shape, dtype))
     result = call(
         first.astype(dtype),
         second.astype(dtype),

@@ -256,7 +256,7 @@ class KernelGradient {
         const Element* const values = pixel + part_start(inputs_, tiles_, tile);
         const Index size = std::min(kTileLine, end - values - second);
         join<Number>(values, is_last ? nullptr : values + second, size,
-                            packed + tile * tile_size);
+                     packed + tile * tile_size);
       }
       packed += kTileLine;
     }
@@ -273,7 +273,7 @@ class KernelGradient {
       for (Index tile = 0; tile < tiles_; ++tile) {
         const Element* const values = row + first * channels + part_start(inputs_, tiles_, tile);
         join<Number>(values, is_last ? nullptr : values + second, kTileLine,
-                            packed + tile * tile_size);
+                     packed + tile * tile_size);
       }
       return;
     }
@@ -309,8 +309,7 @@ class KernelGradient {
       const bool is_last = first + Number::kDepth > conv_.batch;
       for (Index pixel = 0; pixel < pixels; ++pixel, from += channels, to += size) {
         if (lanes < size) std::memset(to, 0, size * sizeof(Tuple));
-        join<Number>(from, is_last ? nullptr : from + (Number::kDepth - 1) * line, lanes,
-                            to);
+        join<Number>(from, is_last ? nullptr : from + (Number::kDepth - 1) * line, lanes, to);
       }
     }
     return {packed, pixels * size, width_ * size, size};

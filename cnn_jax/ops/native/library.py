@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
 from cnn_jax import compilation
@@ -22,10 +23,12 @@ SWITCH = "CNN_JAX_NATIVE"
 _SOURCES = Path(__file__).parent
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
-# The handlers that `bindings.cc` exports; those in bfloat16 where the processor multiplies that.
+# What the handlers' names say of their operands; `bindings.cc` has those in bfloat16 where the
+# processor multiplies that.
+_SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
 _HANDLERS = tuple(
-    f"{name}{dtype}"
-    for dtype in ("F32", "BF16")
+    name + suffix
+    for suffix in _SUFFIXES.values()
     for name in (
         "ConvOutput",
         "ConvInputGradient",
@@ -39,18 +42,20 @@ _HANDLERS = tuple(
 _lock = threading.Lock()
 
 
-def has(handler: str) -> bool:
-    """Whether there is that kernel here; the first call may compile all, in some seconds."""
-    return handler in _load()
+def has(name: str, *operands: jax.Array) -> bool:
+    """Whether that kernel takes operands of their type; the first call may compile all kernels."""
+    dtype = operands[0].dtype
+    is_one_type = all(operand.dtype == dtype for operand in operands)
+    return is_one_type and dtype in _SUFFIXES and name + _SUFFIXES[dtype] in _load()
 
 
-def call(handler: str, result: jax.ShapeDtypeStruct) -> Callable[..., jax.Array]:
-    """The kernel of that name, as a function of arrays and static attributes.
+def call(name: str, dtype: jnp.dtype, result: jax.ShapeDtypeStruct) -> Callable[..., jax.Array]:
+    """The kernel for operands of that type, as a function of arrays and static attributes.
 
     Raises:
       KeyError: there is none.
     """
-    return jax.ffi.ffi_call(_load()[handler], result)
+    return jax.ffi.ffi_call(_load()[name + _SUFFIXES[dtype]], result)
 
 
 def _load() -> Mapping[str, str]:

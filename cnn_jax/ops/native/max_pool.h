@@ -5,9 +5,9 @@
 #include <cstring>
 #include <limits>
 
-#include "channel_sums.h"
 #include "geometry.h"
 #include "numbers.h"
+#include "parallel.h"
 
 namespace cnn_jax {
 
@@ -43,33 +43,27 @@ using Lanes = decltype(Vector() > Vector());  // In each lane of what is so all 
 // What is no number exceeds all others, so that it is not lost.
 inline Lanes exceeds(Vector value, Vector largest) { return (value > largest) | (value != value); }
 
-// `count` channels; in the lanes beyond, zeros.
-template <typename Element>
-Vector read(const Element* from, Index count) {
-  if (count >= kLanes) return widen(from);
-  Element all[kLanes] = {};
-  std::memcpy(all, from, count * sizeof(Element));
-  return widen(all);
+// What an output meets of an image: its taps that lie in it, and the input of the first of all.
+struct Window {
+  Range down;
+  Range across;
+  Index top;
+  Index left;
+  Index columns;  // Of the kernel.
+};
+
+inline Window window_of(const Pooling& pool, Index row, Index column) {
+  return {taps_within(pool.rows, row), taps_within(pool.columns, column),
+          pool.rows.stride * row - pool.rows.low, pool.columns.stride * column - pool.columns.low,
+          pool.columns.kernel};
 }
 
-template <typename Number>
-void write(typename Number::Element* to, Index count, Vector values) {
-  if (count >= kLanes) return Number::put(to, values);
-  typename Number::Element all[kLanes];
-  Number::put(all, values);
-  std::memcpy(to, all, count * sizeof *all);
-}
-
-// Calls `body` with each tap of an output and where its input is in an image, row by row.
+// Calls `body` with each tap and where its input is in the image, row by row.
 template <typename Body>
-[[gnu::always_inline]] inline void for_taps(const Pooling& pool, Index row, Index column,
-                                            const Body& body) {
-  const Range down = taps_within(pool.rows, row), across = taps_within(pool.columns, column);
-  const Index top = pool.rows.stride * row - pool.rows.low;
-  const Index left = pool.columns.stride * column - pool.columns.low;
-  for (Index i = down.begin; i < down.end; ++i) {
-    for (Index j = across.begin; j < across.end; ++j) {
-      body(static_cast<int32_t>(i * pool.columns.kernel + j), top + i, left + j);
+[[gnu::always_inline]] inline void for_taps(const Window& window, const Body& body) {
+  for (Index i = window.down.begin; i < window.down.end; ++i) {
+    for (Index j = window.across.begin; j < window.across.end; ++j) {
+      body(static_cast<int32_t>(i * window.columns + j), window.top + i, window.left + j);
     }
   }
 }
@@ -83,9 +77,10 @@ void max_pool(xla::ffi::ThreadPool& threads, const Pooling& pool,
     const auto* const image = x + task / height * pool.inputs();
     auto* const line = y + task * width * channels;
     for (Index q = 0; q < width; ++q) {
+      const Window window = window_of(pool, task % height, q);
       for (Index c = 0; c < channels; c += kLanes) {
         Vector largest = Vector{} - std::numeric_limits<float>::infinity();
-        for_taps(pool, task % height, q, [&](int32_t, Index row, Index column) {
+        for_taps(window, [&](int32_t, Index row, Index column) {
           const Vector value = read(image + (row * pool.columns.size + column) * channels + c,
                                     channels - c);
           largest = exceeds(value, largest) ? value : largest;
@@ -103,10 +98,11 @@ void add_row_gradients(const Pooling& pool, const Element* x, const Element* dy,
                        Range band, Index pitch, float* sums) {
   const Index channels = pool.channels;
   for (Index q = 0; q < pool.columns.output(); ++q) {
+    const Window window = window_of(pool, row, q);
     for (Index c = 0; c < channels; c += kLanes) {
       Vector largest = Vector{} - std::numeric_limits<float>::infinity();
       Lanes winner = Lanes{} - 1;
-      for_taps(pool, row, q, [&](int32_t tap, Index source, Index column) {
+      for_taps(window, [&](int32_t tap, Index source, Index column) {
         const Vector value = read(x + (source * pool.columns.size + column) * channels + c,
                                   channels - c);
         const Lanes wins = exceeds(value, largest) | (winner < 0);  // The first in any case.
@@ -114,7 +110,7 @@ void add_row_gradients(const Pooling& pool, const Element* x, const Element* dy,
         winner = wins ? Lanes{} + tap : winner;
       });
       const Vector gradient = read(dy + q * channels + c, channels - c);
-      for_taps(pool, row, q, [&](int32_t tap, Index source, Index column) {
+      for_taps(window, [&](int32_t tap, Index source, Index column) {
         if (source < band.begin || source >= band.end) return;
         float* const sum = sums + ((source - band.begin) * pool.columns.size + column) * pitch + c;
         store(sum, load(sum) + (winner == tap ? gradient : Vector{}));

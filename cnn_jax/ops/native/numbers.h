@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <cstring>
+
 #include "vector.h"
 
 #if defined(__AVX512BF16__)
@@ -68,6 +70,34 @@ void join(const typename Number::Element* first, const typename Number::Element*
   } else {
     join_all(size);
   }
+}
+
+using Halves = uint16_t __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+using Words = uint32_t __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+
+inline Vector widen(const float* from) { return load(from); }
+
+inline Vector widen(const uint16_t* from) {  // A bfloat16 is the upper half of a float.
+  Halves halves;
+  __builtin_memcpy(&halves, from, sizeof halves);
+  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
+}
+
+// `count` numbers, at most a vector of them; in the lanes beyond, zeros.
+template <typename Element>
+Vector read(const Element* from, Index count) {
+  if (count >= kLanes) return widen(from);
+  Element all[kLanes] = {};
+  std::memcpy(all, from, count * sizeof(Element));
+  return widen(all);
+}
+
+template <typename Number>
+void write(typename Number::Element* to, Index count, Vector values) {
+  if (count >= kLanes) return Number::put(to, values);
+  typename Number::Element all[kLanes];
+  Number::put(all, values);
+  std::memcpy(to, all, count * sizeof *all);
 }
 
 }  // namespace cnn_jax

@@ -1,21 +1,15 @@
 """Max-pooling and its gradient by native kernels."""
 
 import jax
-import jax.numpy as jnp
 
 from cnn_jax.ops.native import geometry, library
 from cnn_jax.ops.window import Axis
-
-# What the kernels' names say of their operands.
-_SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
 
 
 def covers(*operands: jax.Array, rows: Axis, columns: Axis) -> bool:
     """Whether there is a kernel for these operands; any window has one."""
     del rows, columns
-    suffix = _SUFFIXES.get(operands[0].dtype)
-    is_one_type = all(x.dtype == operands[0].dtype for x in operands)
-    return is_one_type and suffix is not None and library.has(f"MaxPool{suffix}")
+    return library.has("MaxPool", *operands)
 
 
 def maximum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
@@ -33,5 +27,5 @@ def _call(
     name: str, shape: tuple[int, ...], *operands: jax.Array, rows: Axis, columns: Axis
 ) -> jax.Array:
     dtype = operands[0].dtype
-    call = library.call(name + _SUFFIXES[dtype], jax.ShapeDtypeStruct(shape, dtype))
+    call = library.call(name, dtype, jax.ShapeDtypeStruct(shape, dtype))
     return call(*operands, rows=geometry.numbers(rows), columns=geometry.numbers(columns))
