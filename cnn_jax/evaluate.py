@@ -16,21 +16,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnn_jax import (
-    checkpoint,
-    cli,
-    compilation,
-    data,
-    errors,
-    memory,
-    metrics,
-    models,
-    plots,
-    sharding,
-    state,
-    steps,
-    workdir,
-)
+from cnn_jax import data, errors, metrics, models
+from cnn_jax.runs import checkpoint, plots, workdir
+from cnn_jax.runtime import compilation_cache, console, malloc, sharding
+from cnn_jax.train import state
+from cnn_jax.train import step as steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +139,13 @@ def main() -> int:
         "--batch_size", default=0, type=int, help="over all devices; 0: the config's (default)"
     )
     args = parser.parse_args()
-    memory.keep()
+    malloc.keep()
     sharding.start()
     if workdir.load(args.workdir, workdir.CONFIG).get("compilation_cache", True):
-        compilation.use_cache()
+        compilation_cache.use_cache()
     run(args.workdir, args.split, args.checkpoint, args.batch_size)
     return 0
 
 
 if __name__ == "__main__":
-    cli.exit_with(main)
+    console.exit_with(main)

@@ -16,7 +16,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax import cli, compilation, errors, memory, sharding, train
+from cnn_jax import errors, train
+from cnn_jax.runtime import compilation_cache, console, malloc, sharding
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -44,10 +45,10 @@ def main(argv: Sequence[str]) -> int:
         raise errors.UserError(str(error.__cause__)) from error
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames.
-    memory.keep()
+    malloc.keep()
     sharding.start()
     if config.compilation_cache:
-        compilation.use_cache()
+        compilation_cache.use_cache()
     directory = Path(_WORKDIR.value) if _WORKDIR.value else _new_directory()
     outcome = train.run(config, directory)
     if sharding.is_primary():
@@ -95,4 +96,4 @@ def _own_error(error: BaseException | None) -> errors.UserError | None:
 
 
 if __name__ == "__main__":
-    cli.exit_with(lambda: app.run(main, flags_parser=_parse_flags))
+    console.exit_with(lambda: app.run(main, flags_parser=_parse_flags))

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import errors, losses, sharding
+from cnn_jax import errors, losses
+from cnn_jax.runtime import sharding
 
 Sums = Mapping[str, tuple[jax.Array, jax.Array]]
 Totals = dict[str, tuple[float, float]]

@@ -23,19 +23,11 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from cnn_jax import (
-    checkpoint,
-    cli,
-    compilation,
-    errors,
-    memory,
-    models,
-    pretrained,
-    sharding,
-    state,
-    workdir,
-)
-from cnn_jax.data import images, resident
+from cnn_jax import errors, models, pretrained
+from cnn_jax.data import images, pixels
+from cnn_jax.runs import checkpoint, workdir
+from cnn_jax.runtime import compilation_cache, console, malloc, sharding
+from cnn_jax.train import state
 
 COLOUR = 3
 
@@ -106,7 +98,7 @@ def _as_trained(picture: np.ndarray, *, dataset: Mapping[str, Any], resize: str)
     if native is not None and picture.shape[:2] != native:
         method = "bilinear" if resize == "pad" else resize
         picture = images.scale(picture, native, method)
-    return resident.normalise(images.fit(picture, size, resize), dataset["mean"], dataset["std"])
+    return pixels.normalise(images.fit(picture, size, resize), dataset["mean"], dataset["std"])
 
 
 def main() -> int:
@@ -114,7 +106,7 @@ def main() -> int:
     args = _parser().parse_args()
     if args.top_k < 1:
         raise errors.UserError(f"--top_k must be at least 1, got {args.top_k}")
-    memory.keep()
+    malloc.keep()
     predictor = _predictor(args)
     return int(sum(not _answer(predictor, path, args.top_k) for path in args.image) > 0)
 
@@ -145,12 +137,12 @@ def _predictor(args: argparse.Namespace) -> Predictor:
     if published:
         if args.checkpoint is not None:
             raise errors.UserError("--checkpoint is for --workdir")
-        compilation.use_cache()
+        compilation_cache.use_cache()
         if args.weights is None:
             return load_published(args.model)
         return load_published(args.weights, args.model)
     if workdir.load(args.workdir, workdir.CONFIG).get("compilation_cache", True):
-        compilation.use_cache()
+        compilation_cache.use_cache()
     return load(args.workdir, args.checkpoint or "best")
 
 
@@ -167,4 +159,4 @@ def _answer(predictor: Predictor, path: Path, top_k: int) -> bool:
 
 
 if __name__ == "__main__":
-    cli.exit_with(main)
+    console.exit_with(main)

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from cnn_jax import cli, errors, models
+from cnn_jax import errors, models
+from cnn_jax.runtime import console
 
 UNUSED = "not used"  # the kind of a row for parameters that the pass does not reach
 
@@ -241,4 +242,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.exit_with(main)
+    console.exit_with(main)

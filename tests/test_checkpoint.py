@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax import checkpoint, optim, sharding, state
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax import optim
+from cnn_jax.runs import checkpoint
+from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.runtime import sharding
+from cnn_jax.train import state
 
 SHAPE = (4, 4, 1)
 MESH = sharding.make_mesh()

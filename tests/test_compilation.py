@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cnn_jax import compilation
+from cnn_jax.runtime import compilation_cache
 
 ROOT = Path(__file__).parents[1]
 KEYS = (
@@ -73,7 +73,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def used() -> Path | None:
-    compilation.use_cache()
+    compilation_cache.use_cache()
     directory = jax.config.values["jax_compilation_cache_dir"]
     return None if directory is None else Path(directory)
 
@@ -123,7 +123,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(
 def test_old_programs_are_dropped(cache: Path) -> None:
     directory = used()
     assert directory is not None
-    for name, age in (("old-cache", compilation.MAX_AGE + 60), ("new-cache", 60)):
+    for name, age in (("old-cache", compilation_cache.MAX_AGE + 60), ("new-cache", 60)):
         (directory / name).touch()
         os.utime(directory / name, (0, (directory / name).stat().st_mtime - age))
     jax.config.update("jax_compilation_cache_dir", None)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import checkpoint, cli, errors, evaluate, logs, workdir
+from cnn_jax import errors, evaluate
+from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runtime import console
 
 
 def listing(directory: Path) -> set[Path]:
@@ -93,7 +95,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None
     """The exit status of the command."""
     monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
     with pytest.raises(SystemExit) as exit_:
-        cli.exit_with(evaluate.main)
+        console.exit_with(evaluate.main)
     return exit_.value.code
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import models, state
+from cnn_jax import models
+from cnn_jax.train import state
 from tests.networks import NETWORKS
 
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import cli, data, errors, predict, workdir
-from cnn_jax.data import digits, images
+from cnn_jax import data, errors, predict
+from cnn_jax.data import images
+from cnn_jax.data.sources import digits
+from cnn_jax.runs import workdir
+from cnn_jax.runtime import console
 
 ROOT = Path(__file__).parent.parent
 DIGITS = np.asarray(digits.source().read("test", 0, 10).images)  # [10, 8, 8, 1]
@@ -117,7 +120,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None
     """The exit status of the command."""
     monkeypatch.setattr("sys.argv", ["predict", *arguments])
     with pytest.raises(SystemExit) as exit_:
-        cli.exit_with(predict.main)
+        console.exit_with(predict.main)
     return exit_.value.code
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from cnn_jax import checkpoint, train
-from cnn_jax.interruption import Interruption
+from cnn_jax import train
+from cnn_jax.runs import checkpoint
+from cnn_jax.runtime.signals import Interruption
 from configs import quickstart
 
 ROOT = Path(__file__).parents[1]

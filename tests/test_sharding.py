@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from cnn_jax import checkpoint, evaluate, job, sharding
+from cnn_jax import evaluate
+from cnn_jax.runs import checkpoint
+from cnn_jax.runtime import sharding
+from cnn_jax.train import job
 from configs import quickstart
 
 REPOSITORY = Path(__file__).parents[1]

@@ -11,8 +11,11 @@ import optax
 import pytest
 from flax import linen as nn
 
-from cnn_jax import data, losses, metrics, models, optim, sharding, state, steps
+from cnn_jax import data, losses, metrics, models, optim
 from cnn_jax.models import layers
+from cnn_jax.runtime import sharding
+from cnn_jax.train import state
+from cnn_jax.train import step as steps
 
 SHAPE = (4, 4, 1)
 MESH = sharding.make_mesh()

@@ -8,8 +8,9 @@ import jax
 import pytest
 from flax import linen as nn
 
-from cnn_jax import cli, models, summary
+from cnn_jax import models, summary
 from cnn_jax.models import layers
+from cnn_jax.runtime import console
 
 ROOT = Path(__file__).parent.parent
 
@@ -167,7 +168,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None
     """The exit status of the command."""
     monkeypatch.setattr("sys.argv", ["summary", *arguments])
     with pytest.raises(SystemExit) as exit_:
-        cli.exit_with(summary.main)
+        console.exit_with(summary.main)
     return exit_.value.code
 
 

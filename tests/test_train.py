@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from cnn_jax import checkpoint, job, train
+from cnn_jax import train
+from cnn_jax.runs import checkpoint
+from cnn_jax.train import job
 from configs import quickstart
 
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from cnn_jax import logs, state, workdir
+from cnn_jax.runs import logs, workdir
+from cnn_jax.train import state
 
 CONFIG = {
     "seed": 0,

@@ -18,8 +18,9 @@ import argparse
 import itertools
 from pathlib import Path
 
-from cnn_jax import cli, errors, memory
+from cnn_jax import errors
 from cnn_jax.benchmark import compare_models, compare_ops, models, ops
+from cnn_jax.runtime import console, malloc
 
 _MODELS_HELP = """Time training steps (SGD with momentum) and predictions of whole networks.
 
@@ -41,7 +42,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.rounds < 1:
         raise errors.UserError(f"--rounds must be at least 1, got {args.rounds}")
-    memory.keep()
+    malloc.keep()
     if args.command == "ops":
         compare_ops.run(args.cases, args.rounds, args.against == "torch", args.csv)
     else:
@@ -106,4 +107,4 @@ def _cases(args: argparse.Namespace) -> list[models.Case]:
 
 
 if __name__ == "__main__":
-    cli.exit_with(main)
+    console.exit_with(main)

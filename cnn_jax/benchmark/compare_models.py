@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax
 
-from cnn_jax import errors, plots
+from cnn_jax import errors
 from cnn_jax.benchmark import models, profiling, report, timing, torch_models, torch_ops
+from cnn_jax.runs import plots
 
 OPPONENTS = ("torch", "xla")
 # A contender whose step takes longer, such as plain XLA's with many groups, is timed once.

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from cnn_jax import errors, losses, models, ops, optim, sharding, state, steps, summary
+from cnn_jax import errors, losses, models, ops, optim, summary
+from cnn_jax.runtime import sharding
+from cnn_jax.train import state
+from cnn_jax.train import step as steps
 
 MODES = ("train", "infer")
 # Of auxiliary heads, where a network has them (Szegedy et al. 2014, section 5).

@@ -6,10 +6,12 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from cnn_jax import errors, sharding
-from cnn_jax.data import digits, fake, idx, images, splits, tfds
+from cnn_jax import errors
+from cnn_jax.data import images, splits
 from cnn_jax.data.resident import Arrays, Batch, Inputs, Resident
-from cnn_jax.data.source import Examples, Images, Source
+from cnn_jax.data.sources import digits, fake, idx, tfds
+from cnn_jax.data.sources.arrays import Examples, Images, Source
+from cnn_jax.runtime import sharding
 
 __all__ = ["SOURCES", "Batch", "Inputs", "Resident", "make"]
 

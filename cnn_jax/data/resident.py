@@ -12,7 +12,7 @@ skips nothing.
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from cnn_jax import errors, keys, sharding
-from cnn_jax.data import augment
+from cnn_jax import errors
+from cnn_jax.data import augment, pixels
+from cnn_jax.runtime import prng, sharding
 
 Inputs = Mapping[str, jax.Array | np.ndarray]
 Batch = dict[str, jax.Array]
-Pixels = TypeVar("Pixels", jax.Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Resident:
         train_batch = jax.jit(self.train_batch)
         singly = (range(step, step + 1) for step in itertools.count(start_step))
         for call, inputs in self.train_inputs(singly):
-            augment_key, _ = keys.for_step(self.seed, call.start)
+            augment_key, _ = prng.for_step(self.seed, call.start)
             yield train_batch(inputs, 0, augment_key)
 
     def eval_batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
@@ -164,7 +164,7 @@ class Resident:
         return {"image": self._normalise(images), "label": labels, "weight": weight}
 
     def _normalise(self, images: jax.Array) -> jax.Array:
-        return normalise(images, self.mean, self.std)
+        return pixels.normalise(images, self.mean, self.std)
 
     def _gather(self, inputs: Inputs, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
         indices = lax.with_sharding_constraint(indices, sharding.over_data(self.mesh))
@@ -172,19 +172,10 @@ class Resident:
 
     def _order(self, epoch: int) -> jax.Array:
         """The examples' order in one epoch, a function of (seed, epoch)."""
-        key = jax.random.fold_in(keys.stream(self.seed, "order"), epoch)
+        key = jax.random.fold_in(prng.stream(self.seed, "order"), epoch)
         return jax.random.permutation(key, self.size("train"))
 
     def _split(self, split: str) -> Arrays:
         if split not in self.splits:
             raise errors.unknown("split", split, self.splits)
         return self.splits[split]
-
-
-def normalise(images: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Pixels:
-    """Bytes `[..., C]` to float32 in units of the deviation from the mean, on the host or a device.
-
-    On the host each step is rounded as in torch; XLA multiplies by 1/255 instead of dividing.
-    """
-    scaled = images.astype(np.float32) / np.float32(255)
-    return (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)

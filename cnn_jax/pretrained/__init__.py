@@ -6,8 +6,8 @@ preprocessing that belongs to them, `load("resnet50-0676ba61.pth")` the same of 
 """
 
 from cnn_jax.pretrained.convert import from_torch, to_torch
-from cnn_jax.pretrained.files import read_state_dict
-from cnn_jax.pretrained.keras import KERAS, from_keras
+from cnn_jax.pretrained.formats.files import read_state_dict
+from cnn_jax.pretrained.keras.weights import KERAS, from_keras
 from cnn_jax.pretrained.loading import Pretrained, load
 from cnn_jax.pretrained.preprocessing import Preprocessing
 

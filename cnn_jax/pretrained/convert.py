@@ -15,8 +15,9 @@ from flax import linen as nn
 from flax import traverse_util
 
 from cnn_jax import errors, models
-from cnn_jax.pretrained import layout, tables
-from cnn_jax.pretrained.names import Names
+from cnn_jax.pretrained import layout
+from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.families.names import Names
 
 # Torch counts batches in each normalisation layer; nothing of ours depends on it.
 # Swin's index of its table of biases is a constant.

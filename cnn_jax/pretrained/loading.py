@@ -11,10 +11,12 @@ import numpy as np
 from flax import linen as nn
 
 from cnn_jax import errors, models
-from cnn_jax.pretrained import convert, heads, hub, preprocessing, released, tables
-from cnn_jax.pretrained.files import read_state_dict
+from cnn_jax.pretrained import convert, heads, preprocessing
+from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.formats import hub, released
+from cnn_jax.pretrained.formats.files import read_state_dict
+from cnn_jax.pretrained.formats.released import Released
 from cnn_jax.pretrained.preprocessing import Preprocessing
-from cnn_jax.pretrained.released import Released
 
 # Networks that timm calls otherwise.
 _OURS: Mapping[str, str] = MappingProxyType(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import errors, models
-from cnn_jax.data import images, resident
+from cnn_jax.data import images, pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,7 +64,7 @@ class Preprocessing:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """The input `[image_size, image_size, C]` float32 for a picture `[h, w, C]` uint8."""
-        return resident.normalise(self.fit(picture), self.mean, self.std)
+        return pixels.normalise(self.fit(picture), self.mean, self.std)
 
     def fit(self, picture: np.ndarray) -> np.ndarray:
         """A picture `[h, w, C]` uint8 as `[image_size, image_size, C]` uint8."""

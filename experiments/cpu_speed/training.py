@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnn_jax import job as jobs
-from cnn_jax import memory
+from cnn_jax.runtime import malloc
+from cnn_jax.train import job as jobs
 
 
 def lenet() -> nn.Module:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=429, help="in a turn; default: 429, an epoch")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     args = parser.parse_args()
-    memory.keep()
+    malloc.keep()
     job = jobs.make(importlib.import_module(f"configs.{args.config}").get_config())
     network = NETWORKS[args.config]
     contenders = {

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import errors, memory
+from cnn_jax import errors
 from cnn_jax.benchmark import __main__, compare_models, models, profiling, timing, torch_models
+from cnn_jax.runtime import malloc
 
 TRAIN = models.Case("lenet", "train", "float32", batch_size=4)
 INFER = models.Case("lenet", "infer", "float32", batch_size=4)
@@ -125,7 +126,7 @@ def test_bad_input_is_an_error_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(memory, "keep", lambda: None)
+    monkeypatch.setattr(malloc, "keep", lambda: None)
     monkeypatch.setattr(sys, "argv", ["benchmark", "models", *flags])
     with pytest.raises(errors.UserError, match=re.escape(message)):
         __main__.main()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import data, errors
-from cnn_jax.data import idx
+from cnn_jax.data.sources import idx
 
 RNG = np.random.default_rng(0)
 IMAGES = {"train": RNG.integers(0, 256, (5, 4, 3), np.uint8), "t10k": np.zeros((2, 4, 3), np.uint8)}

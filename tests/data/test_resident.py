@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnn_jax import data, errors, keys
+from cnn_jax import data, errors
+from cnn_jax.runtime import prng
 from configs import base
 
 KEY = jax.random.key(0)
@@ -213,7 +214,7 @@ def test_batches_are_those_that_the_steps_make_of_their_inputs() -> None:
     dataset = make(source="digits", image_size=32, crop_padding=4, flip=True)
     batches, (_, inputs) = dataset.train_batches(3), next(dataset.train_inputs([range(3, 5)]))
     for index, step in enumerate((3, 4)):
-        augment_key, _ = keys.for_step(dataset.seed, step)
+        augment_key, _ = prng.for_step(dataset.seed, step)
         expected = dataset.train_batch(inputs, index, augment_key)
         batch = next(batches)
         assert batch.keys() == {"image", "label", "weight"} == expected.keys()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnn_jax.data import digits, fake
+from cnn_jax.data.sources import digits, fake
 
 
 def test_digits_are_scikit_learns_from_black_to_white() -> None:

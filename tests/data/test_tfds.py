@@ -19,7 +19,7 @@ from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
 from cnn_jax import errors
-from cnn_jax.data import tfds
+from cnn_jax.data.sources import tfds
 
 RNG = np.random.default_rng(0)
 GREY = [RNG.integers(0, 256, (5, 4, 1), np.uint8) for _ in range(7)]

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax import losses, models, pretrained, state
+from cnn_jax import losses, models, pretrained
 from cnn_jax.models import layers
+from cnn_jax.train import state
 from tests.golden import fill
 
 FILES = sorted(Path(__file__).parent.glob("*.json"))

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import models, state
+from cnn_jax import models
 from cnn_jax.models import googlenet
+from cnn_jax.train import state
 
 Array = np.ndarray
 CLASSES = 10

@@ -9,7 +9,7 @@ import pytest
 
 from cnn_jax import models
 from cnn_jax.models import efficientnet, inverted_residual, layers, shufflenet
-from cnn_jax.pretrained import efficientnet as names
+from cnn_jax.pretrained.families import efficientnet as names
 
 
 def features_of(name: str, size: int, **overrides: Any) -> dict[str, tuple[int, ...]]:

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.pretrained import unpickle
-from cnn_jax.pretrained.files import read_state_dict
+from cnn_jax.pretrained.formats import unpickle
+from cnn_jax.pretrained.formats.files import read_state_dict
 
 DATA = Path(__file__).parent / "data"
 BFLOAT16 = np.dtype(jnp.bfloat16)

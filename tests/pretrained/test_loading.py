@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors, models, pretrained
-from cnn_jax.pretrained import convert, heads, layout, released, tables
+from cnn_jax.pretrained import convert, heads, layout
+from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.formats import released
 from tests.pretrained import checkpoints
 from tests.pretrained.checkpoints import CONFIG, NETWORK, safetensors, state_dict
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors, models, pretrained
-from cnn_jax.pretrained import convert, released, tables
+from cnn_jax.pretrained import convert
+from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.formats import released
 from tests.pretrained.checkpoints import NETWORK, state_dict
 
 DIGESTS: dict[str, list[str]] = json.loads(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from cnn_jax import compilation
+from cnn_jax.runtime import compilation_cache
 
 # Set to 0, nothing is compiled, and `cnn_jax.ops` uses XLA's operations alone.
 SWITCH = "CNN_JAX_NATIVE"
@@ -88,7 +88,7 @@ def _build() -> tuple[Path, str]:
     """The library's file, and a version that changes with whatever it is made from."""
     compiler = _compiler()
     version = _version(compiler)
-    directory = compilation.user_cache() / "native"
+    directory = compilation_cache.user_cache() / "native"
     library = directory / f"{version}.so"
     if not library.exists():
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,5 @@
+"""Inception v3 in torchvision."""
+
+from cnn_jax.pretrained.families.names import Names
+
+NAMES = {"inception_v3": Names(((r"^aux\b", "AuxLogits"),))}

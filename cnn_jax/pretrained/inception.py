@@ -1,5 +1,0 @@
-"""Inception v3 in torchvision."""
-
-from cnn_jax.pretrained.names import Names
-
-NAMES = {"inception_v3": Names(((r"^aux\b", "AuxLogits"),))}

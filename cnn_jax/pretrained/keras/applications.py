@@ -1,0 +1,191 @@
+"""Keras' applications: how they call their layers, and what makes our networks compute the same."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from cnn_jax.pretrained.families.names import Names
+
+Rule = tuple[str, str]
+
+_LIKE_TENSORFLOW: Mapping[str, Any] = MappingProxyType({"padding": "SAME", "epsilon": 1e-3})
+
+
+class Application(NamedTuple):
+    """How a network of Keras' differs from ours.
+
+    Attributes:
+      names: of its layers. Units of convolution and normalisation that have none, so that Keras
+        numbers them, keep ours, which end in `.conv` and `.bn`.
+      overrides: fields of ours with which it computes the same.
+      scaled: whether its normalisation has scales; if not, ours are ones.
+    """
+
+    names: Names
+    overrides: Mapping[str, Any] = MappingProxyType({})
+    scaled: bool = True
+
+
+def _blocks(
+    ours: str, depths: Iterable[int], theirs: Callable[[int, int, int], str]
+) -> Iterable[Rule]:
+    """A rule for each block.
+
+    Args:
+      ours: the pattern for its name, to be formatted with stage and index.
+      depths: blocks in each stage.
+      theirs: its name, from the stage, the index in it and the number among all blocks.
+    """
+    number = 0
+    for stage, depth in enumerate(depths, 1):
+        for index in range(depth):
+            yield ours.format(stage, index), theirs(stage, index, number)
+            number += 1
+
+
+def _residual(stage: int, index: int, _: int) -> str:
+    return f"conv{stage + 1}_block{index + 1}_"
+
+
+_RESNET_DEPTHS = (3, 4, 6, 3)
+_RESNET = (
+    ("^conv1$", "conv1_conv"),
+    ("^bn1$", "conv1_bn"),
+    *_blocks(r"^layer{}_{}\.", _RESNET_DEPTHS, _residual),
+    ("_downsample_", "_0_"),
+    (r"_(conv|bn)(\d)$", r"_\2_\1"),
+    ("^fc$", "predictions"),
+)
+_RESNETV2 = (
+    ("^stem_conv$", "conv1_conv"),
+    *_blocks(r"^stage{}_{}\.", _RESNET_DEPTHS, _residual),
+    ("_downsample_", "_0_"),
+    (r"_conv(\d)$", r"_\1_conv"),
+    ("_norm1$", "_preact_bn"),
+    ("_norm2$", "_1_bn"),
+    ("_norm3$", "_2_bn"),
+    ("^norm$", "post_bn"),
+    ("^head_fc$", "predictions"),
+)
+_INCEPTION_RESNET_V2 = (
+    *(
+        (rf"^{block}_{i}\.conv2d$", f"{block}_{i + 1}_conv")
+        for block, count in (("block35", 10), ("block17", 20), ("block8", 9))
+        for i in range(count)
+    ),
+    (r"^block8\.conv2d$", "block8_10_conv"),
+    (r"^conv2d_7b\.conv$", "conv_7b"),
+    (r"^conv2d_7b\.bn$", "conv_7b_bn"),
+    ("^classif$", "predictions"),
+)
+_XCEPTION = (
+    # Keras' first block is the two convolutions at the beginning, its last the two at the end.
+    (r"^conv([12])$", r"block1_conv\1"),
+    (r"^bn([12])$", r"block1_conv\1_bn"),
+    *((rf"^conv{i + 2}\.", f"block13.sepconv{i}.") for i in (1, 2)),
+    *((f"^bn{i + 2}$", f"block13.bn{i}") for i in (1, 2)),
+    *((rf"^block{i}\.(?=sepconv|bn)", f"block{i + 1}_") for i in range(1, 14)),
+    (r"_bn(\d)$", r"_sepconv\1_bn"),
+    (r"\.(depthwise|pointwise)$", r"/\1"),
+    (r"\.skip$", ".conv"),
+    (r"\.skipbn$", ".bn"),
+    ("^fc$", "predictions"),
+)
+_VGG = (
+    (r"^conv(\d)_(\d)$", r"block\1_conv\2"),
+    ("^fc6$", "fc1"),
+    ("^fc7$", "fc2"),
+    ("^fc8$", "predictions"),
+)
+_DENSENET = (
+    ("^conv0$", "conv1_conv"),
+    ("^norm0$", "conv1_bn"),
+    *(
+        rule
+        for stage in range(1, 5)
+        for rule in (
+            (rf"^denseblock{stage}\.denselayer(\d+)\.", rf"conv{stage + 1}_block\1_"),
+            (rf"^transition{stage}\.conv$", f"pool{stage + 1}_conv"),
+            (rf"^transition{stage}\.norm$", f"pool{stage + 1}_bn"),
+        )
+    ),
+    ("_norm1$", "_0_bn"),
+    ("_norm2$", "_1_bn"),
+    (r"_conv([12])$", r"_\1_conv"),
+    ("^norm5$", "bn"),
+    ("^classifier$", "predictions"),
+)
+_EFFICIENTNET_B0 = (
+    *_blocks(
+        r"^stage{}_{}\.",
+        (1, 2, 2, 3, 3, 4, 1),
+        lambda stage, index, _: f"block{stage}{'abcd'[index]}_",
+    ),
+    (r"_depthwise\.conv$", "_dwconv"),
+    (r"_depthwise\.bn$", "_bn"),
+    (r"^head\.", "top."),
+    (r"\.", "_"),
+    ("^classifier$", "predictions"),
+)
+_MOBILENETV1 = (
+    (r"^stem\.", "conv1."),
+    *_blocks(r"^stage{}_{}\.", (1, 2, 2, 6, 2), lambda _stage, _index, number: f"{number + 1}."),
+    (r"^(\d+)\.depthwise", r"conv_dw_\1"),
+    (r"^(\d+)\.project", r"conv_pw_\1"),
+    (r"\.conv$", ""),
+    (r"\.bn$", "_bn"),
+    ("^classifier$", "conv_preds"),
+)
+_MOBILENETV2 = (
+    (r"^stem\.conv$", "Conv1"),
+    (r"^stem\.bn$", "bn_Conv1"),
+    (r"^head\.", "Conv_1."),
+    *_blocks(
+        r"^stage{}_{}\.",
+        (1, 2, 3, 4, 3, 3, 1),
+        lambda _stage, _index, number: f"block_{number}_" if number else "expanded_conv_",
+    ),
+    (r"\.conv$", ""),
+    (r"^Conv_1\.bn$", "Conv_1_bn"),
+    (r"\.bn$", "_BN"),
+    ("^classifier$", "predictions"),
+)
+_MOBILENETV3_LARGE = (
+    (r"^stem\.", "conv."),
+    (r"^stage7_0\.", "conv_1."),
+    ("^head$", "conv_2"),
+    *_blocks(
+        r"^stage{}_{}\.",
+        (1, 2, 3, 4, 2, 3),
+        lambda _stage, _index, number: f"expanded_conv_{number}_" if number else "expanded_conv_",
+    ),
+    (r"_se\.reduce$", "_squeeze_excite_conv"),
+    (r"_se\.expand$", "_squeeze_excite_conv_1"),
+    (r"\.conv$", ""),
+    (r"\.bn$", "_bn"),
+    ("^classifier$", "logits"),
+)
+
+APPLICATIONS: Mapping[str, Application] = MappingProxyType(
+    {
+        "resnet50_v1": Application(Names(_RESNET)),
+        "resnetv2_50_keras": Application(Names(_RESNETV2)),
+        "inception_v3": Application(
+            Names((("^fc$", "predictions"),)),
+            overrides={"auxiliary_heads": False, "count_include_pad": False},
+            scaled=False,
+        ),
+        "inception_resnet_v2": Application(Names(_INCEPTION_RESNET_V2), scaled=False),
+        "xception": Application(Names(_XCEPTION), _LIKE_TENSORFLOW),
+        "densenet121": Application(Names(_DENSENET), {"epsilon": 1.001e-5}),
+        "mobilenetv1_100": Application(
+            Names(_MOBILENETV1, convolved={"classifier": 1}), _LIKE_TENSORFLOW
+        ),
+        "mobilenetv2_100": Application(Names(_MOBILENETV2), _LIKE_TENSORFLOW),
+        "mobilenetv3_large_100": Application(
+            Names(_MOBILENETV3_LARGE, convolved={"classifier": 1}), _LIKE_TENSORFLOW
+        ),
+        "tf_efficientnet_b0": Application(Names(_EFFICIENTNET_B0)),
+        "vgg16": Application(Names(_VGG)),
+    }
+)
