@@ -1,19 +1,19 @@
-"""Errors that a user can act on: one clear message, no traceback, nothing changed on disk."""
+"""Errors that a user can correct: one clear message, no traceback, nothing changed on disk."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input; the message names the value and what would be allowed."""
+    """Error in a user's input; the message names the value, what is allowed and what to do next."""
 
 
 class DivergedError(UserError):
-    """The loss, the gradient or the parameters of a run stopped being finite."""
+    """Error of a run whose loss, gradient or parameters are no longer finite."""
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> UserError:
-    """The error for a name that is not one of `allowed`; near misses come first.
+    """Returns the error for a name that is not in `allowed`, with the nearest allowed names.
 
     >>> str(unknown("model", "lenett", ["lenet", "mlp"]))
     "unknown model 'lenett'; did you mean 'lenet'? allowed: lenet, mlp"
@@ -22,3 +22,12 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), names, n=3)
     hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ";"
     return UserError(f"unknown {kind} {value!r}{hint} allowed: {', '.join(names)}")
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """Returns the three names of `allowed` that are most similar to `value`, in words.
+
+    >>> nearest("optim.lerning_rate", ["seed", "optim.learning_rate", "optim.name", "log.every"])
+    'nearest: optim.learning_rate, optim.name, log.every'
+    """
+    return f"nearest: {', '.join(difflib.get_close_matches(value, allowed, n=3, cutoff=0.0))}"

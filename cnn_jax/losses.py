@@ -1,54 +1,50 @@
-"""Training losses, one value per example, in float32 at least."""
+"""Training losses: one value per example, computed in at least float32."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import errors
+from cnn_jax import errors, plan
+from cnn_jax.contracts import Batch, Loss, Outputs
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
+# The constant j in eq. 9 of LeCun et al. 1998, who only state that it is positive. The loss hardly
+# pushes away wrong classes at larger distances. 4 is the squared distance between two codes that
+# differ in one pixel.
+_RUBBISH_CLASS_DISTANCE = 4.0
 
-# LeCun et al. 1998 give no value for j of their eq. 9, only that it is positive. At the distance of
-# two codes that differ in one pixel, 4, a wrong class stops being pushed away.
-_RUBBISH_DISTANCE = 4.0
 
+def make(options: plan.Loss) -> Loss:
+    """Returns the loss function `(outputs, batch) -> [B]` that a plan selects.
 
-def make(name: str, label_smoothing: float) -> Loss:
-    """The loss of logits `[B, K]` and labels, `[B]` each.
+    'cross_entropy' compares `outputs["logits"]` with `batch["target"]` if the batch has targets,
+    else with `batch["label"]`. 'distance' is for networks whose logits are negative distances, and
+    always uses `batch["label"]`.
 
     Args:
-      name: cross_entropy, or distance for networks whose logits are negative distances.
-      label_smoothing: of cross_entropy; the distance has none.
+      options: the `loss` section of a plan.
 
     Raises:
-      ValueError: an unknown name, or a smoothing outside of [0, 1) or where there can be none.
+      UserError: the name is unknown, or 'distance' is given label smoothing.
     """
-    if name not in _LOSSES:
-        raise errors.unknown("train.loss", name, _LOSSES)
-    if not 0 <= label_smoothing < 1:
-        raise errors.UserError(f"train.label_smoothing must be in [0, 1), got {label_smoothing}")
-    if name == "cross_entropy":
-        return partial(cross_entropy, label_smoothing=label_smoothing)
-    if label_smoothing:
-        raise errors.UserError(f"train.loss {name!r} has no label smoothing, got {label_smoothing}")
-    return _LOSSES[name]
+    if options.name not in _LOSSES:
+        raise errors.unknown("loss.name", options.name, _LOSSES)
+    return _LOSSES[options.name](options)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of the softmax, in nats.
+    """Computes the softmax cross-entropy in nats.
 
     Args:
       logits: `[B, K]`.
-      labels: `[B]` int32, or `[B, K]` probabilities.
-      label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2015,
-        arXiv:1512.00567, section 7).
+      labels: class indices `[B]` int32, or class probabilities `[B, K]`.
+      label_smoothing: share of the target probability spread evenly over all classes (Szegedy et
+        al. 2015, arXiv:1512.00567, section 7).
 
     Returns:
-      `[B]`.
+      `[B]`, float32 or the dtype of `logits` if that is wider.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     num_classes = logits.shape[-1]
@@ -58,24 +54,42 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def distance(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The distance to the right class's code, and a competitive term that pushes the others away.
+    """Computes LeNet-5's loss: the distance to the true class plus a competitive term.
 
-    `y_c + log(exp(-j) + sum_i exp(-y_i))` of the distances `y = -logits`: the negative logarithm of
-    the right class's share when a rubbish class is always at distance `j`.
+    For distances `y = -logits` and true class `c`, the loss is
+    `y_c + log(exp(-j) + sum_i exp(-y_i))`. The second term pushes the other classes away. The loss
+    is the cross-entropy with an additional rubbish class at the constant distance `j`.
     Source: LeCun et al. 1998 (doi:10.1109/5.726791), eq. 9.
 
     Args:
-      logits: `[B, K]`, negative distances.
-      labels: `[B]` int32.
+      logits: negative distances `[B, K]`.
+      labels: class indices `[B]` int32.
 
     Returns:
-      `[B]`.
+      `[B]`, float32 or the dtype of `logits` if that is wider.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    return jnp.logaddexp(-_RUBBISH_DISTANCE, jax.nn.logsumexp(logits, axis=-1)) - own
+    return jnp.logaddexp(-_RUBBISH_CLASS_DISTANCE, jax.nn.logsumexp(logits, axis=-1)) - own
 
 
-_LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {"cross_entropy": cross_entropy, "distance": distance}
+def _make_cross_entropy(options: plan.Loss) -> Loss:
+    def loss(outputs: Outputs, batch: Batch) -> jax.Array:
+        targets = batch["target"] if "target" in batch else batch["label"]
+        return cross_entropy(outputs["logits"], targets, options.label_smoothing)
+
+    return loss
+
+
+def _make_distance(options: plan.Loss) -> Loss:
+    if options.label_smoothing:
+        raise errors.UserError(
+            f"loss.label_smoothing must be 0 for loss.name 'distance', got "
+            f"{options.label_smoothing}"
+        )
+    return lambda outputs, batch: distance(outputs["logits"], batch["label"])
+
+
+_LOSSES: Mapping[str, Callable[[plan.Loss], Loss]] = MappingProxyType(
+    {"cross_entropy": _make_cross_entropy, "distance": _make_distance}
 )

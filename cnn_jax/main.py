@@ -1,99 +1,147 @@
-"""Train, or continue, the run of a config.
+"""Trains the network of a config, or continues a run that was stopped.
 
-  python -m cnn_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.KEY=VALUE ...]
+  python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
 
-The same command on the same work directory continues a run that was stopped. Every key of a config
-can be set on the command line; configs/base.py lists them. `--config=FILE:smoke` tries a config for
-a few steps on made-up images.
+Every key of a config can be set on the command line; `--help` shows examples.
 """
 
+import argparse
+import shlex
 import signal
-import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from cnn_jax import config_files, errors, plan
+from cnn_jax.runtime import console
 
-from cnn_jax import errors, train
-from cnn_jax.runtime import compilation_cache, console, malloc, sharding
+if TYPE_CHECKING:
+    from cnn_jax.train import Outcome
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "The config's file; any of its keys can be set by --config.SECTION.KEY=VALUE.",
-    # base.py locks the config itself, all but the options of the network.
-    lock_config=False,
-    accept_new_attributes=True,
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run lives; by default runs/CONFIG-TIME, a new one."
-)
+_FLAGS = ("--help", "--config", "--workdir")
+_KEY_FLAG = "--config."
+_USAGE = "python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]"
+_HELP = f"""
+keys:
+  --config.KEY=VALUE    set a key of the config, such as --config.train.epochs=5; all keys with
+                        their defaults and ranges: {plan.__file__};
+                        other keys of the section model are options of the network
+
+examples:
+  python -m cnn_jax.main --config=configs/quickstart.py
+  python -m cnn_jax.main --config=configs/quickstart.py --workdir=runs/tanh \\
+    --config.model.activation=tanh --config.optim.learning_rate=0.02
+  python -m cnn_jax.main --config=configs/resnet50.py:smoke
+
+Ctrl-C or SIGTERM saves a checkpoint and stops the run. To continue it, repeat the command with its
+--workdir. Exit status: 0, 1 after an error, 130 after Ctrl-C.
+"""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Entry point of the command line, after the flags are parsed."""
-    if len(argv) > 1:
-        raise errors.UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    config = _CONFIG.value
-    if config is None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv`, or with the arguments of the process.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      UserError: a flag, the config, the data or the work directory is not allowed, or the run
+        diverged.
+    """
+    flags, others = _parser().parse_known_args(argv)
+    overrides = _overrides(others)
+    if flags.config is None:
         raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
-    try:
-        config.lock()
-    except OSError as error:  # It is only now that a file that cannot be loaded shows itself.
-        raise errors.UserError(str(error.__cause__)) from error
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames.
-    malloc.keep()
+    settings = config_files.override(plan.read(config_files.load(flags.config)), overrides)
+    # JAX is imported here, so that --help and mistakes in a config are answered at once.
+    from cnn_jax import train
+    from cnn_jax.runtime import compilation_cache, malloc, sharding
+
+    malloc.keep_freed_memory()
     sharding.start()
-    if config.compilation_cache:
+    if settings.compilation_cache:
         compilation_cache.use_cache()
-    directory = Path(_WORKDIR.value) if _WORKDIR.value else _new_directory()
-    outcome = train.run(config, directory)
+    directory = Path(flags.workdir or _new_directory(flags.config))
+    outcome = train.run(settings, directory)
     if sharding.is_primary():
         _report(outcome, directory)
     return 128 + signal.SIGINT if outcome.signal == signal.SIGINT else 0
 
 
-def _new_directory() -> Path:
-    stem = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise errors.UserError(f"{message}; see --help")
+
+    def format_help(self) -> str:
+        paths = config_files.listing(Path("configs"))
+        configs = [f"  {path}  {config_files.title(path)}" for path in paths]
+        return super().format_help() + "\n".join(["\nconfigs:", *configs, ""] if configs else [])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage=_USAGE,
+        description="Trains the network of a config, or continues a run that was stopped.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:VARIANT]",
+        help="the config file; the variant smoke of any config takes a few steps on tiny generated "
+        "images",
+    )
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="the work directory of the run; default: runs/CONFIG-TIME"
+    )
+    return parser
+
+
+def _overrides(words: Sequence[str]) -> dict[str, str]:
+    """Returns the texts of --config.KEY=VALUE and --config.KEY VALUE by key.
+
+    Raises:
+      UserError: a word is neither.
+    """
+    texts = {}
+    waiting = deque(words)
+    while waiting:
+        name, equals, text = waiting.popleft().partition("=")
+        if not name.startswith("-"):
+            raise errors.UserError(f"unexpected argument {name!r}; flags begin with --")
+        if not name.startswith(_KEY_FLAG):
+            keys = plan.keys()
+            known = [*_FLAGS, *(f"{_KEY_FLAG}{path}" for path in keys)]
+            raise errors.UserError(f"unknown flag {name!r}; {errors.nearest(name, known)}")
+        if not equals:
+            is_value = waiting and not waiting[0].startswith("--")
+            text = waiting.popleft() if is_value else "True"
+        texts[name.removeprefix(_KEY_FLAG)] = text
+    return texts
+
+
+def _new_directory(config: str) -> Path:
+    stem = Path(config.partition(":")[0]).stem
     return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _report(outcome: train.Outcome, directory: Path) -> None:
+def _report(outcome: "Outcome", directory: Path) -> None:
+    quoted = shlex.quote(str(directory))
     if outcome.params_sha256:
         for name, value in outcome.test.items():
             print(f"test {name}: {value:.4f}")
         print(f"params_sha256: {outcome.params_sha256}")
-        print(f"evaluate: python -m cnn_jax.evaluate --workdir={directory}")
-        print(f"predict:  python -m cnn_jax.predict --workdir={directory} IMAGE...")
+        print("These values belong to the final parameters (checkpoint 'last').")
+        print(f"evaluate: python -m cnn_jax.evaluate --workdir={quoted} --checkpoint=last")
+        print(f"predict:  python -m cnn_jax.predict --workdir={quoted} IMAGE...")
     else:
         print(f"stopped and saved at step {outcome.step}; to continue, repeat the command with")
-        print(f"  --workdir={directory}")
+        print(f"  --workdir={quoted}")
     print(f"work directory: {directory}")
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    # What config_flags lets through for a key or section that the config does not have.
-    except (AttributeError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-    except flags.Error as error:
-        message = _own_error(error) or error
-    print(f"error: {message}\nSee --help, and configs/base.py for every key.", file=sys.stderr)
-    sys.exit(1)
-
-
-def _own_error(error: BaseException | None) -> errors.UserError | None:
-    """What a config file itself objected to, without the traceback that is put around it."""
-    found = None
-    while error is not None:
-        found = error if isinstance(error, errors.UserError) else found
-        error = error.__context__
-    return found
-
-
 if __name__ == "__main__":
-    console.exit_with(lambda: app.run(main, flags_parser=_parse_flags))
+    console.exit_with(main)

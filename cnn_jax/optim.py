@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules from the values of a config, on top of Optax."""
+"""Optimizers and learning-rate schedules, built from config values with Optax."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,8 +13,9 @@ OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 WEIGHT_DECAYS = ("coupled", "decoupled")
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 
-# Not decayed, by the last part of their name: biases, the scales of normalisation layers and of
-# ConvNeXt's blocks, and what ViT and Swin know of positions and classes, as in their authors' code.
+# Parameters without weight decay, by the last key of their path: biases, normalisation scales,
+# ConvNeXt's layer scales, and the position embeddings, relative position biases and class tokens
+# of ViT and Swin, as in their authors' code.
 UNDECAYED = ("bias", "scale", "gamma", "pos_embed", "cls_token", "relative_position_bias_table")
 
 CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
@@ -23,8 +24,8 @@ CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
 def make(
     *,
     name: str,
-    learning_rate: float,
-    total_steps: int,
+    learning_rate: float | optax.Schedule,
+    total_steps: int = 1,
     steps_per_epoch: int = 1,
     schedule: Mapping[str, Any] = CONSTANT,
     momentum: float = 0.0,
@@ -37,36 +38,39 @@ def make(
     weight_decay_kind: str = "coupled",
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """An optimizer: clipping, coupled decay, the rule, decoupled decay, the learning rate.
+    """Returns the optimizer of a run.
+
+    Its stages, in order: gradient clipping, coupled weight decay, the update rule, decoupled weight
+    decay, and scaling by the learning rate.
 
     Args:
       name: one of `OPTIMIZERS`.
-      learning_rate: the schedule's peak.
-      total_steps: the length of the run.
-      steps_per_epoch: the unit of the schedule's epochs; 1 to give them in steps.
-      schedule: arguments of `make_schedule`.
-      momentum: of 'sgd' and 'rmsprop'; 0 for none.
-      nesterov: Nesterov's form of momentum, for 'sgd' and 'rmsprop'.
-      b1: decay of the first moment, for 'adam' and 'adamw'.
-      b2: decay of the second moment, for 'adam' and 'adamw'.
-      rms_decay: decay of the second moment, for 'rmsprop'.
-      eps: added to the root of the second moment.
-      weight_decay: its coefficient, for the parameters whose name is not in `UNDECAYED`.
-      weight_decay_kind: 'coupled' adds it to the gradient, as the L2 penalty of the papers with
-        SGD; 'decoupled' subtracts learning rate times coefficient times parameter (Loshchilov &
-        Hutter 2019, arXiv:1711.05101), which is what makes Adam AdamW.
-      clip_norm: the largest norm of the whole gradient, 0 for no limit.
+      learning_rate: a schedule, as `make_schedule` returns it; or the peak of the schedule that
+        the next three arguments describe.
+      total_steps: number of steps of the run.
+      steps_per_epoch: number of steps of an epoch in `schedule`. With 1, its epochs are steps.
+      schedule: further arguments of `make_schedule`.
+      momentum: decay of the momentum for 'sgd' and 'rmsprop'; 0 for no momentum.
+      nesterov: whether 'sgd' and 'rmsprop' use Nesterov momentum.
+      b1: decay of the first moment for 'adam' and 'adamw'.
+      b2: decay of the second moment for 'adam' and 'adamw'.
+      rms_decay: decay of the second moment for 'rmsprop'.
+      eps: constant added to the square root of the second moment.
+      weight_decay: coefficient of weight decay. It applies to parameters not in `UNDECAYED`.
+      weight_decay_kind: 'coupled' adds coefficient times parameter to the gradient, which is the L2
+        penalty of papers that use SGD. 'decoupled' subtracts learning rate times coefficient times
+        parameter (Loshchilov & Hutter 2019, arXiv:1711.05101), as in AdamW.
+      clip_norm: largest global norm of the gradient; 0 for no limit.
 
     Returns:
-      An `optax.GradientTransformation` whose updates are to be added.
+      An `optax.GradientTransformation`. `optax.apply_updates` adds its updates to the parameters.
 
     Raises:
-      ValueError: an unknown name or a value out of range.
+      ValueError: a name is unknown, or a value is out of range.
 
     >>> optimizer = make(name="sgd", learning_rate=0.1, total_steps=10, momentum=0.9)
     >>> state = optimizer.init({"kernel": jax.numpy.ones(2)})
     """
-    _check_range("learning_rate", learning_rate, low=0.0)
     _check_range("weight_decay", weight_decay, low=0.0)
     _check_range("clip_norm", clip_norm, low=0.0)
     _check_range("eps", eps, low=0.0)
@@ -76,12 +80,14 @@ def make(
         raise errors.unknown("optim.weight_decay_kind", weight_decay_kind, WEIGHT_DECAYS)
     if name == "adamw" and weight_decay and weight_decay_kind == "coupled":
         raise errors.UserError(
-            "adamw decouples weight decay: set optim.weight_decay_kind to 'decoupled', or "
-            "optim.name to 'adam' for a coupled one"
+            "optim.name 'adamw' requires decoupled weight decay, got 'coupled'; set "
+            "optim.weight_decay_kind to 'decoupled', or optim.name to 'adam'"
         )
-    rates = make_schedule(
-        learning_rate, **schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch
-    )
+    rates = learning_rate
+    if not callable(rates):
+        rates = make_schedule(
+            rates, **schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+        )
     trace = optax.trace(momentum, nesterov) if momentum else optax.identity()
     match name:
         case "sgd":
@@ -110,34 +116,38 @@ def make_schedule(
     decay_epochs: float = 1.0,
     decay_factor: float = 0.1,
 ) -> optax.Schedule:
-    """The learning rate by step: a linear warm-up from 0, then one of `SCHEDULES`.
+    """Returns a learning-rate schedule: a linear warm-up from 0, then one of `SCHEDULES`.
 
     Args:
-      learning_rate: the value that the warm-up ends with.
-      name: 'constant'; 'step', times `decay_factor` at each of `boundary_epochs`; 'exponential',
-        times `decay_factor` every `decay_epochs`, smoothly; 'cosine', half a period from the
-        warm-up to 0 at `total_steps` (Loshchilov & Hutter 2017, arXiv:1608.03983).
-      total_steps: the length of the run.
-      steps_per_epoch: the unit of the epochs below.
-      warmup_epochs: Goyal et al. 2017 (arXiv:1706.02677), section 2.2.
-      boundary_epochs: counted from the start of the run, increasing.
-      decay_epochs: counted from the end of the warm-up.
-      decay_factor: in (0, 1].
+      learning_rate: learning rate at the end of the warm-up.
+      name: 'constant' keeps `learning_rate`. 'step' multiplies it by `decay_factor` at each of
+        `boundary_epochs`. 'exponential' decays it continuously, by `decay_factor` every
+        `decay_epochs`. 'cosine' decays it to 0 at `total_steps` by half a cosine period
+        (Loshchilov & Hutter 2017, arXiv:1608.03983).
+      total_steps: number of steps of the run.
+      steps_per_epoch: number of steps of an epoch in the arguments below.
+      warmup_epochs: length of the warm-up in epochs (Goyal et al. 2017, arXiv:1706.02677, section
+        2.2); 0 for no warm-up.
+      boundary_epochs: epochs at which 'step' decays, increasing, counted from the start of the run.
+      decay_epochs: epochs in which 'exponential' decays by `decay_factor`, counted from the end of
+        the warm-up.
+      decay_factor: factor in (0, 1] of 'step' and 'exponential'.
 
     Returns:
-      A function of the step (from 0).
+      A function from the step, counted from 0, to the learning rate.
 
     Raises:
-      ValueError: an unknown name or a value out of range.
+      ValueError: `name` is unknown, or a value is out of range.
     """
+    _check_range("learning_rate", learning_rate, low=0.0)
     _check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
     if not 0 < decay_factor <= 1:
         raise errors.UserError(f"optim.schedule.decay_factor must be in (0, 1], got {decay_factor}")
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if warmup_steps > total_steps:
         raise errors.UserError(
-            f"optim.schedule.warmup_epochs {warmup_epochs} is {warmup_steps} steps, more than the "
-            f"run's {total_steps}"
+            f"optim.schedule.warmup_epochs must be at most the run's {total_steps} steps, got "
+            f"{warmup_epochs} ({warmup_steps} steps)"
         )
     match name:
         case "constant":
@@ -172,7 +182,11 @@ def make_schedule(
 
 
 def decay_mask(params: Any) -> Any:
-    """A tree of booleans: whether each parameter is decayed, by its name."""
+    """Returns a tree of booleans: True for the parameters with weight decay.
+
+    >>> decay_mask({"conv1": {"kernel": 0, "bias": 0}})
+    {'conv1': {'bias': False, 'kernel': True}}
+    """
 
     def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
         return path[-1].key not in UNDECAYED
@@ -182,5 +196,5 @@ def decay_mask(params: Any) -> Any:
 
 def _check_range(key: str, value: float, low: float, below: float = float("inf")) -> None:
     if not low <= value < below:
-        limit = "" if below == float("inf") else f" and below {below:g}"
+        limit = " and finite" if below == float("inf") else f" and below {below:g}"
         raise errors.UserError(f"optim.{key} must be at least {low:g}{limit}, got {value}")

@@ -1,12 +1,15 @@
 """AlexNet on ImageNet.
 
-Source: Krizhevsky et al. 2012 (doi:10.1145/3065386), sections 4 and 5: momentum 0.9, weight decay
-5e-4 within the gradient, rate 0.01, a tenth of it three times in about 90 epochs, whenever the
-validation error no longer fell; here after 30, 60 and 80. Shifts go as far as those of 227 out of
-256 pixels, but into black; the colour augmentation and the average over ten crops are missing here,
-and biases do not decay.
+Source: Krizhevsky et al. 2012 (doi:10.1145/3065386), sections 4 and 5: momentum 0.9, coupled weight
+decay 5e-4, rate 0.01 and about 90 epochs. The paper divides the rate by 10 three times, whenever
+the validation error stops falling; this config divides it after epochs 30, 60 and 80.
+Random crops shift the image as far as the paper's crops of 227 from 256 pixels do, but fill the
+border with black. The colour augmentation and the average over ten crops are missing. Biases have
+no weight decay.
 Command: python -m cnn_jax.main --config=configs/alexnet.py --config.data.directory=DIR
 Result: not yet run; the paper's Table 2 gives 59.3 % top-1, 81.8 % top-5 for one network.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +18,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=227)
     config.model.name = "alexnet"
     config.data.crop_padding = 14

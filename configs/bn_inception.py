@@ -1,10 +1,13 @@
-"""Inception v2, with batch normalisation, on ImageNet: the paper's BN-x5.
+"""Inception v2, which has batch normalisation, on ImageNet: the paper's BN-x5.
 
-Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 4.2: batches of 32, rate 0.0075, which
-falls six times as fast as GoogLeNet's (4 % every 8 epochs), a fifth of its weight decay (2e-4 in
-Caffe), no dropout; 53 epochs are the 2.1 million steps that took the paper to 72.2 %.
+Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 4.2: batches of 32, rate 0.0075, no
+dropout. The rate decays six times as fast as GoogLeNet's (4 % every 8 epochs). The weight decay is
+a fifth of GoogLeNet's (2e-4 in Caffe). The 53 epochs are 2.1 million steps, after which the paper
+reaches 72.2 %.
 Command: python -m cnn_jax.main --config=configs/bn_inception.py --config.data.directory=DIR
-Result: not yet run; the paper quotes at best 73.0 % top-1 (Fig. 3).
+Result: not yet run; the paper's best top-1 is 73.0 % (Fig. 3).
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +16,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "bn_inception"
     config.optim.learning_rate = 0.0075

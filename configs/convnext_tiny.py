@@ -1,10 +1,12 @@
 """ConvNeXt-T on ImageNet.
 
 Source: Liu et al. 2022 (arXiv:2201.03545), Table 5: AdamW for 300 epochs, stochastic depth with a
-rate of 0.1, layer scale from 1e-6. Missing here are random crops of varying size and aspect,
-RandAugment, mixup, CutMix, random erasing and the running average of the parameters.
+rate of 0.1, layer scale initialised to 1e-6. Crops of random size and aspect ratio, RandAugment,
+mixup, CutMix, random erasing and the moving average of the parameters are missing here.
 Command: python -m cnn_jax.main --config=configs/convnext_tiny.py --config.data.directory=DIR
 Result: not yet run; the authors' weights have 82.1 % top-1.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "convnext_tiny"
     config.data.resize = "bicubic"
@@ -25,5 +27,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.warmup_epochs = 20.0
     config.train.batch_size = 4096
     config.train.epochs = 300.0
-    config.train.label_smoothing = 0.1
+    config.loss.label_smoothing = 0.1
     return base.finish(config, variant, smoke_image_size=32)

@@ -1,13 +1,16 @@
 """EfficientNet-B0, padded and normalised as in TensorFlow, on ImageNet.
 
 Source: Tan & Le 2019 (arXiv:1905.11946), section 5.2: RMSProp with decay and momentum 0.9, rate
-0.256 times 0.97 every 2.4 epochs, weight decay 1e-5, dropout and stochastic depth 0.2. From the
-authors' code (`models/official/efficientnet` in TensorFlow's `tpu` repository): that rate is for
-batches of 4096, so half of it for 2048; warm-up, length, label smoothing; an epsilon of 1e-3 inside
-the root, which is 0.03 outside, as here. The trainer has no AutoAugment, no crops of random size,
-no running average of the parameters, and its rate falls smoothly, not in steps.
+0.256 times 0.97 every 2.4 epochs, weight decay 1e-5, dropout and stochastic depth 0.2. Warm-up,
+length and label smoothing are from the authors' code (`models/official/efficientnet` in
+TensorFlow's `tpu` repository). Its rate is for batches of 4096; batches of 2048 take half of it.
+Its epsilon of 1e-3 is inside the square root, which equals 0.03 outside, as here. AutoAugment,
+crops of random size and the moving average of the parameters are missing here. The rate decays
+continuously, not in steps.
 Command: python -m cnn_jax.main --config=configs/efficientnet_b0.py --config.data.directory=DIR
 Result: not yet run; published are 76.5 to 78.6 % top-1, depending on the recipe.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +19,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "tf_efficientnet_b0"
     config.model.momentum = 0.99
@@ -33,5 +36,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.decay_factor = 0.97
     config.train.batch_size = 2048
     config.train.epochs = 350.0
-    config.train.label_smoothing = 0.1
+    config.loss.label_smoothing = 0.1
     return base.finish(config, variant, smoke_image_size=32)

@@ -1,12 +1,14 @@
 """GoogLeNet on ImageNet.
 
-Source: Szegedy et al. 2014 (arXiv:1409.4842), sections 5 and 6: momentum 0.9, the rate falls by 4 %
-every 8 epochs, the heads weigh 0.3. The paper gives no rate, batch, weight decay or length: 0.01,
-32, 2e-4 and 250 epochs are bvlc_googlenet's solver's. The crops of many sizes and the average of
-the parameters are missing here, and the rate falls smoothly.
+Source: Szegedy et al. 2014 (arXiv:1409.4842), sections 5 and 6: momentum 0.9, a rate that decays by
+4 % every 8 epochs, auxiliary losses weighted by 0.3. The paper gives no rate, batch size, weight
+decay or length; 0.01, 32, 2e-4 and 250 epochs are from bvlc_googlenet's solver. Crops of random
+size and the average of the parameters are missing here. The rate decays continuously.
 Command: python -m cnn_jax.main --config=configs/googlenet.py --config.data.directory=DIR
 Result: not yet run; the Caffe model's page quotes 68.7 % top-1, 88.9 % top-5, one crop, after 60
 epochs of another schedule.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "googlenet"
     config.optim.learning_rate = 0.01
@@ -25,5 +27,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.decay_factor = 0.96
     config.train.batch_size = 32
     config.train.epochs = 250.0
-    config.train.auxiliary_weight = 0.3
+    config.loss.auxiliary_weight = 0.3
     return base.finish(config, variant, smoke_image_size=47)

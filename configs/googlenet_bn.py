@@ -1,9 +1,11 @@
-"""GoogLeNet with batch normalisation, torchvision's variant, on ImageNet.
+"""torchvision's GoogLeNet with batch normalisation on ImageNet.
 
-Source: torchvision's `googlenet`, whose weights were converted, not trained with torchvision; the
-recipe is the one with which it trained ResNets, and the auxiliary heads weigh 0.3 as in the paper.
+Source: torchvision's `googlenet`, whose weights were converted, not trained with torchvision. The
+recipe is torchvision's for ResNets. The auxiliary losses are weighted by 0.3, as in the paper.
 Command: python -m cnn_jax.main --config=configs/googlenet_bn.py --config.data.directory=DIR
 Result: not yet run; torchvision's page quotes 69.778 % top-1, 89.530 % top-5 for its weights.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +14,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "googlenet_bn"
     config.optim.learning_rate = 0.1
@@ -21,5 +23,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.boundary_epochs = (30.0, 60.0)
     config.train.batch_size = 256
     config.train.epochs = 90.0
-    config.train.auxiliary_weight = 0.3
+    config.loss.auxiliary_weight = 0.3
     return base.finish(config, variant, smoke_image_size=32)

@@ -1,11 +1,13 @@
 """Inception v3 on ImageNet.
 
-Source: Szegedy et al. 2016 (arXiv:1512.00567), sections 7 and 8: RMSProp, rate 0.045 times 0.94 in
-two epochs, gradients clipped at 2, label smoothing 0.1, batches of 32 (on each of 50 replicas), 100
-epochs. Momentum, weight decay and the auxiliary head's weight are those of the authors' TensorFlow
-code; the running average of the parameters is missing here.
+Source: Szegedy et al. 2016 (arXiv:1512.00567), sections 7 and 8: RMSProp, rate 0.045 times 0.94
+every two epochs, gradients clipped at 2, label smoothing 0.1, batches of 32 (on each of 50
+replicas), 100 epochs. Momentum, weight decay and the weight of the auxiliary loss are from the
+authors' TensorFlow code. The moving average of the parameters is missing here.
 Command: python -m cnn_jax.main --config=configs/inception_v3.py --config.data.directory=DIR
 Result: not yet run; the released weights have 78.0 % top-1, 93.9 % top-5 (TF-slim's table).
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=299)
     config.model.name = "inception_v3"
     config.optim.name = "rmsprop"
@@ -29,6 +31,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.batch_size = 32
     config.eval.batch_size = 128
     config.train.epochs = 100.0
-    config.train.label_smoothing = 0.1
-    config.train.auxiliary_weight = 0.4
+    config.loss.label_smoothing = 0.1
+    config.loss.auxiliary_weight = 0.4
     return base.finish(config, variant)

@@ -1,10 +1,12 @@
 """Inception v4 on ImageNet.
 
 Source: Szegedy et al. 2016 (arXiv:1602.07261), section 4: RMSProp, rate 0.045 times 0.94 every two
-epochs. Batch, momentum, weight decay, label smoothing and length are those of Inception v3, as the
-paper says nothing else; the running average of the parameters is missing here.
+epochs. The paper says nothing else; batch size, momentum, weight decay, label smoothing and length
+are those of Inception v3. The moving average of the parameters is missing here.
 Command: python -m cnn_jax.main --config=configs/inception_v4.py --config.data.directory=DIR
 Result: not yet run; the released weights have 80.2 % top-1, 95.2 % top-5 (TF-slim's table).
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=299)
     config.model.name = "inception_v4"
     config.optim.name = "rmsprop"
@@ -27,5 +29,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.batch_size = 32
     config.eval.batch_size = 128
     config.train.epochs = 100.0
-    config.train.label_smoothing = 0.1
+    config.loss.label_smoothing = 0.1
     return base.finish(config, variant, smoke_image_size=75)

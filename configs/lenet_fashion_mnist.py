@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.fashion_mnist()
     config.model.name = "lenet"
     config.model.activation = "relu"

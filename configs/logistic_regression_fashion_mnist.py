@@ -1,4 +1,4 @@
-"""Logistic regression on Fashion-MNIST: what every network must beat.
+"""Logistic regression on Fashion-MNIST: the baseline for every network.
 
 Source: none; softmax of one dense layer on the pixels. The recipe is ours.
 Command: python -m cnn_jax.main --config=configs/logistic_regression_fashion_mnist.py
@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.fashion_mnist(image_size=28)
     config.model.name = "logistic_regression"
     config.optim.learning_rate = 0.01

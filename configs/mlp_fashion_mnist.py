@@ -1,4 +1,4 @@
-"""A multilayer perceptron on Fashion-MNIST: what convolution must beat.
+"""Multilayer perceptron on Fashion-MNIST: the baseline for convolutional networks.
 
 Source: Géron 2022, 'Hands-On Machine Learning', 3rd edition, chapter 10: hidden layers of 300 and
 100 units; the recipe is ours.
@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.fashion_mnist(image_size=28)
     config.model.name = "mlp"
     config.model.widths = (300, 100)

@@ -2,10 +2,12 @@
 
 Source: Sandler et al. 2018 (arXiv:1801.04381), section 6.1: RMSProp with decay and momentum 0.9,
 rate 0.045 times 0.98 after every epoch, weight decay 4e-5, batches of 96 on each of 16 machines.
-Those sent their gradients one by one, so that the batch is 96 here. Epsilon is TF-slim's default,
-the length is ours; the trainer has no crops of random size.
+The machines trained asynchronously, so one update there, as here, is computed from 96 images.
+Epsilon is TF-slim's default. The length is ours. Crops of random size are missing here.
 Command: python -m cnn_jax.main --config=configs/mobilenetv2.py --config.data.directory=DIR
 Result: not yet run; published weights have 71.3 % top-1.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "mobilenetv2_100"
     config.optim.name = "rmsprop"

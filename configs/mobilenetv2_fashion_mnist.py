@@ -1,10 +1,10 @@
-"""MobileNet v2 with half its channels on Fashion-MNIST, padded to 32x32 pixels.
+"""MobileNet v2 with a width multiplier of 0.5 on Fashion-MNIST, padded to 32x32 pixels.
 
-Source: Sandler et al. 2018 (arXiv:1801.04381), Table 2, for the network. Its first convolution and
-its fourth stage keep the size, so that the last stages see 4x4 pixels; the recipe is ours.
+Source: Sandler et al. 2018 (arXiv:1801.04381), Table 2, for the network. The first convolution and
+the fourth stage have stride 1 here, so the last stages see 4x4 pixels. The recipe is ours.
 Command: python -m cnn_jax.main --config=configs/mobilenetv2_fashion_mnist.py
-Result: test top-1 92.60 %, top-5 99.94 %, loss 0.2058 with seed 0, the final parameters, in 25 min,
-other work sharing the machine;
+Result: test top-1 92.60 %, top-5 99.94 %, loss 0.2058 with seed 0, the final parameters, in 25 min
+while other work shared the machine;
 params_sha256 51f3468590dabbac0fbae857eb54874b4042a6b60812f297700a7e461ab78283.
 Measured on 2 cores of an AMD EPYC (Zen 5), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
 """
@@ -15,7 +15,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.fashion_mnist(image_size=32)
     config.model.name = "mobilenetv2_050"
     config.model.strides = (1, 1, 2, 2, 1, 1, 2, 1)

@@ -1,9 +1,11 @@
 """Network in Network on ImageNet.
 
-Source: Lin et al. 2013 (arXiv:1312.4400) and the authors' Caffe solver: batches of 64, rate 0.01, a
-tenth after each 200,000 of 450,000 steps (about 10 of 22 epochs), weight decay 5e-4.
+Source: Lin et al. 2013 (arXiv:1312.4400) and the authors' Caffe solver: batches of 64, rate 0.01,
+divided by 10 after every 200,000 of 450,000 steps (about 10 of 22 epochs), weight decay 5e-4.
 Command: python -m cnn_jax.main --config=configs/nin.py --config.data.directory=DIR
 Result: not yet run; the authors' model zoo page quotes 59.4 % top-1.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +14,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "nin"
     config.optim.learning_rate = 0.01

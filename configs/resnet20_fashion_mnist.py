@@ -1,10 +1,10 @@
-"""ResNet-20, as for CIFAR-10, on Fashion-MNIST at its own 28x28 pixels.
+"""ResNet-20 for CIFAR-10 on Fashion-MNIST at its native 28x28 pixels.
 
-Source: He et al. 2015 (arXiv:1512.03385), section 4.2, for the network and its crops padded by a
-few pixels; the schedule is ours, shorter than the paper's 182 epochs.
+Source: He et al. 2015 (arXiv:1512.03385), section 4.2, for the network and the random crops after
+padding by a few pixels. The schedule is ours, shorter than the paper's 182 epochs.
 Command: python -m cnn_jax.main --config=configs/resnet20_fashion_mnist.py
-Result: test top-1 94.28 %, top-5 99.99 %, loss 0.1614 with seed 0, the final parameters, in 61 min,
-other work sharing the machine;
+Result: test top-1 94.28 %, top-5 99.99 %, loss 0.1614 with seed 0, the final parameters, in 61 min
+while other work shared the machine;
 params_sha256 6b271a27f0a0c386f6a57bf140ab76cae90352b75bf14416ed651155c3613b13.
 Measured on 2 cores of an AMD EPYC (Zen 5), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
 """
@@ -15,7 +15,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.fashion_mnist(image_size=28)
     config.model.name = "resnet20"
     config.data.flip = True

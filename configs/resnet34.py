@@ -1,11 +1,14 @@
 """ResNet-34 on ImageNet.
 
 Source: He et al. 2015 (arXiv:1512.03385), section 3.4: batches of 256, SGD with momentum 0.9, rate
-0.1 divided by 10 when the error stops falling, weight decay 1e-4, up to 60 x 10^4 steps. Here the
-epochs of torchvision's reference, 90 with the rate divided at 30 and 60.
+0.1 divided by 10 when the error stops falling, weight decay 1e-4, up to 60 x 10^4 steps. The epochs
+are those of torchvision's reference: 90, with the rate divided at 30 and 60.
 Command: python -m cnn_jax.main --config=configs/resnet34.py --config.data.directory=DIR
 Result: not yet run; torchvision's page quotes 73.314 % top-1, 91.420 % top-5 for its weights, which
-were trained on crops of random size and shape. Here images are enlarged to 224x224 and mirrored.
+were trained on crops of random size and shape. Here images are enlarged to 224x224 and flipped at
+random.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +17,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "resnet34"
     config.optim.learning_rate = 0.1

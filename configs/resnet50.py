@@ -1,11 +1,14 @@
-"""ResNet-50 on ImageNet in 90 epochs, with warm-up and the last normalisations started at zero.
+"""ResNet-50 on ImageNet in 90 epochs, with warm-up and zero-initialised residual branches.
 
-Source: Goyal et al. 2017 (arXiv:1706.02677), section 5.1: rate 0.1 for each 256 images of a batch,
-warm-up over 5 epochs, division by 10 at 30, 60 and 80, weight decay 1e-4 but on normalisation,
-zero-initialised residual scales; 23.60 % top-1 error with batches of 256.
+Source: Goyal et al. 2017 (arXiv:1706.02677), section 5.1: rate 0.1 for every 256 images of a batch,
+warm-up over 5 epochs, division by 10 at 30, 60 and 80. Weight decay is 1e-4, but 0 on
+normalisation. The last normalisation scale of each block starts at zero. Its top-1 error is 23.60 %
+with batches of 256.
 Command: python -m cnn_jax.main --config=configs/resnet50.py --config.data.directory=DIR
-Result: not yet run; expected near 76.4 % top-1, with crops of random size and shape, which the
+Result: not yet run; expected near 76.4 % top-1 with crops of random size and shape, which the
 trainer does not have yet.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +17,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "resnet50"
     config.model.zero_init_residual = True

@@ -1,12 +1,14 @@
 """ShuffleNet v2 on ImageNet.
 
-Source: Ma et al. 2018 (arXiv:1807.11164), section 4, which trains as Zhang et al. 2017 do
-(arXiv:1707.01083), in whose code (`ShuffleNetV1/train.py` of megvii-model/ShuffleNet-Series) the
-rate falls linearly from 0.5 over 300,000 batches of 1024, weight decay is 4e-5 and label smoothing
-0.1. Here the rate falls along a cosine; the trainer has no crops of random size and no changes of
-colour.
+Source: Ma et al. 2018 (arXiv:1807.11164), section 4, which refers to Zhang et al. 2017
+(arXiv:1707.01083) for training. Their code (`ShuffleNetV1/train.py` of
+megvii-model/ShuffleNet-Series) decays the rate linearly from 0.5 over 300,000 batches of 1024, with
+weight decay 4e-5 and label smoothing 0.1. The schedule here is a cosine. Crops of random size and
+random colours are missing here.
 Command: python -m cnn_jax.main --config=configs/shufflenet_v2.py --config.data.directory=DIR
 Result: not yet run; torchvision quotes 69.362 % top-1, 88.316 % top-5 for its weights.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "shufflenet_v2_x1_0"
     config.optim.learning_rate = 0.5
@@ -23,5 +25,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.name = "cosine"
     config.train.batch_size = 1024
     config.train.epochs = 240.0
-    config.train.label_smoothing = 0.1
+    config.loss.label_smoothing = 0.1
     return base.finish(config, variant, smoke_image_size=32)

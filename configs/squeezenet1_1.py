@@ -1,10 +1,12 @@
 """SqueezeNet 1.1 on ImageNet.
 
 Source: the solver of SqueezeNet 1.1 in the authors' repository (github.com/forresti/SqueezeNet):
-rate 0.04, momentum 0.9, weight decay 2e-4, 170,000 batches of 512, which are 68 epochs. Its rate
-falls in a straight line, here as a cosine.
+rate 0.04, momentum 0.9, weight decay 2e-4, 170,000 batches of 512, which are 68 epochs. The solver
+decays the rate linearly; the schedule here is a cosine.
 Command: python -m cnn_jax.main --config=configs/squeezenet1_1.py --config.data.directory=DIR
 Result: not yet run; torchvision's weights give 58.2 % top-1, 80.6 % top-5 for the central crop.
+Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
+8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "squeezenet1_1"
     config.optim.learning_rate = 0.04

@@ -1,8 +1,9 @@
 """WRN-28-10 with dropout on CIFAR-10.
 
-Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146), section 3: Nesterov momentum, rate 0.1, a
-fifth after 60, 120 and 160 of 200 epochs, weight decay 5e-4, batches of 128, dropout 0.3, mirroring
-and crops after padding by four pixels, which are reflected there. The paper has no validation set.
+Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146), section 3: Nesterov momentum, rate 0.1,
+divided by 5 after epochs 60, 120 and 160 of 200, weight decay 5e-4, batches of 128, dropout 0.3,
+random flips, and random crops after padding by four pixels. The paper pads by reflection, this
+config with black. The paper has no validation set.
 Command: python -m cnn_jax.main --config=configs/wrn_28_10.py
 Result: not yet run; the paper's median of five runs is 3.89 % error, 4.00 % without dropout.
 """
@@ -13,7 +14,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, or its variant 'smoke'."""
+    """Returns the config, or its variant 'smoke'."""
     config = base.get_config()
     config.model.name = "wrn_28_10"
     config.model.dropout_rate = 0.3

@@ -1,22 +1,28 @@
-"""What several test files need."""
+"""Settings of all tests, and fixtures that several test files use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import pytest
 
 from cnn_jax import train
+from cnn_jax.runtime import compilation_cache, console, malloc
 from configs import quickstart
 
-# The commands that tests start leave the user's cache alone.
+# Processes that tests start must not use the user's compilation cache.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-# Keras, a reference for some networks, asks for it when it is imported.
+# Keras is a reference for some networks. It reads this variable when it is imported.
 os.environ["KERAS_BACKEND"] = "jax"
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """What a slow test compiles serves its group only, and of all of them would fill the memory."""
+    """Deletes the compiled programs after a slow test, or after the last of its group.
+
+    Only tests of the same group use these programs again. Those of all slow tests together would
+    fill the memory.
+    """
     group = item.get_closest_marker("xdist_group")
     same_group = nextitem is not None and nextitem.get_closest_marker("xdist_group") == group
     if item.get_closest_marker("slow") and not (group and same_group):
@@ -31,5 +37,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.train.epochs = 3.0
     config.eval.every_epochs = 1.0
     config.checkpoint.keep = 3
-    train.run(config, directory)
+    train.run(config, directory, progress=False)
     return directory
+
+
+@pytest.fixture
+def exit_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]:
+    """Runs a command in this process and returns its exit status.
+
+    The arguments are the function `main` of the command and its command-line arguments. The
+    allocator and the compilation cache of this process stay as they are.
+    """
+
+    def run(main: Callable[[], int], *arguments: str) -> int | str | None:
+        monkeypatch.setattr("sys.argv", ["command", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            console.exit_with(main)
+        return exit_info.value.code
+
+    monkeypatch.setattr(malloc, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(compilation_cache, "use_cache", lambda: None)
+    return run

@@ -1,6 +1,10 @@
-"""Imports go one way: from the commands down to what knows of nothing else."""
+"""Imports go one way: a table of rooms, no cycles, and owners of outside packages."""
 
 import ast
+import functools
+import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,185 +12,183 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
-# A module may import those of the layers above its own line, and none beside it, unless the
-# second table says so.
-LAYERS: tuple[frozenset[str], ...] = tuple(
-    frozenset(line.split())
-    for line in (
-        "cnn_jax cnn_jax.errors cnn_jax.keys cnn_jax.memory cnn_jax.compilation",
-        "cnn_jax.ops.window cnn_jax.ops.primitive cnn_jax.ops.cpu cnn_jax.ops.cpu.matmul"
-        " cnn_jax.ops.native cnn_jax.ops.native.library",
-        "cnn_jax.ops.native.geometry",
-        "cnn_jax.ops.cpu.views cnn_jax.ops.native.channels cnn_jax.ops.native.conv"
-        " cnn_jax.ops.native.pool",
-        "cnn_jax.ops.cpu.banded cnn_jax.ops.cpu.phases cnn_jax.ops.cpu.ynnpack",
-        "cnn_jax.ops.cpu.dense cnn_jax.ops.cpu.depthwise cnn_jax.ops.cpu.pool",
-        "cnn_jax.ops.cpu.grouped",
-        "cnn_jax.ops.cpu.conv",
-        "cnn_jax.cli cnn_jax.plots cnn_jax.sharding cnn_jax.workdir"
-        " cnn_jax.ops.conv cnn_jax.ops.normalize cnn_jax.ops.pool"
-        " cnn_jax.losses cnn_jax.optim cnn_jax.interruption cnn_jax.ops.channels"
-        " cnn_jax.data.source cnn_jax.data.splits cnn_jax.data.images cnn_jax.data.augment",
-        "cnn_jax.ops.stochastic",
-        "cnn_jax.ops cnn_jax.metrics cnn_jax.state cnn_jax.logs"
-        " cnn_jax.data.digits cnn_jax.data.fake cnn_jax.data.idx cnn_jax.data.tfds"
-        " cnn_jax.data.resident",
-        "cnn_jax.models.layers cnn_jax.models.digit_codes"
-        " cnn_jax.data cnn_jax.steps cnn_jax.checkpoint",
-        "cnn_jax.models.attention cnn_jax.models.branches cnn_jax.models.inverted_residual",
-        "cnn_jax.models.alexnet cnn_jax.models.convnext cnn_jax.models.cspnet"
-        " cnn_jax.models.cuda_convnet cnn_jax.models.densenet cnn_jax.models.efficientnet"
-        " cnn_jax.models.fashion_cnn cnn_jax.models.googlenet cnn_jax.models.inception"
-        " cnn_jax.models.inception_v4 cnn_jax.models.lenet cnn_jax.models.linear"
-        " cnn_jax.models.mobilenet cnn_jax.models.nin cnn_jax.models.resnet"
-        " cnn_jax.models.resnetv2 cnn_jax.models.shufflenet cnn_jax.models.squeezenet"
-        " cnn_jax.models.swin cnn_jax.models.vgg cnn_jax.models.vit"
-        " cnn_jax.models.wide_resnet cnn_jax.models.xception",
-        "cnn_jax.models.senet",
-        "cnn_jax.models cnn_jax.pretrained.names cnn_jax.pretrained.layout"
-        " cnn_jax.pretrained.inverted_residual cnn_jax.pretrained.unpickle"
-        " cnn_jax.pretrained.hub cnn_jax.pretrained.released",
-        "cnn_jax.pretrained.files cnn_jax.pretrained.alexnet cnn_jax.pretrained.convnext"
-        " cnn_jax.pretrained.cspnet cnn_jax.pretrained.densenet"
-        " cnn_jax.pretrained.efficientnet cnn_jax.pretrained.googlenet"
-        " cnn_jax.pretrained.inception cnn_jax.pretrained.inception_v4"
-        " cnn_jax.pretrained.mobilenet cnn_jax.pretrained.resnet cnn_jax.pretrained.resnetv2"
-        " cnn_jax.pretrained.shufflenet"
-        " cnn_jax.pretrained.squeezenet cnn_jax.pretrained.swin cnn_jax.pretrained.vgg"
-        " cnn_jax.pretrained.vit cnn_jax.pretrained.xception",
-        "cnn_jax.pretrained.senet cnn_jax.pretrained.torchvision",
-        "cnn_jax.pretrained.preprocessing cnn_jax.pretrained.tables"
-        " cnn_jax.pretrained.applications",
-        "cnn_jax.pretrained.convert",
-        "cnn_jax.pretrained.heads cnn_jax.pretrained.keras",
-        "cnn_jax.pretrained.loading",
-        "cnn_jax.pretrained",
-        "cnn_jax.job cnn_jax.evaluate cnn_jax.predict cnn_jax.summary",
-        "cnn_jax.benchmark cnn_jax.benchmark.models cnn_jax.benchmark.ops"
-        " cnn_jax.benchmark.profiling cnn_jax.benchmark.report cnn_jax.benchmark.timing",
-        "cnn_jax.benchmark.torch_ops",
-        "cnn_jax.benchmark.compare_ops cnn_jax.benchmark.torch_models",
-        "cnn_jax.benchmark.compare_models cnn_jax.train",
-        "cnn_jax.main cnn_jax.benchmark.__main__",
-    )
-)
-# What a part of the package may use of the package, beyond what the layers forbid.
-ONLY = {
-    "cnn_jax.ops": {"cnn_jax.errors", "cnn_jax.compilation", "cnn_jax.ops"},
-    "cnn_jax.ops.cpu": {"cnn_jax.ops.cpu", "cnn_jax.ops.window"},
-    "cnn_jax.ops.native": {"cnn_jax.compilation", "cnn_jax.ops.native", "cnn_jax.ops.window"},
-    "cnn_jax.models": {"cnn_jax.errors", "cnn_jax.ops", "cnn_jax.models"},
-    "cnn_jax.data": {"cnn_jax.errors", "cnn_jax.keys", "cnn_jax.sharding", "cnn_jax.data"},
-    "cnn_jax.pretrained": {
-        "cnn_jax.data.images",
-        "cnn_jax.data.resident",
-        "cnn_jax.errors",
-        "cnn_jax.models",
-        "cnn_jax.pretrained",
-    },
-    "cnn_jax.pretrained.files": {"cnn_jax.errors", "cnn_jax.pretrained.unpickle"},
-    "cnn_jax.pretrained.hub": {"cnn_jax.errors"},
-    "cnn_jax.pretrained.released": {"cnn_jax.errors"},
-    "cnn_jax.pretrained.unpickle": {"cnn_jax.errors"},
-    "cnn_jax.losses": {"cnn_jax.errors"},
-    "cnn_jax.optim": {"cnn_jax.errors"},
-    "cnn_jax.metrics": {"cnn_jax.errors", "cnn_jax.losses", "cnn_jax.sharding"},
-    "cnn_jax.state": {"cnn_jax.keys", "cnn_jax.sharding"},
-    "cnn_jax.steps": {
-        "cnn_jax.keys",
-        "cnn_jax.losses",
-        "cnn_jax.metrics",
-        "cnn_jax.sharding",
-        "cnn_jax.state",
-    },
+# Each room with the other rooms that it may import. A file at the top of the package is a room.
+ROOMS: dict[str, str] = {
+    "errors": "",
+    "schema": "errors",
+    "plan": "errors schema data.splits",
+    "contracts": "",
+    "losses": "errors plan contracts",
+    "metrics": "losses contracts",
+    "optim": "errors",
+    "runtime": "errors",
+    "ops": "errors runtime.compilation_cache",
+    "models": "errors ops",
+    "data": "errors plan contracts runtime",
+    "objectives": "errors plan contracts losses metrics models runtime",
+    "runs": "errors plan contracts metrics runtime",
+    "pretrained": "errors models data.images data.pixels",
+    "predictor": "plan contracts losses data objectives pretrained runs runtime",
+    "evaluators": "errors contracts metrics data predictor runs runtime",
+    "train": "errors plan contracts losses metrics models objectives evaluators optim data runs"
+    " runtime",
+    "config_files": "errors plan",
+    "main": "config_files errors plan runtime train",
+    "evaluate": "errors evaluators runs runtime",
+    "predict": "errors data.images predictor runs runtime",
+    "summary": "errors models runtime",
+    "benchmark": "errors plan contracts losses models objectives ops optim runtime train",
 }
-# Who may import what from outside; nobody else does.
-RESERVED = {
-    "orbax": {"cnn_jax.checkpoint"},
-    "absl.app": {"cnn_jax.main"},
-    "absl.flags": {"cnn_jax.main"},
-    "ml_collections.config_flags": {"cnn_jax.main"},
-    "argparse": {
-        "cnn_jax.benchmark.__main__",
-        "cnn_jax.evaluate",
-        "cnn_jax.predict",
-        "cnn_jax.summary",
-    },
-    "huggingface_hub": {"cnn_jax.pretrained.hub"},
-    "tensorflow_datasets": {"cnn_jax.data.tfds"},
-    "sklearn": {"cnn_jax.data.digits"},
-    "tensorboardX": {"cnn_jax.logs"},
-    "matplotlib": {"cnn_jax.plots"},
-    "timm": {"cnn_jax.benchmark.torch_models"},
-    "torch": {"cnn_jax.benchmark.torch_models", "cnn_jax.benchmark.torch_ops"},
-    "torchvision": {"cnn_jax.benchmark.torch_models"},
-    "tensorflow": set[str](),
-    "keras": set[str](),
-    "configs": set[str](),
-    "experiments": set[str](),
-    "tests": set[str](),
+COMMANDS = ("main", "evaluate", "predict", "summary", "benchmark.__main__")
+# Parts of rooms that use less than their room.
+PARTS: dict[str, str] = {
+    "ops.cpu": "ops.cpu ops.window",
+    "ops.native": "ops.native ops.window runtime.compilation_cache",
+    "data.sources": "errors plan contracts data",
+    "data.splits": "errors",
+    "pretrained.families": "errors models pretrained.families",
+    "pretrained.formats": "errors pretrained.formats",
 }
+# The only modules that import an outside package.
+OWNERS: dict[str, set[str]] = {
+    "orbax": {"runs.checkpoint"},
+    "argparse": {"benchmark.__main__", "evaluate", "main", "predict", "runtime.flags", "summary"},
+    "huggingface_hub": {"pretrained.formats.hub"},
+    "tensorflow_datasets": {"data.sources.tfds"},
+    "sklearn": {"data.sources.digits"},
+    "tensorboardX": {"runs.logs"},
+    "matplotlib": {"benchmark.plots", "runs.plots"},
+    "timm": {"benchmark.torch_models"},
+    "torch": {"benchmark.torch_models", "benchmark.torch_ops"},
+    "torchvision": {"benchmark.torch_models"},
+    **{name: set() for name in ("tensorflow", "keras", "configs", "experiments", "tests")},
+}
+# Flax is imported only in these rooms and files.
+FLAX = ("models", "objectives", "pretrained", "contracts")
+# Nothing that `from cnn_jax import models` loads may load these packages.
+HEAVY = ("matplotlib", "sklearn", "tensorflow_datasets", "orbax", "PIL", "tensorboardX")
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    parts = path.relative_to(REPOSITORY / "cnn_jax").with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 MODULES = {module_name(path): path for path in sorted((REPOSITORY / "cnn_jax").rglob("*.py"))}
-CONFIGS = {module_name(path): path for path in sorted((REPOSITORY / "configs").rglob("*.py"))}
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.py"))
 
 
 def inside(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def imported_names(path: Path) -> Iterator[str]:
-    """Every dotted name that a file imports, wherever in the file it does."""
+@functools.cache
+def imported_names(path: Path) -> tuple[str, ...]:
+    """Returns every dotted name that a file imports, at any place in it."""
+    return tuple(_imported_names(path))
+
+
+def _imported_names(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.level == 0, f"{path}: imports must be absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def imported_modules(path: Path) -> set[str]:
-    """The modules of the package among them."""
-    names = [name for name in imported_names(path) if inside(name, "cnn_jax")]
-    return {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    """Returns the modules of the package among them, without the package's own name."""
+    names = [name for name in imported_names(path) if name.startswith("cnn_jax.")]
+    short = {name.removeprefix("cnn_jax.") for name in names}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in short} - {""}
 
 
-def test_every_module_is_in_one_layer() -> None:
-    assert sorted(name for layer in LAYERS for name in layer) == sorted(MODULES)
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room(module) for module in MODULES if module} == set(ROOMS)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_the_layers_below_it(module: str) -> None:
-    depth = next(depth for depth, layer in enumerate(LAYERS) if module in layer)
-    below = frozenset[str]().union(*LAYERS[:depth])
-    assert imported_modules(MODULES[module]) <= below
+def test_a_module_imports_only_what_its_room_may(module: str) -> None:
+    allowed = [room(module), *ROOMS.get(room(module), "").split()]
+    for used in imported_modules(MODULES[module]):
+        assert any(inside(used, other) for other in allowed), f"{module} imports {used}"
+        assert used not in COMMANDS, f"{module} imports the command {used}"
 
 
-@pytest.mark.parametrize(("part", "allowed"), ONLY.items())
-def test_a_part_uses_only_what_it_may(part: str, allowed: set[str]) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_a_room_imports_only_what_it_may(part: str) -> None:
     for module in (name for name in MODULES if inside(name, part)):
         for used in imported_modules(MODULES[module]):
-            assert any(inside(used, other) for other in allowed), f"{module} imports {used}"
+            assert any(inside(used, other) for other in PARTS[part].split()), f"{module}: {used}"
 
 
-@pytest.mark.parametrize(("package", "allowed"), RESERVED.items())
-def test_a_package_is_imported_only_where_it_belongs(package: str, allowed: set[str]) -> None:
+def test_modules_do_not_import_in_circles() -> None:
+    graph = {module: imported_modules(path) - {module} for module, path in MODULES.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_rooms_do_not_import_in_circles() -> None:
+    graph = {name: {room(other) for other in used.split()} for name, used in ROOMS.items()}
+    graph["plan"] -= {"data"}  # data.splits imports errors only, as PARTS says.
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_an_outside_package_is_imported_only_by_its_owners(package: str) -> None:
     importers = {
         module
         for module, path in MODULES.items()
         if any(inside(name, package) for name in imported_names(path))
     }
-    assert importers == allowed
+    assert importers == OWNERS[package]
 
 
-def test_configs_import_of_the_package_only_its_errors() -> None:
-    for path in CONFIGS.values():
-        assert imported_modules(path) <= {"cnn_jax.errors"}, path
+def test_flax_is_imported_only_where_networks_are() -> None:
+    for module, path in MODULES.items():
+        if any(inside(name, "flax") for name in imported_names(path)):
+            assert room(module) in FLAX, module
+
+
+def test_the_training_room_knows_no_metric_and_no_kind_of_feed() -> None:
+    for path in (REPOSITORY / "cnn_jax" / "train").glob("*.py"):
+        text = path.read_text()
+        assert "top1" not in text, path
+        assert "Resident" not in text, path
+        if path.name not in ("recorder.py", "runner.py"):
+            assert '"validation"' not in text, path
+
+
+def test_configs_import_of_the_package_only_the_plan_and_its_errors() -> None:
+    for path in CONFIGS:
+        assert imported_modules(path) <= {"errors", "plan"}, path
         outside = {name.partition(".")[0] for name in imported_names(path)}
         assert outside <= {"cnn_jax", "configs", "ml_collections"}, path
+
+
+def loaded(code: str) -> set[str]:
+    """Returns the names of the modules that are loaded after `code` ran in a new process."""
+    script = f"{code}\nimport sys\nprint(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("models", set()), ("data", {"PIL"}), ("train", {"orbax", "PIL"})]
+)
+def test_importing_a_public_module_loads_nothing_heavy(name: str, allowed: set[str]) -> None:
+    assert loaded(f"from cnn_jax import {name}") & set(HEAVY) <= allowed
+
+
+def test_a_plan_is_read_without_jax() -> None:
+    assert "jax" not in loaded("from cnn_jax import plan; plan.read(plan.config(plan.Plan()))")
+
+
+def test_public_modules_are_attributes_of_the_package() -> None:
+    assert "cnn_jax.plan" in loaded("import cnn_jax; cnn_jax.plan.Plan")

@@ -1,4 +1,4 @@
-"""The layers that the families share, against loops."""
+"""Tests of the layers that all families share, some against loops in NumPy."""
 
 from itertools import product
 from typing import Any, Literal, cast
@@ -15,17 +15,17 @@ Padding = int | Literal["SAME", "HALF"]
 
 
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Pixels before and after one axis."""
+    """Returns the number of padding pixels before and after one axis."""
     if padding == "HALF":
         return kernel // 2, kernel // 2
     if padding != "SAME":
         return padding, padding
-    # TensorFlow's rule: ceil(size / stride) outputs, and the odd pixel comes after.
+    # TensorFlow's rule: ceil(size / stride) outputs; of an odd total, the extra pixel comes last.
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
-def plain_conv(
+def reference_conv(
     x: np.ndarray, kernel: np.ndarray, stride: int, padding: Padding, groups: int
 ) -> np.ndarray:
     rows, columns, inputs, outputs = kernel.shape
@@ -70,7 +70,7 @@ def test_conv_equals_a_loop(
     )
     with jax.enable_x64(True):
         result = cast("jax.Array", conv.apply({"params": params}, images))
-    expected = plain_conv(images, params["kernel"], stride, padding, groups)
+    expected = reference_conv(images, params["kernel"], stride, padding, groups)
     np.testing.assert_allclose(result, expected + params.get("bias", 0), rtol=0, atol=1e-12)
 
 
@@ -92,7 +92,7 @@ def test_he_normal_has_variance_two_over_fan_in() -> None:
     assert abs(weights.mean()) < 0.02 * deviation
     np.testing.assert_allclose(weights.std(), deviation, rtol=0.01)
     beyond = (np.abs(weights) > 2 * deviation).mean()
-    np.testing.assert_allclose(beyond, 0.0455, rtol=0.1)  # of a normal distribution, not truncated
+    np.testing.assert_allclose(beyond, 0.0455, rtol=0.1)  # a normal distribution without truncation
 
 
 def test_glorot_uniform_has_variance_two_over_fan_in_plus_fan_out() -> None:
@@ -102,7 +102,7 @@ def test_glorot_uniform_has_variance_two_over_fan_in_plus_fan_out() -> None:
     np.testing.assert_allclose(np.abs(weights).max(), (3 * variance) ** 0.5, rtol=0.001)
 
 
-def test_flatten_has_channels_fastest() -> None:
+def test_flatten_makes_channels_vary_fastest() -> None:
     x = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     np.testing.assert_array_equal(layers.flatten(x), np.arange(120).reshape(2, 60))
 
@@ -121,7 +121,7 @@ def test_logits_are_at_least_float32(dtype: str, expected: str) -> None:
         assert layers.as_logits(jnp.ones(2, dtype)).dtype == expected
 
 
-def test_an_unknown_activation_is_an_error_with_the_nearest() -> None:
+def test_unknown_activation_raises_error_with_the_nearest_name() -> None:
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         layers.activation("sigmod")
 
@@ -131,7 +131,7 @@ def test_stochastic_depth_drops_examples_and_keeps_the_mean() -> None:
     x = jnp.ones((10_000, 2, 3))
     np.testing.assert_array_equal(module.apply({}, x, train=False), x)
     y = np.asarray(module.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
-    assert (y == y[:, :1, :1]).all(), "an example is dropped as a whole"
+    assert (y == y[:, :1, :1]).all(), "each example is dropped completely or not at all"
     assert set(np.unique(y)) == {0, np.float32(1 / 0.8)}
     np.testing.assert_allclose(y.mean(), 1, atol=0.02)
 
@@ -147,7 +147,7 @@ def test_linear_rates_rise_from_zero_to_the_last() -> None:
     assert layers.linear_rates(0.2, 1) == [0]
 
 
-def test_squeeze_excite_weighs_channels_by_the_mean_of_the_image() -> None:
+def test_squeeze_excite_scales_channels_by_gates_from_the_image_mean() -> None:
     rng = np.random.default_rng(0)
     shapes = {"reduce": (1, 1, 6, 2), "expand": (1, 1, 2, 6)}
     params = {
@@ -163,15 +163,15 @@ def test_squeeze_excite_weighs_channels_by_the_mean_of_the_image() -> None:
     np.testing.assert_allclose(cast("jax.Array", result), expected, rtol=0, atol=1e-12)
 
 
-def test_widths_are_divisible_and_hardly_smaller() -> None:
-    # timm's and TensorFlow's values for MobileNetV2 with widths of 0.35 and 1.4.
+def test_divisible_rounds_widths_as_timm_does() -> None:
+    # timm's and TensorFlow's values for MobileNetV2 with width multipliers of 0.35 and 1.4.
     assert [layers.divisible(0.35 * c) for c in (16, 24, 32, 64)] == [8, 8, 16, 24]
     assert [layers.divisible(1.4 * c) for c in (16, 24, 32, 64)] == [24, 32, 48, 88]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_is_that_of_flax(train: bool, dtype: Any) -> None:
+def test_batch_norm_equals_that_of_flax(train: bool, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(0.5, 2, (4, 5, 6, 7)), jnp.float32)
     options: dict[str, Any] = {"momentum": 0.75, "epsilon": 1e-3, "dtype": dtype}
@@ -185,8 +185,8 @@ def test_batch_norm_is_that_of_flax(train: bool, dtype: Any) -> None:
             name: jnp.asarray(rng.uniform(1, 2, 7), jnp.float32) for name in ("mean", "var")
         },
     }
-    started = [norm.init(jax.random.key(0), x) for norm in (ours, theirs)]
-    jax.tree.map(np.testing.assert_array_equal, *started)
+    initial = [norm.init(jax.random.key(0), x) for norm in (ours, theirs)]
+    jax.tree.map(np.testing.assert_array_equal, *initial)
     results = [
         jax.jit(lambda v, x, norm=norm: norm.apply(v, x, mutable=["batch_stats"]))(variables, x)
         for norm in (ours, theirs)

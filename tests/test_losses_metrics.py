@@ -1,19 +1,17 @@
-"""The loss and the metrics against NumPy."""
+"""Tests of losses and metrics against NumPy."""
 
-import re
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import errors, losses, metrics
+from cnn_jax import errors, losses, metrics, plan
+from cnn_jax.contracts import Sums
 
 RNG = np.random.default_rng(0)
 
 
 def plain_cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the cross-entropy of `[B, K]` logits and target probabilities, in float64."""
     logits = logits.astype(np.float64)
     largest = logits.max(-1, keepdims=True)
     log_sum = largest + np.log(np.exp(logits - largest).sum(-1, keepdims=True))
@@ -45,7 +43,10 @@ def test_cross_entropy_of_bfloat16_is_computed_in_float32(soft: bool) -> None:
 
 
 def plain_sums(logits: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> dict[str, float]:
-    best_first = np.argsort(-logits, axis=-1, kind="stable")  # the smaller index wins a tie
+    """Returns the weighted sums of loss, top-1 and top-5 hits."""
+    best_first = np.argsort(
+        -logits, axis=-1, kind="stable"
+    )  # In a tie, the smaller index ranks first.
     rank = (best_first == labels[:, None]).argmax(-1)
     loss = plain_cross_entropy(logits, np.eye(logits.shape[-1])[labels])
     sums = {"loss": loss, "top1": rank < 1, "top5": rank < 5}
@@ -73,20 +74,20 @@ def test_classification_and_confusion_equal_numpy_with_ties_and_padding() -> Non
     ("classes", "names"),
     [(2, {"loss", "top1"}), (5, {"loss", "top1"}), (6, {"loss", "top1", "top5"})],
 )
-def test_top5_is_left_out_where_it_is_always_one(classes: int, names: set[str]) -> None:
+def test_top5_is_omitted_for_five_classes_or_fewer(classes: int, names: set[str]) -> None:
     sums = metrics.classification(
         jnp.zeros((3, classes)), jnp.zeros(3, jnp.int32), jnp.ones(3, jnp.float32)
     )
     assert set(sums) == names
 
 
-def test_logits_that_are_not_numbers_are_never_right() -> None:
+def test_nan_logits_count_as_wrong() -> None:
     logits = jnp.full((4, 10), jnp.nan)
     sums = metrics.classification(logits, jnp.arange(4), jnp.ones(4, jnp.float32))
     assert sums["top1"][0] == sums["top5"][0] == 0
 
 
-def part(loss: float, count: float = 2.0) -> metrics.Sums:
+def part(loss: float, count: float = 2.0) -> Sums:
     return {"loss": (jnp.float32(loss), jnp.float32(count))}
 
 
@@ -97,47 +98,9 @@ def test_sums_add_in_float64_and_divide_once() -> None:
     assert metrics.add([totals, part(4.0, 1.0)]) == {"loss": (2.0**24 + 6, 7.0)}
 
 
-def test_nothing_adds_up_to_nothing() -> None:
+def test_no_sums_give_an_empty_mean() -> None:
     assert metrics.add([]) == {}
     assert metrics.mean({}) == {}
-
-
-def stacked(*losses: float) -> metrics.Sums:
-    """What a call of several steps gives."""
-    return jax.tree.map(lambda *values: jnp.stack(values), *map(part, losses))
-
-
-def test_a_window_that_goes_on_from_its_totals_equals_one_that_was_never_stopped() -> None:
-    values = RNG.normal(size=6).tolist()
-    whole, first = metrics.Window(), metrics.Window()
-    whole.add(range(6), stacked(*values))
-    first.add(range(2), stacked(*values[:2], 9.0))  # The last is not of a step that was taken.
-    first.add(range(2, 3), stacked(values[2]))
-    second = metrics.Window(first.totals())
-    for step, value in enumerate(values[3:], start=3):
-        second.add(range(step, step + 1), stacked(value))
-    assert second.totals() == whole.totals() == metrics.add(map(part, values))
-
-
-def test_asking_a_window_for_its_totals_does_not_change_them() -> None:
-    window = metrics.Window()
-    window.add(range(1), stacked(3.0))
-    assert window.totals() == window.totals() == {"loss": (3.0, 2.0)}
-    window.add(range(1, 2), stacked(1.0))
-    assert window.totals() == {"loss": (4.0, 4.0)}
-    window.clear()
-    assert window.totals() == {}
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_window_names_the_first_step_that_is_not_finite(bad: float) -> None:
-    window = metrics.Window()
-    norm: Any = (jnp.ones(3), jnp.ones(3))
-    for call, shown in ((range(10, 11), (1.0, 2.0, bad)), (range(11, 14), (2.0, bad, bad))):
-        window.add(call, {**stacked(*shown), "gradient_norm": norm})
-    message = re.compile("^loss at step 13 is not finite.*optim.learning_rate", re.DOTALL)
-    with pytest.raises(errors.DivergedError, match=message):
-        window.totals()
 
 
 def test_distance_equals_eq_9_of_the_paper() -> None:
@@ -148,14 +111,37 @@ def test_distance_equals_eq_9_of_the_paper() -> None:
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+def test_make_smooths_the_labels_of_cross_entropy() -> None:
+    logits = RNG.normal(size=(8, 7)).astype(np.float32)
+    labels = RNG.integers(0, 7, 8)
+    loss = losses.make(plan.Loss(label_smoothing=0.1))
+    values = loss({"logits": jnp.asarray(logits)}, {"label": jnp.asarray(labels)})
+    assert values.shape == (8,)
+    expected = plain_cross_entropy(logits, 0.9 * np.eye(7)[labels] + 0.1 / 7)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_cross_entropy_prefers_the_target_of_a_batch_to_its_label() -> None:
+    logits, target = RNG.normal(size=(8, 7)).astype(np.float32), RNG.dirichlet(np.ones(7), 8)
+    batch = {"label": jnp.zeros(8, jnp.int32), "target": jnp.asarray(target, jnp.float32)}
+    values = losses.make(plan.Loss())({"logits": jnp.asarray(logits)}, batch)
+    np.testing.assert_allclose(values, plain_cross_entropy(logits, target), rtol=1e-5)
+
+
+def test_make_selects_the_loss_of_distances() -> None:
+    logits, labels = -jnp.asarray(RNG.uniform(0, 20, (8, 7)), jnp.float32), jnp.arange(8) % 7
+    values = losses.make(plan.Loss(name="distance"))({"logits": logits}, {"label": labels})
+    np.testing.assert_array_equal(values, losses.distance(logits, labels))
+
+
 @pytest.mark.parametrize(
     ("name", "smoothing", "message"),
     [
-        ("cross_entrpy", 0.0, "unknown train.loss 'cross_entrpy'; did you mean 'cross_entropy'"),
-        ("cross_entropy", 1.0, r"train.label_smoothing must be in \[0, 1\), got 1.0"),
-        ("distance", 0.1, "'distance' has no label smoothing, got 0.1"),
+        ("cross_entrpy", 0.0, "unknown loss.name 'cross_entrpy'; did you mean 'cross_entropy'"),
+        ("cross_entropy", 1.0, r"loss.label_smoothing must be in \[0, 1\), got 1.0"),
+        ("distance", 0.1, "loss.label_smoothing must be 0 for loss.name 'distance', got 0.1"),
     ],
 )
-def test_a_bad_loss_is_an_error(name: str, smoothing: float, message: str) -> None:
+def test_invalid_loss_options_raise(name: str, smoothing: float, message: str) -> None:
     with pytest.raises(errors.UserError, match=message):
-        losses.make(name, smoothing)
+        losses.make(plan.read({"loss": {"name": name, "label_smoothing": smoothing}}).loss)

@@ -1,4 +1,4 @@
-"""What every registered network promises, and that each computes what its source says."""
+"""Contract tests of every registered network, and NumPy references of the small ones."""
 
 import functools
 import math
@@ -19,9 +19,9 @@ ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
 }
-# Of layers whose result meets no ReLU that would halve it: linear bottlenecks, and the gates of
-# squeeze-and-excitation. Those shall weigh, not switch, as a switch that bfloat16 turns changes
-# all, also where fifty blocks have made the signal large.
+# Gains of the random weights of layers without a ReLU; other layers have a gain of 2. 'project' is
+# the linear bottleneck. 'se' is small so that the gates of squeeze-and-excitation stay away from 0
+# and 1, even after fifty blocks: a saturated gate that bfloat16 flips would change the logits.
 GAINS = {"project": 1, "se": 0.002}
 each_network = pytest.mark.parametrize("name", models.names())
 
@@ -32,43 +32,45 @@ RATES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def at_work(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Of large networks the tests are slow; those of one kind share layers.
+def grouped_by_class(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Returns a parametrisation over `names` that marks large networks as slow.
 
-    The one process that has the group of a kind compiles them.
+    Networks of one class share layers, so one test process gets all of them and compiles each layer
+    once.
     """
     cases = []
     for name in names:
-        kind = type(models.create(name, num_classes=10)).__name__
+        group = type(models.create(name, num_classes=10)).__name__
         slow = [pytest.mark.slow] if NETWORKS[name].is_large else []
-        cases.append(pytest.param(name, marks=[pytest.mark.xdist_group(kind), *slow]))
+        cases.append(pytest.param(name, marks=[pytest.mark.xdist_group(group), *slow]))
     return pytest.mark.parametrize("name", cases)
 
 
 SMALL = [name for name, network in NETWORKS.items() if not network.is_large]
-each_network_at_work = at_work(NETWORKS)
-# Larger ones compute in float64 in tests/golden.
-each_small_network = at_work(SMALL)
-each_with_dropout = at_work(name for name in SMALL if RATES[name])
-each_without = at_work(name for name in SMALL if not RATES[name])
+each_network_grouped = grouped_by_class(NETWORKS)
+# tests/golden runs the large networks in float64.
+each_small_network = grouped_by_class(SMALL)
+each_with_dropout = grouped_by_class(name for name in SMALL if RATES[name])
+each_without_dropout = grouped_by_class(name for name in SMALL if not RATES[name])
 
 
 @functools.cache
 def shapes(name: str, *, train: bool = False, dtype: str = "float32") -> Any:
-    """Shapes and types of the variables that `init` gives, for images and classes as published."""
+    """Returns shapes and dtypes of a network's variables, for its published input and classes."""
     model = models.create(name, num_classes=NETWORKS[name].num_classes, dtype=dtype)
     return init_shapes(model, name, train, models.input_shape(name)[0])
 
 
 def init_shapes(model: Any, name: str, train: bool = False, size: int = 0) -> Any:
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    """Returns shapes and dtypes of `model.init`, by default for images of `NETWORKS[name].size`."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     side = size or NETWORKS[name].size
     images = jnp.zeros((1, side, side, models.input_shape(name)[2]))
-    return jax.eval_shape(lambda: model.init(keys, images, train=train))
+    return jax.eval_shape(lambda: model.init(rngs, images, train=train))
 
 
 def random_variables(name: str, **overrides: Any) -> Any:
-    """Normal weights that keep the scale of the signal, and biases that are not zero."""
+    """Returns normal weights that keep the scale of the signal, and nonzero biases."""
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -97,11 +99,14 @@ def logits_of(
     images: np.ndarray | None = None,
     **overrides: Any,
 ) -> jax.Array:
-    """Layer by layer, not as one program: layers of equal shapes are compiled once for all."""
+    """Returns the logits of a network with random variables, for random images by default.
+
+    The network is not compiled as one program: operations of equal shapes are compiled once.
+    """
     model = models.create(name, num_classes=10, dtype=dtype, **overrides)
-    exact = jnp.float64 if dtype == "float64" else jnp.float32
+    input_dtype = jnp.float64 if dtype == "float64" else jnp.float32
     variables, images_ = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, exact),
+        lambda leaf: jnp.asarray(leaf, input_dtype),
         (
             random_variables(name, **overrides),
             random_images(name) if images is None else images,
@@ -113,29 +118,29 @@ def logits_of(
     return cast("jax.Array", result[0] if train else result)
 
 
-def test_every_network_is_in_the_table() -> None:
+def test_table_lists_every_registered_network() -> None:
     assert models.names() == sorted(NETWORKS)
 
 
 @each_network
-def test_parameter_count_is_that_of_the_source(name: str) -> None:
+def test_parameter_count_equals_published_count(name: str) -> None:
     assert state.count(shapes(name)["params"]) == NETWORKS[name].parameters
 
 
-@each_network_at_work
+@each_network_grouped
 def test_variables_do_not_depend_on_train(name: str) -> None:
     assert shapes(name, train=True) == shapes(name, train=False)
 
 
-@each_network_at_work
-def test_parameters_are_float32_even_where_the_network_computes_in_more(name: str) -> None:
+@each_network_grouped
+def test_parameters_are_float32_when_the_network_computes_in_float64(name: str) -> None:
     with jax.enable_x64(True):
         leaves = jax.tree.leaves(shapes(name, dtype="float64"))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
-@each_network_at_work
-def test_too_small_an_image_is_an_error_that_names_the_smallest(name: str) -> None:
+@each_network_grouped
+def test_too_small_image_raises_error_with_the_minimum_size(name: str) -> None:
     size = NETWORKS[name].smallest
     model = models.create(name, num_classes=10)
 
@@ -150,24 +155,27 @@ def test_too_small_an_image_is_an_error_that_names_the_smallest(name: str) -> No
             init(size, size - 1)
 
 
-class Work(NamedTuple):
-    """What a network does to two images, with leaves that say so in place of arrays.
+class Checks(NamedTuple):
+    """Trees with one boolean for each parameter or running statistic of a network.
 
     Attributes:
-      finite: of each parameter, whether its gradient is finite, in evaluation and in training.
-      nonzero: of each parameter, whether its gradient is not all zeros. In evaluation, where no
-        bias is lost in a normalisation; that of auxiliary heads in training.
-      moved: of each running statistic, whether training changes nearly all of it: now and then a
-        channel's batch happens to have the old value to the last bit.
+      finite: True if the gradient of the parameter is finite.
+      nonzero: True if the gradient of the parameter has a nonzero element.
+      updated: True if training changes nearly all elements of the running statistic. A batch can
+        have exactly the old value in a few channels.
     """
 
     finite: Any
     nonzero: Any
-    moved: Any
+    updated: Any
 
 
-def work(name: str) -> Work:
-    """All of it at once, layer by layer."""
+def checks(name: str) -> Checks:
+    """Computes gradients and new running statistics of a network for two random images.
+
+    Gradients are those in evaluation, because batch normalisation in training cancels the biases
+    before it. Gradients of auxiliary heads are those in training.
+    """
     model = models.create(name, num_classes=10, **RATES[name])
     images = jnp.asarray(random_images(name), jnp.float32)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), random_variables(name))
@@ -175,11 +183,11 @@ def work(name: str) -> Work:
 
     direction = jnp.asarray(np.random.default_rng(2).normal(size=(2, 10)), jnp.float32)
 
-    def along(logits: Any) -> jax.Array:  # Random weights make some logits huge: no softmax.
+    def project(logits: Any) -> jax.Array:  # Some logits are too large for a softmax.
         return (logits * direction).sum()
 
     def evaluation(params: Any) -> Any:
-        return along(model.apply({**variables, "params": params}, images, train=False))
+        return project(model.apply({**variables, "params": params}, images, train=False))
 
     def training(params: Any) -> Any:
         logits, updates = model.apply(
@@ -189,7 +197,7 @@ def work(name: str) -> Work:
             mutable=["batch_stats", "aux_logits"],
         )
         found = jax.tree.leaves(updates.get("aux_logits", {}))
-        return sum(map(along, found), along(logits)), updates
+        return sum(map(project, found), project(logits)), updates
 
     params = variables["params"]
     grads = jax.grad(evaluation)(params)
@@ -198,32 +206,33 @@ def work(name: str) -> Work:
         grads = {**grads, **{head: in_training[head] for head in heads}}
     else:
         updates = training(params)[1]
-    moved = jax.tree.map(
+    updated = jax.tree.map(
         lambda new, old: np.isfinite(new).all() and np.mean(new != old) > 0.95,
         *(tree.get("batch_stats", {}) for tree in (updates, variables)),
     )
     finite = jax.tree.map(lambda grad: np.isfinite(grad).all(), grads)
     nonzero = jax.tree.map(np.any, grads)
-    return Work(finite, nonzero, moved)
+    return Checks(finite, nonzero, updated)
 
 
 def failing(tree: Any) -> list[str]:
+    """Returns the paths of the leaves that are False."""
     return [
         jax.tree_util.keystr(path) for path, good in jax.tree.leaves_with_path(tree) if not good
     ]
 
 
-@each_network_at_work
-def test_every_parameter_has_a_gradient_and_running_statistics_move_in_training(name: str) -> None:
-    found = work(name)
+@each_network_grouped
+def test_every_parameter_has_a_gradient_and_training_updates_running_statistics(name: str) -> None:
+    found = checks(name)
     assert not failing(found.finite)
     assert not failing(found.nonzero)
-    assert ("batch_stats" in shapes(name)) == bool(jax.tree.leaves(found.moved))
-    assert not failing(found.moved)
+    assert ("batch_stats" in shapes(name)) == bool(jax.tree.leaves(found.updated))
+    assert not failing(found.updated)
 
 
-@each_network_at_work
-def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> None:
+@each_network_grouped
+def test_bfloat16_logits_are_float32_and_close_to_those_of_float32(name: str) -> None:
     full, half = logits_of(name), logits_of(name, dtype="bfloat16")
     assert full.shape == half.shape == (2, 10)
     assert full.dtype == half.dtype == jnp.float32
@@ -231,8 +240,8 @@ def test_bfloat16_gives_float32_logits_close_to_those_of_float32(name: str) -> N
     np.testing.assert_allclose(half, full, rtol=0, atol=0.05 * np.abs(full).max())
 
 
-@each_network_at_work
-def test_stages_are_offered_by_name(name: str) -> None:
+@each_network_grouped
+def test_features_returns_stages_by_name(name: str) -> None:
     model = models.create(name, num_classes=NETWORKS[name].num_classes)
     images = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
     found: dict[str, tuple[int, ...]] = {}
@@ -248,7 +257,7 @@ def test_stages_are_offered_by_name(name: str) -> None:
 
 
 @each_small_network
-def test_float64_gives_float64_logits_close_to_those_of_float32(name: str) -> None:
+def test_float64_logits_are_float64_and_close_to_those_of_float32(name: str) -> None:
     single = logits_of(name)
     with jax.enable_x64(True):
         double = logits_of(name, dtype="float64")
@@ -257,7 +266,7 @@ def test_float64_gives_float64_logits_close_to_those_of_float32(name: str) -> No
 
 
 @each_small_network
-def test_evaluation_is_deterministic_and_does_not_mix_images(name: str) -> None:
+def test_evaluation_is_deterministic_and_independent_for_each_image(name: str) -> None:
     images = random_images(name)
     together = logits_of(name, images=images)
     np.testing.assert_array_equal(together, logits_of(name, images=images))
@@ -266,7 +275,7 @@ def test_evaluation_is_deterministic_and_does_not_mix_images(name: str) -> None:
 
 
 @each_with_dropout
-def test_dropout_is_a_function_of_the_key_and_only_active_in_training(name: str) -> None:
+def test_dropout_depends_on_the_prng_key_and_is_active_only_in_training(name: str) -> None:
     rates: dict[str, Any] = dict.fromkeys(RATES[name], 0.5)
     dropped = logits_of(name, train=True, key=0, **rates)
     np.testing.assert_array_equal(dropped, logits_of(name, train=True, key=0, **rates))
@@ -277,8 +286,8 @@ def test_dropout_is_a_function_of_the_key_and_only_active_in_training(name: str)
         np.testing.assert_array_equal(logits_of(name, train=True, **RATES[name]), evaluated)
 
 
-@each_without
-def test_without_dropout_and_normalisation_training_and_evaluation_agree(name: str) -> None:
+@each_without_dropout
+def test_training_equals_evaluation_without_dropout_and_normalisation(name: str) -> None:
     if "batch_stats" not in shapes(name):
         np.testing.assert_array_equal(logits_of(name, train=True), logits_of(name))
 
@@ -293,7 +302,7 @@ def test_options_are_the_fields_that_create_overrides() -> None:
     assert models.options("logistic_regression") == {}
 
 
-def test_an_override_changes_the_network() -> None:
+def test_override_changes_the_network() -> None:
     widths = (5, 4)
     model = models.create("mlp", num_classes=10, widths=widths)
     params = init_shapes(model, "mlp")["params"]
@@ -304,8 +313,10 @@ def test_an_override_changes_the_network() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("lenett", {}, "unknown model 'lenett'; did you mean 'lenet'?"),
-        ("zzz", {}, "allowed: .*fashion_cnn, .*lenet, .*logistic_regression, mlp"),
+        ("lenett", {}, r"unknown model 'lenett'; did you mean 'lenet', 'lenet5' or 'alexnet'\?"),
+        ("VGG16", {}, "did you mean 'vgg16', 'vgg16_bn' or 'vgg19'"),
+        ("vit", {}, "did you mean 'vit_.*', 'vit_.*' or 'vit_.*'"),
+        ("zzz", {}, "To list all networks, run: python -m cnn_jax.summary --list"),
         ("lenet", {"activtion": "relu"}, "'activtion'; did you mean 'activation'?"),
         ("lenet", {"parent": None}, "'parent'"),
         ("lenet", {"activation": "rleu"}, "'rleu'; did you mean 'relu'?"),
@@ -322,14 +333,14 @@ def test_an_override_changes_the_network() -> None:
         ("lenet", {"dtype": "int32"}, "int32"),
     ],
 )
-def test_bad_input_is_an_error_before_anything_is_computed(
+def test_create_raises_error_for_bad_input(
     name: str, overrides: Mapping[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         models.create(name, **{"num_classes": 10, **overrides})
 
 
-def test_a_rate_may_be_written_as_an_integer() -> None:
+def test_rate_may_be_an_integer() -> None:
     assert models.create("lenet", num_classes=10, dropout_rate=0).dropout_rate == 0
 
 
@@ -340,8 +351,8 @@ def conv(x: np.ndarray, layer: Mapping[str, np.ndarray], padding: int = 0) -> np
     return np.einsum("bhwcij,ijcd->bhwd", windows, layer["kernel"], optimize=True) + layer["bias"]
 
 
-def blocks(x: np.ndarray) -> np.ndarray:
-    """`[B, H // 2, 2, W // 2, 2, C]`: the windows of a pooling by two."""
+def windows_2x2(x: np.ndarray) -> np.ndarray:
+    """Returns the windows of a 2x2 pooling, `[B, H // 2, 2, W // 2, 2, C]`."""
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
@@ -351,28 +362,28 @@ def dense(x: np.ndarray, layer: Mapping[str, np.ndarray]) -> np.ndarray:
     return x @ layer["kernel"] + layer["bias"]
 
 
-def plain_lenet(params: Any, x: np.ndarray, activation: str) -> np.ndarray:
+def reference_lenet(params: Any, x: np.ndarray, activation: str) -> np.ndarray:
     act = ACTIVATIONS[activation]
     for name in ("C1", "C3"):
-        x = blocks(act(conv(x, params[name]))).mean((2, 4))
+        x = windows_2x2(act(conv(x, params[name]))).mean((2, 4))
     x = x.reshape(len(x), -1)
     for name in ("C5", "F6"):
         x = act(dense(x, params[name]))
     return dense(x, params["output"])
 
 
-def plain_mlp(params: Any, x: np.ndarray, activation: str) -> np.ndarray:
+def reference_mlp(params: Any, x: np.ndarray, activation: str) -> np.ndarray:
     hidden = ACTIVATIONS[activation](dense(x.reshape(len(x), -1), params["hidden1"]))
     return dense(hidden, params["output"])
 
 
-def plain_fashion_cnn(params: Any, x: np.ndarray, activation: str) -> np.ndarray:
+def reference_fashion_cnn(params: Any, x: np.ndarray, activation: str) -> np.ndarray:
     act = ACTIVATIONS[activation]
-    x = blocks(act(conv(x, params["conv1"], padding=3))).max((2, 4))
+    x = windows_2x2(act(conv(x, params["conv1"], padding=3))).max((2, 4))
     for stage in (2, 3):
         for block in "ab":
             x = act(conv(x, params[f"conv{stage}{block}"], padding=1))
-        x = blocks(x).max((2, 4))
+        x = windows_2x2(x).max((2, 4))
     x = x.reshape(len(x), -1)
     for name in ("dense1", "dense2"):
         x = act(dense(x, params[name]))
@@ -380,20 +391,20 @@ def plain_fashion_cnn(params: Any, x: np.ndarray, activation: str) -> np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("name", "plain", "activation"),
+    ("name", "reference", "activation"),
     [
-        *(("lenet", plain_lenet, activation) for activation in ACTIVATIONS),
-        *(("mlp", plain_mlp, activation) for activation in ACTIVATIONS),
-        ("fashion_cnn", plain_fashion_cnn, "relu"),
+        *(("lenet", reference_lenet, activation) for activation in ACTIVATIONS),
+        *(("mlp", reference_mlp, activation) for activation in ACTIVATIONS),
+        ("fashion_cnn", reference_fashion_cnn, "relu"),
     ],
 )
-def test_logits_equal_those_of_a_forward_pass_written_plainly(
-    name: str, plain: Any, activation: str
+def test_logits_equal_those_of_a_numpy_reference(
+    name: str, reference: Any, activation: str
 ) -> None:
     overrides: dict[str, Any] = (
         {"activation": activation} if "activation" in models.options(name) else {}
     )
     with jax.enable_x64(True):
         logits = logits_of(name, dtype="float64", **overrides)
-    expected = plain(random_variables(name)["params"], random_images(name), activation)
+    expected = reference(random_variables(name)["params"], random_images(name), activation)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""Optimizers and schedules against a few plain lines from the papers."""
+"""Tests of optimizers and schedules against NumPy implementations of the papers' equations."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +19,7 @@ Rule = Callable[[np.ndarray, int], np.ndarray]
 
 
 def start() -> Tree:
+    """Returns the initial parameters, float64."""
     rng = np.random.default_rng(0)
     return {
         "dense": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)},
@@ -27,12 +28,12 @@ def start() -> Tree:
 
 
 def gradient(value: Any, step: int) -> Any:
-    """Of a made-up loss that differs from step to step, as those of batches do."""
+    """Returns the gradient of an artificial loss that changes with the step, as batches do."""
     return (1 + 0.3 * step) * value + np.cos(step + np.arange(value.shape[-1]))
 
 
 def trajectory(**options: Any) -> list[Tree]:
-    """The parameters after each step, in float64."""
+    """Returns the parameters after each step of `optim.make(**options)`, in float64."""
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, start())
         optimizer = optim.make(learning_rate=RATE, total_steps=STEPS, **options)
@@ -49,7 +50,7 @@ def trajectory(**options: Any) -> list[Tree]:
 def plain_trajectory(
     make_rule: Callable[[], Rule], *, coupled: float = 0.0, decoupled: float = 0.0
 ) -> list[Tree]:
-    """The same, one parameter after the other; only kernels decay."""
+    """Returns the same trajectory from a NumPy rule; weight decay applies to kernels only."""
     result: list[Tree] = [{layer: {} for layer in start()} for _ in range(STEPS)]
     for layer, group in start().items():
         for name, value in group.items():
@@ -66,7 +67,7 @@ def sgd() -> Rule:
 
 
 def momentum(nesterov: bool = False) -> Rule:
-    """Sutskever et al. 2013, in the form without the learning rate inside the velocity."""
+    """Momentum of Sutskever et al. 2013, with a velocity that excludes the learning rate."""
     v: Any = 0.0
 
     def rule(g: np.ndarray, step: int) -> np.ndarray:
@@ -82,7 +83,7 @@ def nesterov() -> Rule:
 
 
 def rmsprop() -> Rule:
-    """Tieleman & Hinton 2012, with momentum and eps outside the root, as torch has it."""
+    """RMSprop of Tieleman & Hinton 2012, with momentum and eps outside the root, as in torch."""
     s: Any = 0.0
     v: Any = 0.0
 
@@ -96,7 +97,7 @@ def rmsprop() -> Rule:
 
 
 def adam() -> Rule:
-    """Kingma & Ba 2015, algorithm 1."""
+    """Adam of Kingma & Ba 2015, algorithm 1."""
     m: Any = 0.0
     v: Any = 0.0
 
@@ -119,7 +120,7 @@ RULES: Mapping[str, tuple[Callable[[], Rule], Mapping[str, Any]]] = {
 }
 
 
-def test_every_optimizer_has_its_rule() -> None:
+def test_every_optimizer_has_a_reference_rule() -> None:
     assert {options["name"] for _, options in RULES.values()} == set(optim.OPTIMIZERS)
 
 
@@ -132,7 +133,7 @@ def test_every_optimizer_has_its_rule() -> None:
         if (rule, decay) != ("adamw", "coupled")
     ],
 )
-def test_trajectory_equals_that_of_the_paper(rule: str, decay: str) -> None:
+def test_trajectory_equals_the_reference(rule: str, decay: str) -> None:
     make_rule, options = RULES[rule]
     decays = {} if decay == "none" else {"weight_decay": 0.5, "weight_decay_kind": decay}
     expected = plain_trajectory(make_rule, **({} if decay == "none" else {decay: 0.5}))
@@ -143,7 +144,7 @@ def test_trajectory_equals_that_of_the_paper(rule: str, decay: str) -> None:
     )
 
 
-def test_only_parameters_that_are_neither_bias_nor_scale_decay() -> None:
+def test_weight_decay_skips_biases_and_scales() -> None:
     params = {"a": {"kernel": 0, "bias": 0}, "bias": {"scale": 0, "table": 0}}
     expected = {"a": {"kernel": True, "bias": False}, "bias": {"scale": False, "table": True}}
     assert optim.decay_mask(params) == expected
@@ -152,7 +153,7 @@ def test_only_parameters_that_are_neither_bias_nor_scale_decay() -> None:
 @pytest.mark.parametrize(
     "name", ["resnet20", "convnext_tiny", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
 )
-def test_of_networks_only_kernels_decay(name: str) -> None:
+def test_weight_decay_of_networks_covers_kernels_only(name: str) -> None:
     model = models.create(name, num_classes=10)
     images = jnp.zeros((1, *models.input_shape(name)))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -161,7 +162,7 @@ def test_of_networks_only_kernels_decay(name: str) -> None:
 
 
 @pytest.mark.parametrize(("norm", "expected"), [(0.5, 0.5), (2.0, 2.0), (10.0, 2.0)])
-def test_clipping_shortens_the_whole_gradient_to_the_norm(norm: float, expected: float) -> None:
+def test_clipping_limits_the_global_gradient_norm(norm: float, expected: float) -> None:
     optimizer = optim.make(name="sgd", learning_rate=1.0, total_steps=1, clip_norm=2.0)
     direction = {"a": {"kernel": np.array([0.6, 0.0])}, "b": {"bias": np.array([0.8])}}
     grads = jax.tree.map(lambda leaf: jnp.asarray(norm * leaf), direction)
@@ -173,7 +174,7 @@ def test_clipping_shortens_the_whole_gradient_to_the_norm(norm: float, expected:
     )
 
 
-def test_clipping_leaves_the_coupled_decay_whole() -> None:
+def test_clipping_precedes_coupled_weight_decay() -> None:
     optimizer = optim.make(
         name="sgd", learning_rate=1.0, total_steps=1, clip_norm=1.0, weight_decay=0.1
     )
@@ -239,9 +240,9 @@ def test_a_warm_up_may_be_the_whole_run() -> None:
         ({"name": "zzz"}, "allowed: adam, adamw, rmsprop, sgd"),
         ({"weight_decay_kind": "copuled"}, "did you mean 'coupled'"),
         ({"name": "adamw", "weight_decay": 0.1}, "set optim.weight_decay_kind to 'decoupled'"),
-        ({"learning_rate": -0.1}, "optim.learning_rate must be at least 0, got -0.1"),
+        ({"learning_rate": -0.1}, "optim.learning_rate must be at least 0 and finite, got -0.1"),
         ({"learning_rate": float("nan")}, "optim.learning_rate"),
-        ({"learning_rate": float("inf")}, "optim.learning_rate"),
+        ({"learning_rate": float("inf")}, "optim.learning_rate must be .* finite, got inf"),
         ({"weight_decay": -1e-4}, "optim.weight_decay"),
         ({"clip_norm": -1.0}, "optim.clip_norm"),
         ({"momentum": 1.0}, "optim.momentum must be at least 0 and below 1, got 1.0"),
@@ -252,7 +253,7 @@ def test_a_warm_up_may_be_the_whole_run() -> None:
         ({"schedule": {"name": "cosin"}}, "schedule 'cosin'; did you mean 'cosine'"),
         (
             {"schedule": {"name": "cosine", "warmup_epochs": 4}},
-            "optim.schedule.warmup_epochs 4 is 40 steps, more than the run's 30",
+            r"optim.schedule.warmup_epochs must be at most the run's 30 steps, got 4 \(40 steps\)",
         ),
         ({"schedule": {"name": "cosine", "warmup_epochs": -1}}, "optim.schedule.warmup_epochs"),
         ({"schedule": {"name": "step", "boundary_epochs": (2, 1)}}, "must increase"),
@@ -266,7 +267,7 @@ def test_a_warm_up_may_be_the_whole_run() -> None:
         ({"schedule": {"name": "exponential", "decay_factor": 0}}, "optim.schedule.decay_factor"),
     ],
 )
-def test_bad_input_is_an_error_that_names_the_key(options: Mapping[str, Any], message: str) -> None:
+def test_invalid_values_raise_and_name_the_key(options: Mapping[str, Any], message: str) -> None:
     defaults = {"name": "sgd", "learning_rate": 0.1, "total_steps": 30, "steps_per_epoch": 10}
     with pytest.raises(ValueError, match=message):
         optim.make(**{**defaults, **options})

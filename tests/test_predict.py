@@ -1,5 +1,8 @@
+"""Tests of predictors of runs and of published weights, and of the command."""
+
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import data, errors, predict
+from cnn_jax import data, errors, predict, train
+from cnn_jax import predictor as predictors
 from cnn_jax.data import images
 from cnn_jax.data.sources import digits
-from cnn_jax.runs import workdir
-from cnn_jax.runtime import console
+from cnn_jax.data.sources.arrays import ArraySource, from_arrays
+from cnn_jax.evaluators import of_run
+from cnn_jax.predictor import Predictor
+from cnn_jax.runs import checkpoint, workdir
+from cnn_jax.runtime import sharding
 
-ROOT = Path(__file__).parent.parent
-DIGITS = np.asarray(digits.source().read("test", 0, 10).images)  # [10, 8, 8, 1]
+ROOT = Path(__file__).parents[1]
+TEST = digits.source().splits["test"]
+DIGITS = np.stack([TEST[index]["image"] for index in range(10)])  # [10, 8, 8, 1]
+
+ExitStatus = Callable[..., int | str | None]
 
 
 @pytest.fixture(scope="module")
-def predictor(trained: Path) -> predict.Predictor:
-    return predict.load(trained)
+def predictor(trained: Path) -> Predictor:
+    return predictors.load(trained)
 
 
 def png(path: Path, image: np.ndarray, mode: str = "L", scale: int = 1) -> Path:
@@ -30,26 +40,89 @@ def png(path: Path, image: np.ndarray, mode: str = "L", scale: int = 1) -> Path:
     return path
 
 
-def test_a_file_is_answered_as_the_dataset_s_own_image(
-    trained: Path, predictor: predict.Predictor, tmp_path: Path
+def test_a_file_is_preprocessed_like_an_image_of_the_data_set(
+    trained: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     files = [png(tmp_path / f"{i}.png", image) for i, image in enumerate(DIGITS)]
     found = predictor.probabilities([images.read_file(file, 1) for file in files])
-    config = workdir.load(trained, workdir.CONFIG)
-    dataset = data.make(**config["data"], batch_size=8, seed=0)
-    batch = dataset.eval_batch(next(dataset.eval_inputs("test", len(DIGITS))))
-    logits: Any = predictor.model.apply(predictor.variables, batch["image"], train=False)
-    expected = np.asarray(jax.nn.softmax(logits))[: len(DIGITS)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    plan = workdir.load_plan(trained)
+    feed = data.bind(data.open_source(plan.data), plan, sharding.make_layout())
+    batch = next(data.eval_batches(feed, "test", len(DIGITS)))
+    expected = jax.nn.softmax(predictor.predict(predictor.variables, batch)["logits"])
+    np.testing.assert_allclose(found, expected[: len(DIGITS)], rtol=0, atol=1e-6)
 
 
-def test_many_pictures_are_answered_as_one_at_a_time(predictor: predict.Predictor) -> None:
+def mixed_sizes() -> ArraySource:
+    """Returns the digits, with test images of several sizes."""
+    sizes = [(8, 8), (24, 12), (6, 9), (31, 40)]
+    pictures = [
+        images.stretch(TEST[index]["image"], sizes[index % len(sizes)], "bicubic")
+        for index in range(len(TEST))
+    ]
+    train_split = digits.source().splits["train"]
+    return from_arrays(
+        {"train": (train_split.images, train_split.labels()), "test": (pictures, TEST.labels())}
+    )
+
+
+@pytest.mark.parametrize(
+    ("make_source", "given", "model"),
+    [
+        (digits.source, {"image_size": 16, "image_width": 20, "resize": "bilinear"}, "lenet"),
+        (mixed_sizes, {"image_size": 10, "image_width": 8, "channels": 3}, "mlp"),
+        (mixed_sizes, {"image_size": 7, "image_width": 9, "resize": "bicubic"}, "mlp"),
+    ],
+    ids=["wide input", "padded high input", "scaled wide input"],
+)
+def test_evaluation_and_prediction_of_the_stored_images_agree(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_source: Callable[[], ArraySource],
+    given: dict[str, Any],
+    model: str,
+) -> None:
+    source = make_source()
+    monkeypatch.setattr(data, "open_source", lambda _: source)
+    config = {
+        "data": given,
+        "model": {"name": model},
+        "optim": {"learning_rate": 0.05},
+        "train": {"batch_size": 32, "epochs": 2.0, "steps_per_call": 8},
+    }
+    outcome = train.run(config, tmp_path, progress=False)
+    evaluation = of_run.run(tmp_path, "test", "last")
+    assert evaluation.values["top1"] == outcome.test["top1"]
+    assert evaluation.values["top1"] > 0.5
+    found = predictors.load(tmp_path, "last")
+    examples = source.splits["test"]
+    pictures = [examples[index]["image"] for index in range(len(examples))]
+    shape = (given["image_size"], given["image_width"], given.get("channels", 1))
+    assert found.prepare(pictures[1]).shape == shape
+    probabilities, labels = found.probabilities(pictures), examples.labels()
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
+    np.testing.assert_array_equal(confusion, evaluation.confusion)
+    loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+    assert loss == pytest.approx(evaluation.values["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("which", ["best", "last", "20"])
+def test_a_checkpoint_is_chosen_by_name_or_step(trained: Path, which: str) -> None:
+    restored = predictors.restore(trained, which)
+    assert restored.step == checkpoint.choose(trained / workdir.CHECKPOINTS, which)
+    assert restored.plan == workdir.load_plan(trained)
+    assert restored.description == workdir.load_description(trained)
+    variables = predictors.load(trained, which).variables
+    jax.tree.map(np.testing.assert_array_equal, variables, restored.variables)
+
+
+def test_images_have_the_same_probabilities_alone_and_together(predictor: Predictor) -> None:
     each = [predictor.probabilities([image])[0] for image in DIGITS]
     np.testing.assert_allclose(predictor.probabilities(list(DIGITS)), each, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 10, 20])
-def test_the_likeliest_classes_come_first(predictor: predict.Predictor, top_k: int) -> None:
+def test_the_most_probable_classes_come_first(predictor: Predictor, top_k: int) -> None:
     (probabilities,) = predictor.probabilities([DIGITS[0]])
     answer = predictor.top(DIGITS[0], top_k)
     assert [value for _, value in answer] == sorted(probabilities.tolist(), reverse=True)[:top_k]
@@ -59,8 +132,8 @@ def test_the_likeliest_classes_come_first(predictor: predict.Predictor, top_k: i
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16"])
-def test_the_mode_of_a_file_does_not_change_the_answer(
-    predictor: predict.Predictor, tmp_path: Path, mode: str
+def test_the_mode_of_a_file_does_not_change_the_probabilities(
+    predictor: Predictor, tmp_path: Path, mode: str
 ) -> None:
     path = png(tmp_path / "a.png", DIGITS[1], "L" if mode == "I;16" else mode)
     if mode == "I;16":
@@ -70,8 +143,8 @@ def test_the_mode_of_a_file_does_not_change_the_answer(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_an_enlarged_picture_gets_the_same_answer(
-    predictor: predict.Predictor, tmp_path: Path
+def test_an_enlarged_image_has_the_same_most_probable_class(
+    predictor: Predictor, tmp_path: Path
 ) -> None:
     path = png(tmp_path / "a.png", DIGITS[1], scale=20)
     (found,), (expected,) = (
@@ -82,8 +155,8 @@ def test_an_enlarged_picture_gets_the_same_answer(
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (500, 400)])
 @pytest.mark.parametrize("name", ["1.png", "P.gif", "CMYK.jpg", "RGBA.webp"])
-def test_any_size_and_mode_is_answered(
-    predictor: predict.Predictor, tmp_path: Path, name: str, size: tuple[int, int]
+def test_images_of_any_size_and_mode_have_probabilities(
+    predictor: Predictor, tmp_path: Path, name: str, size: tuple[int, int]
 ) -> None:
     path = tmp_path / name
     Image.effect_noise(size, 50).convert(path.stem).save(path)
@@ -92,7 +165,7 @@ def test_any_size_and_mode_is_answered(
     assert probabilities.sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_the_command_answers_the_good_files_and_names_the_bad(
+def test_the_command_predicts_readable_files_and_names_the_others(
     trained: Path, tmp_path: Path
 ) -> None:
     good, bad, missing = (tmp_path / name for name in ("good.png", "bad.png", "missing.jpg"))
@@ -109,19 +182,11 @@ def test_the_command_answers_the_good_files_and_names_the_bad(
     assert result.returncode == 1
     path, *answers = result.stdout.splitlines()
     assert path == str(good)
-    expected = predict.load(trained).top(DIGITS[0], 2)
+    expected = predictors.load(trained).top(DIGITS[0], 2)
     assert [line.split()[1] for line in answers] == [name for name, _ in expected]
     assert f"error: {bad}: not a readable image" in result.stderr
     assert f"error: {missing}: no such file" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
-    """The exit status of the command."""
-    monkeypatch.setattr("sys.argv", ["predict", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        console.exit_with(predict.main)
-    return exit_.value.code
 
 
 @pytest.mark.parametrize(
@@ -136,12 +201,12 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None
 )
 def test_the_command_fails_with_one_message(
     trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    exit_status: ExitStatus,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
-    assert status(monkeypatch, f"--workdir={trained}", *arguments, "a.png") == 1
+    assert exit_status(predict.main, f"--workdir={trained}", *arguments, "a.png") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 
@@ -150,30 +215,45 @@ def test_the_command_fails_with_one_message(
     ("arguments", "message"),
     [
         ([], "give either --workdir, or --model, --weights or both"),
-        (["--model=resnet50"], "'resnet50' is a network; its checkpoints are 'resnet50.TAG'"),
-        (["--weights=a.pth"], "a.pth does not say for which network it is: give its name"),
+        (["--model=resnet50"], "'resnet50' is a network, not a checkpoint; pass 'resnet50.TAG'"),
+        (
+            ["--weights=a.pth"],
+            "a.pth is not a known release, so its network is unknown; pass the network's name as "
+            "name= or --model=",
+        ),
         (["--weights=a.pth", "--model=resnet50"], "a.pth cannot be read: No such file"),
         (["--weights=a.pth", "--checkpoint=best"], "--checkpoint is for --workdir"),
     ],
 )
 def test_published_weights_fail_with_one_message(
-    monkeypatch: pytest.MonkeyPatch,
+    exit_status: ExitStatus,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
-    assert status(monkeypatch, *arguments, "a.png") == 1
+    assert exit_status(predict.main, *arguments, "a.png") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 
 
 def test_the_command_explains_itself(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status(monkeypatch, "--help") == 0
-    assert "--top_k" in capsys.readouterr().out
+    assert exit_status(predict.main, "--help") == 0
+    output = capsys.readouterr().out
+    for flag in ("--workdir", "--checkpoint", "--model", "--weights", "--top_k"):
+        assert flag in output
 
 
-def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+def test_help_does_not_import_jax() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "cnn_jax.predict", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("usage: python -m cnn_jax.predict")
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "cnn_jax.runtime.console" in imported
+    assert "jax" not in imported
+
+
+def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.UserError, match=f"{tmp_path} is not a work directory"):
-        predict.load(tmp_path)
+        predictors.load(tmp_path)

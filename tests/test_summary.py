@@ -1,3 +1,5 @@
+"""Tests of the costs of networks and of the command `cnn_jax.summary`."""
+
 import csv
 import subprocess
 import sys
@@ -9,14 +11,14 @@ import pytest
 from flax import linen as nn
 
 from cnn_jax import models, summary
-from cnn_jax.models import layers
+from cnn_jax.models import costs, layers
 from cnn_jax.runtime import console
 
 ROOT = Path(__file__).parent.parent
 
 
 class Twice(nn.Module):
-    """One convolution that is applied twice, in a child, and its own scale."""
+    """Module with a scale of its own and a convolution that it calls twice."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -26,7 +28,7 @@ class Twice(nn.Module):
 
 
 class Heads(nn.Module):
-    """A network whose second head serves training alone."""
+    """Network with an auxiliary head that is used only in training."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -37,8 +39,8 @@ class Heads(nn.Module):
         return nn.Dense(5, name="fc")(x)
 
 
-def test_lenet_by_hand() -> None:
-    found = summary.rows(models.create("lenet", num_classes=10), (32, 32, 1), train=False)
+def test_lenet_matches_counts_by_hand() -> None:
+    found = costs.rows(models.create("lenet", num_classes=10), (32, 32, 1), train=False)
     assert found == [
         ("C1", "Conv", (28, 28, 6), 6 * (1 * 25 + 1), 0, 28 * 28 * 6 * 1 * 25),
         ("C3", "Conv", (10, 10, 16), 16 * (6 * 25 + 1), 0, 10 * 10 * 16 * 6 * 25),
@@ -50,10 +52,10 @@ def test_lenet_by_hand() -> None:
     assert sum(row.multiply_adds for row in found) == 117_600 + 240_000 + 48_000 + 10_080 + 840
 
 
-def test_a_sparse_convolution_costs_its_connections() -> None:
-    found = summary.rows(models.create("lenet5", num_classes=10), (32, 32, 1), train=False)
-    # LeCun et al. 1998, section II.B: C3 has 1,516 parameters and 151,600 connections, which
-    # count its 16 biases at 100 positions.
+def test_sparse_convolution_counts_its_connections() -> None:
+    found = costs.rows(models.create("lenet5", num_classes=10), (32, 32, 1), train=False)
+    # LeCun et al. 1998, section II.B: C3 has 1,516 parameters and 151,600 connections. The
+    # connections include 16 biases at 100 positions.
     (c3,) = (row for row in found if row.path == "C3")
     assert c3.parameters == 1_516
     assert c3.multiply_adds == 151_600 - 16 * 100
@@ -64,88 +66,88 @@ def test_a_sparse_convolution_costs_its_connections() -> None:
 @pytest.mark.parametrize(
     ("stride", "padding", "output"), [(1, 1, (9, 7)), (2, 1, (5, 4)), (3, 0, (3, 2))]
 )
-def test_a_convolution(
+def test_convolution_matches_the_formula(
     groups: int, stride: int, padding: int, output: tuple[int, int], use_bias: bool
 ) -> None:
     conv = layers.Conv(16, (3, 3), stride, padding, groups, use_bias)
     height, width = output
     parameters = 16 * (8 * 9 // groups + use_bias)
     cost = height * width * 16 * 8 * 9 // groups
-    assert summary.rows(conv, (9, 7, 8)) == [("", "Conv", (*output, 16), parameters, 0, cost)]
+    assert costs.rows(conv, (9, 7, 8)) == [("", "Conv", (*output, 16), parameters, 0, cost)]
 
 
-def test_flax_s_own_layers() -> None:
+def test_flax_layers_match_the_formula() -> None:
     conv = nn.Conv(16, (3, 5), strides=2, feature_group_count=4)
-    assert summary.rows(conv, (9, 7, 8)) == [
+    assert costs.rows(conv, (9, 7, 8)) == [
         ("", "Conv", (5, 4, 16), 16 * (2 * 15 + 1), 0, 5 * 4 * 16 * 2 * 15)
     ]
-    # A dense layer on every pixel is a 1x1 convolution.
-    assert summary.rows(nn.Dense(16), (9, 7, 8)) == [
+    # A dense layer on an image is a 1x1 convolution.
+    assert costs.rows(nn.Dense(16), (9, 7, 8)) == [
         ("", "Dense", (9, 7, 16), 16 * (8 + 1), 0, 9 * 7 * 16 * 8)
     ]
 
 
 @pytest.mark.parametrize(("use_scale", "parameters"), [(True, 16), (False, 8)])
-def test_normalisation_costs_nothing_and_its_statistics_are_apart(
+def test_normalisation_has_no_multiply_adds_and_separate_statistics(
     use_scale: bool, parameters: int
 ) -> None:
     bn = nn.BatchNorm(use_running_average=True, use_scale=use_scale)
     expected = [("", "BatchNorm", (9, 7, 8), parameters, 16, 0)]
-    assert summary.rows(bn, (9, 7, 8)) == expected
-    (fixed,) = summary.rows(bn.copy(use_scale=False, use_bias=False), (9, 7, 8))
+    assert costs.rows(bn, (9, 7, 8)) == expected
+    (fixed,) = costs.rows(bn.copy(use_scale=False, use_bias=False), (9, 7, 8))
     assert (fixed.parameters, fixed.statistics) == (0, 16)
 
 
-def test_a_layer_that_is_called_twice_has_its_parameters_once() -> None:
+def test_layer_called_twice_counts_its_parameters_once() -> None:
     cost = 5 * 5 * 3 * 3 * 9
-    assert summary.rows(Twice(), (5, 5, 3)) == [
+    assert costs.rows(Twice(), (5, 5, 3)) == [
         ("conv", "Conv", (5, 5, 3), 3 * (3 * 9 + 1), 0, cost),
         ("conv", "Conv", (5, 5, 3), 0, 0, cost),
         ("", "Twice", (5, 5, 3), 3, 0, 0),
     ]
 
 
-def test_what_serves_training_alone_is_at_the_end() -> None:
+def test_layers_unused_in_inference_are_listed_last() -> None:
     bn = ("bn", "BatchNorm", (4,), 8, 8, 0)
     fc = ("fc", "Dense", (5,), 25, 0, 20)
-    unused = ("aux", summary.UNUSED, (), 10, 0, 0)
-    assert summary.rows(Heads(), (4,), train=False) == [bn, fc, unused]
+    unused = ("aux", costs.UNUSED, (), 10, 0, 0)
+    assert costs.rows(Heads(), (4,), train=False) == [bn, fc, unused]
     used = ("aux", "Dense", (2,), 10, 0, 8)
-    assert summary.rows(Heads(), (4,), train=True) == [bn, used, fc]
-    text = summary.table(summary.rows(Heads(), (4,), train=False))
-    assert "parameters: 43 = 0.000 M\n  of them not used in a prediction: 10\n" in text
-    assert "running statistics, which are not trained: 8\n" in text
+    assert costs.rows(Heads(), (4,), train=True) == [bn, used, fc]
+    text = costs.table(costs.rows(Heads(), (4,), train=False))
+    assert "parameters: 43 = 0.000 M\n  of these, unused in inference: 10\n" in text
+    assert "running statistics (not trained): 8\n" in text
 
 
 @pytest.mark.parametrize("name", ["alexnet", "googlenet", "nin", "squeezenet1_0", "vgg11_bn"])
-def test_a_network_is_counted_whole(name: str) -> None:
+def test_rows_cover_all_variables_of_a_network(name: str) -> None:
     model, shape = models.create(name, num_classes=10), models.input_shape(name)
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-    found = summary.rows(model, shape, train=False)
+    found = costs.rows(model, shape, train=False)
     for column, collection in (("parameters", "params"), ("statistics", "batch_stats")):
         expected = sum(leaf.size for leaf in jax.tree.leaves(variables.get(collection, {})))
         assert sum(getattr(row, column) for row in found) == expected
     assert all(row.multiply_adds for row in found if row.kind in ("Conv", "Dense"))
 
 
-def test_the_table_is_aligned_and_has_totals() -> None:
+def test_table_is_aligned_and_has_totals() -> None:
     found = [
-        summary.Row("block.conv", "Conv", (112, 112, 64), 1_234_567, 0, 2_345_678_901),
-        summary.Row("fc", "Dense", (10,), 850, 0, 840),
+        costs.Row("block.conv", "Conv", (112, 112, 64), 1_234_567, 0, 2_345_678_901),
+        costs.Row("fc", "Dense", (10,), 850, 0, 840),
     ]
-    assert summary.table(found).splitlines() == [
+    assert costs.table(found).splitlines() == [
         "layer       type   output      parameters  multiply-adds",
         "block.conv  Conv   112x112x64   1,234,567  2,345,678,901",
         "fc          Dense  10                 850            840",
         "total                           1,235,417  2,345,679,741",
         "",
         "parameters: 1,235,417 = 1.235 M",
-        "multiply-adds for one image: 2,345,679,741 = 2,345.680 M = 2.346 G",
+        "multiply-adds per image: 2,345,679,741 = 2,345.680 M = 2.346 G",
     ]
 
 
-def test_the_command_prints_the_table(tmp_path: Path) -> None:
+def test_command_prints_the_table(tmp_path: Path) -> None:
     arguments = ["lenet", "--num_classes=10", "activation=tanh", f"--csv={tmp_path / 'a.csv'}"]
     result = subprocess.run(
         [sys.executable, "-m", "cnn_jax.summary", *arguments],
@@ -154,9 +156,9 @@ def test_the_command_prints_the_table(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    found = summary.rows(models.create("lenet", num_classes=10), (32, 32, 1), train=False)
+    found = costs.rows(models.create("lenet", num_classes=10), (32, 32, 1), train=False)
     title = "lenet for images of 32x32x1 and 10 classes"
-    assert result.stdout == f"{title}\n\n{summary.table(found)}\n"
+    assert result.stdout == f"{title}\n\n{costs.table(found)}\n"
     with (tmp_path / "a.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["path"] for line in lines] == ["C1", "C3", "C5", "F6", "output"]
@@ -165,14 +167,14 @@ def test_the_command_prints_the_table(tmp_path: Path) -> None:
 
 
 def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
-    """The exit status of the command."""
+    """Runs the command and returns its exit status."""
     monkeypatch.setattr("sys.argv", ["summary", *arguments])
     with pytest.raises(SystemExit) as exit_:
         console.exit_with(summary.main)
     return exit_.value.code
 
 
-def test_size_channels_and_options_can_be_given(
+def test_command_takes_size_channels_and_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ["--image_size=8", "--channels=2", "--num_classes=3"]
@@ -195,10 +197,11 @@ def test_size_channels_and_options_can_be_given(
         (["lenet", "num_classes=3"], "unknown option of model 'lenet': 'num_classes'"),
         (["lenet", "activation=tan"], "unknown activation 'tan'; did you mean 'tanh'"),
         (["lenet", "activation=3"], "model.activation must be of type str, got 3"),
-        (["lenet", f"--csv={__file__}"], f"{__file__} cannot be written: File exists"),
+        (["lenet", "--csv=/no/such/folder/a.csv"], "/no/such/folder/a.csv cannot be written: No"),
+        (["lenet", f"--csv={__file__}"], f"{__file__} already exists; choose a new file"),
     ],
 )
-def test_the_command_fails_with_one_message(
+def test_invalid_arguments_give_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -209,15 +212,44 @@ def test_the_command_fails_with_one_message(
     assert line.startswith(f"error: {message}")
 
 
-def test_the_command_explains_itself(
+def test_missing_name_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status(monkeypatch, "--help") == 0
-    assert "OPTION=VALUE" in capsys.readouterr().out
+    assert status(monkeypatch) == 2
+    assert "NAME is missing; --list prints all names" in capsys.readouterr().err
 
 
-# Parameters, and billions of multiply-adds to two digits: by torchvision's documentation, or the
-# papers (AlexNet 0.72; GoogLeNet 'a budget of 1.5 billion'), or by hand for LeNet.
+def test_list_prints_all_names_with_their_input_shapes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(monkeypatch, "--list") == 0
+    listed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in listed] == models.names()
+    assert ["lenet", "32x32x1"] in listed
+
+
+def test_help_is_printed_without_importing_jax() -> None:
+    code = (
+        "import atexit, sys; sys.argv = ['summary', '--help']\n"
+        "from cnn_jax import summary\n"
+        "atexit.register(lambda: print('jax' in sys.modules))\n"
+        "summary.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "OPTION=VALUE" in result.stdout
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_rows_can_be_called_from_the_command_module() -> None:
+    assert summary.rows is costs.rows
+    with pytest.raises(AttributeError, match="has no attribute 'row'"):
+        _ = summary.row
+
+
+# Parameters, and billions of multiply-adds to two digits. Sources: torchvision's documentation, the
+# papers (AlexNet 0.72; GoogLeNet 'a budget of 1.5 billion'), and counts by hand for LeNet.
 PUBLISHED = {
     "lenet5": (60_000, None),
     "lenet": (61_706, 0.000_42),
@@ -235,14 +267,14 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
-def test_totals_are_those_published(name: str, published: tuple[int, float | None]) -> None:
+def test_totals_equal_the_published_ones(name: str, published: tuple[int, float | None]) -> None:
     parameters, billions = published
     shape = models.input_shape(name)
     heads: dict[str, Any] = (
         {"auxiliary_heads": False} if "auxiliary_heads" in models.options(name) else {}
     )
     model = models.create(name, num_classes=1000 if shape[0] > 32 else 10, **heads)
-    found = summary.rows(model, shape, train=False)
+    found = costs.rows(model, shape, train=False)
     assert sum(row.parameters for row in found) == parameters
     if billions is not None:
         assert sum(row.multiply_adds for row in found) / 1e9 == pytest.approx(billions, rel=0.01)

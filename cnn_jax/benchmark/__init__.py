@@ -1,1 +1,1 @@
-"""How fast this machine runs the parts of the package: `python -m cnn_jax.benchmark --help`."""
+"""Benchmarks of operations and networks on this machine: `python -m cnn_jax.benchmark --help`."""

@@ -1,17 +1,17 @@
-r"""How fast this machine runs the parts of the package.
+r"""Benchmarks of the package on this machine, against plain XLA and torch.
 
-ops: each convolution and pooling of `cnn_jax.ops`, forward and with either gradient, against
-plain XLA and, if it is installed, torch in the better of its two memory formats:
+ops: each convolution and max-pooling of `cnn_jax.ops`, forward and with either gradient:
 
     python -m cnn_jax.benchmark ops --against=torch
 
-models: training steps and predictions of whole networks, likewise:
+models: training steps and inference of whole networks:
 
     python -m cnn_jax.benchmark models --models=resnet50,vgg11@8 --against=torch,xla
 
-All contenders of a line take turns in one process; a figure is the median of the rounds, a ratio
-the quotient of two medians. In the table of ops `ours/...` are times, above 1 ours is slower; in
-that of models `times ...` are speeds, above 1 ours is faster.
+Plain XLA means the operations of `jax.lax`. torch runs in both of its memory formats, and the
+faster one is reported. All programs of a table row run alternately in one process. Each time is
+the median over the rounds. Each speedup is the opponent's median time divided by ours: above 1,
+cnn_jax is faster.
 """
 
 import argparse
@@ -19,30 +19,41 @@ import itertools
 from pathlib import Path
 
 from cnn_jax import errors
-from cnn_jax.benchmark import compare_models, compare_ops, models, ops
-from cnn_jax.runtime import console, malloc
+from cnn_jax.benchmark import compare_models, compare_ops, models, ops, torch_ops
+from cnn_jax.runtime import console, flags, malloc
 
-_MODELS_HELP = """Time training steps (SGD with momentum) and predictions of whole networks.
+_TORCH_NOTE = f"not in requirements.txt; install with: {torch_ops.INSTALL}"
+_OPS_HELP = """Time single operations: forward, and forward with the kernel or input gradient.
 
-compile s and cached s: tracing and compiling, from nothing and with the compilation cache. memory:
-arguments, results and temporary memory of a step. GFLOP/s: of convolutions and dense layers by the
-textbook formulas, in training three times those of a prediction; of matmul: the share of the rate
-of a 2048x2048 matrix product in the same rounds. Torch's bfloat16 is its autocast."""
+ours ms: time of one call. speedup in scan: time of one call divided by the time per iteration
+inside jax.lax.scan; below 1, the operation is slower in a loop. torch: its faster memory format.
+speedup over torch, speedup over XLA: above 1, cnn_jax is faster."""
+_MODELS_HELP = """Time training steps (SGD with momentum) and inference of whole networks.
+
+step ms: median time of a step. spread ms: longest minus shortest time. compile s, cached s: time
+to trace and compile without and with the compilation cache. memory MiB: arguments, results and
+temporary memory of the compiled step. GFLOP/s: operations of convolutions and dense layers per
+second; a training step counts three times those of inference. of matmul: that rate as a share of
+the rate of a 2048x2048 matrix product in the same rounds. torch: its faster memory format.
+speedup over torch, speedup over XLA: above 1, cnn_jax is faster. In bfloat16, torch uses autocast.
+"""
 
 
 def main() -> int:
-    """Entry point of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m cnn_jax.benchmark", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Runs the command with the arguments in `sys.argv` and returns the exit status."""
+    parser = flags.make_parser("benchmark", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_ops(commands.add_parser("ops", help="the operations of cnn_jax.ops"))
-    command = commands.add_parser("models", help="whole networks", description=_MODELS_HELP)
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    _add_models(command)
+    for name, add_flags, summary, description in (
+        ("ops", _add_ops_flags, "time the operations of cnn_jax.ops", _OPS_HELP),
+        ("models", _add_models_flags, "time whole networks", _MODELS_HELP),
+    ):
+        command = commands.add_parser(name, help=summary, description=description)
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        add_flags(command)
     args = parser.parse_args()
     if args.rounds < 1:
         raise errors.UserError(f"--rounds must be at least 1, got {args.rounds}")
-    malloc.keep()
+    malloc.keep_freed_memory()
     if args.command == "ops":
         compare_ops.run(args.cases, args.rounds, args.against == "torch", args.csv)
     else:
@@ -51,56 +62,82 @@ def main() -> int:
     return 0
 
 
-def _add_ops(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--against", choices=["torch"], help="compare with torch too")
+def _add_ops_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--against",
+        choices=["torch"],
+        help=f"also time torch; it is {_TORCH_NOTE}",
+    )
     command.add_argument(
         "--cases",
         nargs="+",
         default=list(ops.CASES),
         metavar="CASE",
-        help=f"default: all of {', '.join(map(repr, ops.CASES))}",
+        help=f"operations to time; default: all of {', '.join(map(repr, ops.CASES))}",
     )
-    command.add_argument("--rounds", type=int, default=7, help="default: 7")
-    command.add_argument("--csv", type=Path, help="write the table to this new file as well")
+    command.add_argument("--rounds", type=int, default=7, help="timed rounds; default: 7")
+    command.add_argument("--csv", type=Path, help="also write the table to this new file")
 
 
-def _add_models(command: argparse.ArgumentParser) -> None:
+def _add_models_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--models",
         type=_words,
         required=True,
         metavar="NAME[@BATCH],...",
-        help="the networks, and batches that are not --batch",
+        help="networks to time; @BATCH replaces --batch for one network",
     )
-    command.add_argument("--batch", type=int, default=16, help="images in a step; default: 16")
+    command.add_argument("--batch", type=int, default=16, help="images per step; default: 16")
     command.add_argument(
-        "--mode", type=_words, default=["train", "infer"], help="default: train,infer"
+        "--mode",
+        type=_words,
+        default=["train", "infer"],
+        help="train, infer or train,infer (default)",
     )
     command.add_argument(
-        "--dtype", type=_words, default=["float32"], help="default: float32; also bfloat16"
+        "--dtype",
+        type=_words,
+        default=["float32"],
+        help="float32 (default), bfloat16 or float32,bfloat16",
     )
-    command.add_argument("--image_size", type=int, default=0, help="default: as published")
-    command.add_argument("--against", type=_words, default=[], help="torch, xla or torch,xla")
-    command.add_argument("--rounds", type=int, default=5, help="default: 5")
-    command.add_argument("--csv", type=Path, help="write the table to this new file as well")
-    command.add_argument("--plot", type=Path, help="draw the speeds, a new PNG file")
+    command.add_argument(
+        "--image_size",
+        type=int,
+        default=0,
+        help="height and width in pixels; default: as published",
+    )
+    command.add_argument(
+        "--against",
+        type=_words,
+        default=[],
+        help="opponents to time: torch, xla or torch,xla; torch needs torch, torchvision and timm, "
+        f"which are {_TORCH_NOTE}",
+    )
+    command.add_argument("--rounds", type=int, default=5, help="timed rounds; default: 5")
+    command.add_argument("--csv", type=Path, help="also write the table to this new file")
+    command.add_argument("--plot", type=Path, help="draw the speedups to this new PNG file")
     command.add_argument(
         "--profile",
         type=Path,
-        help="trace some steps of ours in this new directory, and print where the time goes",
+        help="write traces of some steps of cnn_jax to this new directory and print the time by "
+        "kind of operation",
     )
 
 
 def _words(text: str) -> list[str]:
+    """Returns the parts of a comma-separated list."""
     return text.split(",")
 
 
 def _cases(args: argparse.Namespace) -> list[models.Case]:
+    """Returns every combination of network, mode and dtype in the arguments."""
     cases = []
     for word, mode, dtype in itertools.product(args.models, args.mode, args.dtype):
         name, at, batch = word.partition("@")
         if at and not batch.isdecimal():
-            raise errors.UserError(f"--models: {batch!r} of {word!r} is not a number of images")
+            raise errors.UserError(
+                f"--models: {batch!r} in {word!r} is not a batch size; write NAME or NAME@BATCH"
+            )
         size = int(batch) if at else args.batch
         cases.append(models.Case(name, mode, dtype, size, args.image_size))
     return cases

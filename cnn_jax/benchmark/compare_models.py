@@ -1,4 +1,4 @@
-"""Whole networks against plain XLA and torch: a table, its geometric means, a plot, profiles."""
+"""Benchmark `models`: whole networks against plain XLA and torch."""
 
 import contextlib
 import dataclasses
@@ -9,31 +9,39 @@ from pathlib import Path
 import jax
 
 from cnn_jax import errors
-from cnn_jax.benchmark import models, profiling, report, timing, torch_models, torch_ops
-from cnn_jax.runs import plots
+from cnn_jax.benchmark import (
+    models,
+    plots,
+    profiling,
+    report,
+    timing,
+    torch_models,
+    torch_ops,
+)
 
 OPPONENTS = ("torch", "xla")
-# A contender whose step takes longer, such as plain XLA's with many groups, is timed once.
+# A program whose step takes longer is timed once, such as plain XLA with many groups.
 _LONG_SECONDS = 20.0
 
 _COLUMNS = (
     *("model", "batch", "mode", "dtype", "images/s", "step ms", "spread ms", "compile s"),
-    *("cached s", "memory MiB", "GFLOP/s", "of matmul", "torch", "times torch", "times XLA"),
+    *("cached s", "memory MiB", "GFLOP/s", "of matmul", "torch"),
+    *("speedup over torch", "speedup over XLA"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What was measured of a case.
+    """Measurements of one case; 'ours' is the program of cnn_jax.
 
     Attributes:
-      case: the case.
-      cold_seconds: for compiling ours from nothing.
-      cached_seconds: the same with the compilation cache.
-      bytes: what ours needs at a time.
-      timings: of each contender: `ours`, `matmul`, and of the opponents `XLA`, `torch contiguous`
-        and `torch channels_last`.
-      profile: milliseconds by kind of operation, if it was asked for.
+      case: the network, its use and its sizes.
+      cold_seconds: time to trace and compile ours with an empty compilation cache.
+      cached_seconds: time to trace and compile ours with the compilation cache filled.
+      bytes: memory of ours: arguments, results and temporary memory.
+      timings: times of `ours` and `matmul`, and of the opponents that were timed: `XLA`,
+        `torch contiguous` and `torch channels_last`.
+      profile: milliseconds per step by kind of operation; empty without `--profile`.
     """
 
     case: models.Case
@@ -45,12 +53,12 @@ class Comparison:
 
     @property
     def torch(self) -> str:
-        """The faster of torch's memory formats; empty without torch."""
-        return torch_ops.better_format(self.timings)
+        """Name of torch's faster timing in `timings`; empty without torch."""
+        return torch_ops.faster_format(self.timings)
 
     @property
-    def speeds(self) -> dict[str, float]:
-        """How many times as fast as each opponent ours is."""
+    def speedups(self) -> dict[str, float]:
+        """Median time of each opponent divided by that of ours; above 1, ours is faster."""
         ours = self.timings["ours"].median
         opponents = {"torch": self.torch, "XLA": "XLA"}
         return {
@@ -60,11 +68,11 @@ class Comparison:
         }
 
     def row(self) -> list[str]:
-        """The case's line of the table."""
+        """Returns the cells of the table row, in the order of `_COLUMNS`."""
         case, ours = self.case, self.timings["ours"]
         rate = case.operations() / ours.median
         matmul = models.MATMUL_OPERATIONS / self.timings["matmul"].median
-        speeds = {opponent: f"{speed:.2f}" for opponent, speed in self.speeds.items()}
+        speedups = {opponent: f"{speedup:.2f}" for opponent, speedup in self.speedups.items()}
         return [
             *(case.name, str(case.batch_size), case.mode, case.dtype),
             f"{case.batch_size / ours.median:.1f}",
@@ -76,8 +84,8 @@ class Comparison:
             f"{rate / 1e9:.0f}",
             f"{rate / matmul:.0%}",
             self.torch.removeprefix("torch "),
-            speeds.get("torch", ""),
-            speeds.get("XLA", ""),
+            speedups.get("torch", ""),
+            speedups.get("XLA", ""),
         ]
 
 
@@ -89,25 +97,27 @@ def run(
     plot_path: Path | None,
     profile_directory: Path | None,
 ) -> None:
-    """Print a table of the cases and the geometric means of each mode and dtype.
+    """Times networks; prints a row for each case, then geometric means by mode and dtype.
 
     Args:
-      cases: what to run.
-      rounds: how often each contender is timed.
-      against: some of `OPPONENTS`.
-      csv_path: a new file for the table.
-      plot_path: a new file for a plot of the speeds over those of the opponents.
-      profile_directory: a new directory for traces of ours, with a table of each.
+      cases: networks, uses and sizes to time.
+      rounds: number of timed rounds.
+      against: opponents to time, from `OPPONENTS`.
+      csv_path: a new CSV file for the table, or None.
+      plot_path: a new PNG file for a plot of the speedups, or None.
+      profile_directory: a new directory for traces of ours, or None. A table of the time by kind
+        of operation is printed for each trace.
 
     Raises:
-      ValueError: a file or the directory exists, or torch is asked for and is not installed or
-        has no such network, or a plot without opponents.
+      errors.UserError: an output path exists; a case or an opponent is not allowed; a plot is
+        asked for without opponents; torch, torchvision or timm is not installed or has no such
+        network.
     """
     for path in (plot_path, profile_directory):
         if path is not None and path.exists():
-            raise errors.UserError(f"{path} exists; it is not overwritten")
+            raise report.exists(path)
     if plot_path is not None and not against:
-        raise errors.UserError(f"a plot needs opponents: some of {', '.join(OPPONENTS)}")
+        raise errors.UserError(f"--plot needs --against with some of {', '.join(OPPONENTS)}")
     versions = _check(cases, against)
     contenders = 2 + ("xla" in against) + 2 * ("torch" in against)
     done = []
@@ -116,17 +126,17 @@ def run(
         for case in cases:
             done.append(_compare(case, rounds, against, table, profile_directory))
             table.add(done[-1].row())
-    speeds = _speeds(done)
-    print("", *_means(speeds), sep="\n")
+    speedups = _speedups(done)
+    print("", *_mean_lines(speedups), sep="\n")
     if profile_directory is not None:
         for comparison in done:
-            print(*_profile(comparison, profile_directory), sep="\n")
+            print(*_profile_lines(comparison, profile_directory), sep="\n")
     if plot_path is not None:
-        plots.speeds(speeds, plot_path)
+        plots.speedups(speedups, plot_path)
 
 
 def _check(cases: Sequence[models.Case], against: Sequence[str]) -> list[str]:
-    """The versions of what will run, once it is known that it can."""
+    """Checks that all programs can run and returns the versions of their libraries."""
     for opponent in against:
         if opponent not in OPPONENTS:
             raise errors.unknown("opponent", opponent, OPPONENTS)
@@ -147,7 +157,7 @@ def _compare(
     table: report.Table,
     profile_directory: Path | None,
 ) -> Comparison:
-    """Only figures are kept: programs hold parameters."""
+    """Compiles and times one case; its programs and their parameters are freed on return."""
     cold, cached = models.compiled_twice(case)
     contenders = {"ours": cached.run, "matmul": models.matmul(case.dtype)}
     if "xla" in against:
@@ -162,31 +172,34 @@ def _compare(
 
 
 def _trace_name(case: models.Case) -> str:
+    """Returns the name of a case's trace directory."""
     return f"{case.label}-{case.mode}-{case.dtype}"
 
 
-def _speeds(done: Sequence[Comparison]) -> dict[str, dict[str, dict[str, float]]]:
-    """How many times as fast ours is, by mode and dtype, opponent and network."""
-    speeds: dict[str, dict[str, dict[str, float]]] = {}
+def _speedups(done: Sequence[Comparison]) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns the speedups by 'mode, dtype', opponent and network."""
+    speedups: dict[str, dict[str, dict[str, float]]] = {}
     for comparison in done:
         case = comparison.case
-        group = speeds.setdefault(f"{case.mode}, {case.dtype}", {})
-        for opponent, speed in comparison.speeds.items():
-            group.setdefault(opponent, {})[case.label] = speed
-    return speeds
+        group = speedups.setdefault(f"{case.mode}, {case.dtype}", {})
+        for opponent, speedup in comparison.speedups.items():
+            group.setdefault(opponent, {})[case.label] = speedup
+    return speedups
 
 
-def _means(speeds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    for group, opponents in speeds.items():
+def _mean_lines(speedups: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """Yields a line with the geometric mean for each group and opponent."""
+    for group, opponents in speedups.items():
         for opponent, networks in opponents.items():
             mean = statistics.geometric_mean(networks.values())
-            yield f"{group}: {mean:.2f} times as fast as {opponent}, geometric mean"
+            yield f"{group}: geometric mean of the speedup over {opponent}: {mean:.2f}"
 
 
-def _profile(comparison: Comparison, directory: Path) -> Iterator[str]:
+def _profile_lines(comparison: Comparison, directory: Path) -> Iterator[str]:
+    """Yields the lines of a table of the time by kind of operation."""
     name, total = _trace_name(comparison.case), sum(comparison.profile.values())
-    yield f"\n{name}, all threads, traced in {directory / name}\n"
-    yield report.line(["kind", "ms", "share"])
+    yield f"\n{name}: time per step, summed over threads; trace in {directory / name}\n"
+    yield report.line(["kind of operation", "ms", "share"])
     yield report.line(["---"] * 3)
     for kind, time in comparison.profile.items():
         yield report.line([kind, f"{time:.1f}", f"{time / total:.0%}"])

@@ -1,29 +1,30 @@
-"""Whole networks as programs to time: the training step of `cnn_jax.steps`, and predictions."""
+"""Programs to time: training steps (`cnn_jax.train.step`) and inference of whole networks."""
 
 import contextlib
 import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from cnn_jax import errors, losses, models, ops, optim, summary
-from cnn_jax.runtime import sharding
-from cnn_jax.train import state
-from cnn_jax.train import step as steps
+from cnn_jax import errors, losses, models, objectives, ops, optim, plan
+from cnn_jax.models import costs
+from cnn_jax.runtime import prng, sharding
+from cnn_jax.train import state, step
 
 MODES = ("train", "infer")
-# Of auxiliary heads, where a network has them (Szegedy et al. 2014, section 5).
+# Loss weight of auxiliary heads (Szegedy et al. 2014, section 5).
 AUXILIARY_WEIGHT = 0.3
-# Small enough that no network diverges on noise.
+# Small enough that no network diverges on random images and labels.
 LEARNING_RATE = 1e-4
 MOMENTUM = 0.9
-# A training step computes the output and two gradients of each convolution and dense layer.
+# A training step computes three products for each convolution and dense layer: the output, the
+# kernel gradient and the input gradient.
 _PASSES = {"train": 3, "infer": 1}
 _MATMUL_SIDE = 2048
 MATMUL_OPERATIONS = 2 * _MATMUL_SIDE**3
@@ -31,14 +32,14 @@ MATMUL_OPERATIONS = 2 * _MATMUL_SIDE**3
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network in one use.
+    """A network in training or inference, with its sizes.
 
     Attributes:
-      name: of the network.
+      name: name of the network.
       mode: one of `MODES`.
-      dtype: what the network computes in.
-      batch_size: images in a step.
-      image_size: height and width; 0 for those of `models.input_shape`.
+      dtype: dtype in which the network computes.
+      batch_size: images per step.
+      image_size: height and width in pixels; 0 for the published size (`models.input_shape`).
     """
 
     name: str
@@ -49,50 +50,57 @@ class Case:
 
     @property
     def label(self) -> str:
-        """As it is asked for, `resnet50@16`."""
+        """Name and batch size as on the command line, such as `resnet50@16`."""
         return f"{self.name}@{self.batch_size}"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
+        """Height, width and channels of the images."""
         height, width, channels = models.input_shape(self.name)
         return (self.image_size or height, self.image_size or width, channels)
 
     @property
     def num_classes(self) -> int:
-        """ImageNet's, or ten for small images."""
-        return summary.usual_classes(self.name)
+        """Number of classes; see `costs.default_num_classes`."""
+        return costs.default_num_classes(self.name)
 
     def model(self) -> Any:
-        """The network."""
+        """Returns the Linen module."""
         return models.create(self.name, num_classes=self.num_classes, dtype=self.dtype)
 
     def operations(self) -> int:
-        """Floating-point operations of a step in convolutions and dense layers."""
-        layers = summary.rows(self.model(), self.image_shape, train=False)
+        """Returns the floating-point operations of a step in convolutions and dense layers."""
+        layers = costs.rows(self.model(), self.image_shape, train=False)
         multiply_adds = sum(layer.multiply_adds for layer in layers)
         return 2 * multiply_adds * self.batch_size * _PASSES[self.mode]
 
 
 def check(case: Case) -> None:
-    """Raise a ValueError if something about the case is not allowed; nothing is computed."""
+    """Checks a case without computing anything.
+
+    Raises:
+      errors.UserError: the network, mode, dtype, batch size or image size is not allowed.
+    """
     if case.mode not in MODES:
         raise errors.unknown("mode", case.mode, MODES)
     if case.batch_size < 1:
-        raise errors.UserError(f"the batch must be at least 1, got {case.batch_size}")
+        raise errors.UserError(f"--batch must be at least 1, got {case.batch_size}")
     if case.image_size < 0:
-        raise errors.UserError(f"the image size must be at least 1, got {case.image_size}")
-    jax.eval_shape(lambda: state.init_variables(case.model(), case.image_shape, seed=0))
+        raise errors.UserError(
+            f"--image_size must be at least 1, or 0 for the published size, got {case.image_size}"
+        )
+    objectives.abstract_variables(_objective(case), case.image_shape, sharding.make_layout())
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A step, compiled.
+    """Compiled step.
 
     Attributes:
-      run: takes one step and waits for its end.
-      seconds: how long tracing and compiling took.
-      bytes: what it needs at a time: arguments, results and temporary memory.
+      run: executes one step and waits for its end.
+      seconds: time to trace and compile.
+      bytes: memory of the step: arguments, results and temporary memory. Donated buffers count
+        once.
     """
 
     run: Callable[[], object]
@@ -101,7 +109,11 @@ class Program:
 
 
 def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Images `[B, H, W, C]` from a normal distribution, and labels `[B]`."""
+    """Returns a random batch, the same in every call.
+
+    The pixels, `[B, H, W, C]` float32, are drawn from the standard normal distribution. The labels,
+    `[B]` int64, are drawn uniformly from the classes.
+    """
     generator = np.random.default_rng(0)
     shape = (case.batch_size, *case.image_shape)
     images = generator.standard_normal(shape, dtype=np.float32)
@@ -109,7 +121,12 @@ def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def program(case: Case, *, plain: bool = False) -> Program:
-    """The case as this package runs it, or with `jax.lax`'s own operations in place of ours."""
+    """Compiles a case.
+
+    Args:
+      case: the network, its use and its sizes.
+      plain: if True, the operations of `jax.lax` replace those of `cnn_jax.ops`.
+    """
     build = _training if case.mode == "train" else _inference
     function, operands, run = build(case)
     start = time.perf_counter()
@@ -127,7 +144,7 @@ def program(case: Case, *, plain: bool = False) -> Program:
 
 
 def compiled_twice(case: Case) -> tuple[Program, Program]:
-    """The program compiled cold, and again with the first in the compilation cache."""
+    """Compiles a case with an empty compilation cache, then again from that cache."""
     with _own_cache():
         jax.clear_caches()
         cold = program(case)
@@ -137,7 +154,7 @@ def compiled_twice(case: Case) -> tuple[Program, Program]:
 
 @contextlib.contextmanager
 def _own_cache() -> Iterator[None]:
-    """An empty compilation cache, instead of the one that is in use."""
+    """Context with an empty compilation cache; restores the previous settings on exit."""
     settings = {
         "jax_enable_compilation_cache": True,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -154,29 +171,32 @@ def _own_cache() -> Iterator[None]:
 
 
 def _configure(settings: dict[str, Any]) -> None:
+    """Sets JAX options and reopens the compilation cache."""
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
+# A jitted function, its operands, and a function that turns its compiled form into `Program.run`.
 _Built = tuple[Any, tuple[Any, ...], Callable[[Any], Callable[[], object]]]
 
 
+def _objective(case: Case) -> objectives.Classification:
+    """Returns the network with the plain cross-entropy."""
+    return objectives.Classification(case.model(), losses.make(plan.Loss()), AUXILIARY_WEIGHT)
+
+
 def _training(case: Case) -> _Built:
-    mesh = sharding.make_mesh()
-    model = case.model()
-    optimizer = optim.make(
-        name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, total_steps=1
-    )
-    train_steps = steps.make_train_steps(
-        model,
+    """Returns the training step in the form of `_Built`."""
+    layout, objective = sharding.make_layout(), _objective(case)
+    optimizer = optim.make(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM)
+    train_steps = step.make_train_steps(
+        objective,
         optimizer,
         lambda inputs, _index, _key: inputs,
         seed=0,
-        loss=losses.make("cross_entropy", label_smoothing=0.0),
-        auxiliary_weight=AUXILIARY_WEIGHT,
         steps_per_call=1,
-        mesh=mesh,
+        layout=layout,
     )
     images, labels = batch(case)
     inputs = sharding.replicate(
@@ -185,9 +205,9 @@ def _training(case: Case) -> _Built:
             "label": jnp.asarray(labels, jnp.int32),
             "weight": jnp.ones(case.batch_size),
         },
-        mesh,
+        layout,
     )
-    current = state.create(model, optimizer, case.image_shape, 0, mesh)
+    current = state.create(objective, optimizer, case.image_shape, 0, layout)
 
     def bind(compiled: Any) -> Callable[[], object]:
         def run() -> object:
@@ -201,12 +221,16 @@ def _training(case: Case) -> _Built:
 
 
 def _inference(case: Case) -> _Built:
-    model = case.model()
-    init = jax.jit(lambda: state.init_variables(model, case.image_shape, seed=0))
-    variables, images = init(), jnp.asarray(batch(case)[0])
+    """Returns the forward pass in evaluation mode in the form of `_Built`."""
+    objective = _objective(case)
+    key = prng.stream(0, "init")
+    shape = case.image_shape
+    params, batch_stats, _ = jax.jit(lambda: objective.init(key, objectives.init_batch(shape)))()
+    variables = {"params": params, "batch_stats": batch_stats}
+    images = jnp.asarray(batch(case)[0])
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
-        return cast("jax.Array", model.apply(variables, images, train=False))
+        return objective.predict(variables, {"image": images})["logits"]
 
     def bind(compiled: Any) -> Callable[[], object]:
         return lambda: jax.block_until_ready(compiled(variables, images))
@@ -215,7 +239,11 @@ def _inference(case: Case) -> _Built:
 
 
 def matmul(dtype: str) -> Callable[[], object]:
-    """A large product of matrices, `MATMUL_OPERATIONS`, summed in float32 at least."""
+    """Returns a function that squares a random 2048x2048 matrix, as a rate to compare with.
+
+    It takes `MATMUL_OPERATIONS` floating-point operations. The products are accumulated in
+    float32, or in `dtype` if it is wider.
+    """
     side = _MATMUL_SIDE
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal((side, side)), dtype)
     wide = jnp.promote_types(matrix.dtype, jnp.float32)

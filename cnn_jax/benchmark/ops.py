@@ -1,4 +1,4 @@
-"""The operations of `cnn_jax.ops` and XLA's own, in the shapes of real networks."""
+"""Programs to time: operations of `cnn_jax.ops` and of `jax.lax`, in shapes of real networks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,22 +13,22 @@ from jax import lax
 from cnn_jax import ops
 
 Function = Callable[..., jax.Array]
-# What is timed of each case: the result, then the result with one gradient.
+# Timed for each case: the forward pass alone, and the forward pass with one gradient.
 PASSES = ("forward", "forward + kernel gradient", "forward + input gradient")
-# How often a scan repeats a case.
+# Iterations of the `lax.scan` in which an operation is repeated.
 SCAN_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One operation in one size.
+    """Convolution or max-pooling with fixed shapes.
 
     Attributes:
-      images: `[B, H, W, C]`.
-      kernel: `[kh, kw, C/g, O]`; of a pooling, `[kh, kw]`.
-      stride: in both directions.
-      padding: on all sides.
-      groups: of channels.
+      images: shape of the images, `[B, H, W, C]`.
+      kernel: shape of the kernel, `[kh, kw, C/g, O]`, or of the pooling window, `[kh, kw]`.
+      stride: stride in both directions.
+      padding: padding on all four sides, in pixels.
+      groups: number of channel groups, g.
     """
 
     images: tuple[int, int, int, int]
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def is_pooling(self) -> bool:
-        """Whether it has no weights."""
+        """True for max-pooling, which has no kernel."""
         return len(self.kernel) == 2
 
 
@@ -65,7 +65,10 @@ CASES: Mapping[str, Case] = MappingProxyType(
 
 
 def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, kernel (empty for a pooling) and the gradient of the result, from a normal."""
+    """Returns normally distributed images, kernel and output cotangent, all float32.
+
+    The kernel of a max-pooling has shape `[0]`.
+    """
     generator = np.random.default_rng(0)
     images = generator.standard_normal(case.images, dtype=np.float32)
     kernel = generator.standard_normal((0,) if case.is_pooling else case.kernel, dtype=np.float32)
@@ -74,21 +77,34 @@ def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def contenders(case: Case, name: str) -> dict[str, Callable[[], object]]:
-    """Ours, ours inside `lax.scan` and plain XLA, for one of `PASSES`; each waits for its end."""
+    """Returns the programs to time for one pass of a case; each waits for its result.
+
+    Args:
+      case: the operation.
+      name: one of `PASSES`.
+
+    Returns:
+      `ours` (`cnn_jax.ops`), `in scan` (`SCAN_STEPS` times ours in a `lax.scan`) and `XLA` (the
+      operation of `jax.lax`).
+    """
     operands = tuple(jnp.asarray(x) for x in arrays(case))
     ours, plain = (_pass(_operation(case, plain), name) for plain in (False, True))
     return {
-        "ours": _waiting(jax.jit(ours), operands),
-        "in scan": _waiting(jax.jit(_scanned(ours)), operands),
-        "XLA": _waiting(jax.jit(plain), operands),
+        "ours": _blocking(jax.jit(ours), operands),
+        "in scan": _blocking(jax.jit(_scanned(ours)), operands),
+        "XLA": _blocking(jax.jit(plain), operands),
     }
 
 
-def _waiting(function: Callable[..., Any], operands: tuple[jax.Array, ...]) -> Callable[[], object]:
+def _blocking(
+    function: Callable[..., Any], operands: tuple[jax.Array, ...]
+) -> Callable[[], object]:
+    """Returns a function that calls `function` with `operands` and waits for the result."""
     return lambda: jax.block_until_ready(function(*operands))
 
 
 def _operation(case: Case, plain: bool) -> Function:
+    """Returns the operation on images and kernel, from `jax.lax` if `plain`."""
     if case.is_pooling:
         return lambda x, _: (_plain_max_pool if plain else ops.max_pool)(
             x, case.kernel[0], case.stride, case.padding
@@ -105,6 +121,7 @@ def _operation(case: Case, plain: bool) -> Function:
 
 
 def _plain_max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    """Applies max-pooling with `lax.reduce_window`."""
     edge = (padding, padding)
     return lax.reduce_window(
         x,
@@ -117,12 +134,12 @@ def _plain_max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax
 
 
 def _pass(operation: Function, name: str) -> Callable[..., Any]:
-    """A function of images, kernel and result's gradient that does what one of `PASSES` says."""
+    """Returns a pass of `PASSES` as a function of images, kernel and output cotangent."""
 
     def gradient(argument: int) -> Callable[..., Any]:
         def run(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
-            result, pull_back = jax.vjp(operation, *operands[:2])
-            return result, pull_back(operands[2])[argument]
+            result, vjp = jax.vjp(operation, *operands[:2])
+            return result, vjp(operands[2])[argument]
 
         return run
 
@@ -135,14 +152,18 @@ def _pass(operation: Function, name: str) -> Callable[..., Any]:
 
 
 def _scanned(function: Callable[..., Any]) -> Callable[..., jax.Array]:
-    """Several times over, each with operands that wait for the results before."""
+    """Returns a `lax.scan` that calls `function` `SCAN_STEPS` times.
 
-    def several(*operands: jax.Array) -> jax.Array:
+    Optimization barriers make the operands of each iteration depend on the results of the
+    previous one, so that XLA cannot move the call out of the loop.
+    """
+
+    def repeated(*operands: jax.Array) -> jax.Array:
         def body(token: jax.Array, _: None) -> tuple[jax.Array, None]:
-            *waiting, token = lax.optimization_barrier((*operands, token))
-            results = lax.optimization_barrier(function(*waiting))
+            *delayed, token = lax.optimization_barrier((*operands, token))
+            results = lax.optimization_barrier(function(*delayed))
             return token + sum(leaf.ravel()[0] for leaf in jax.tree.leaves(results)), None
 
         return lax.scan(body, jnp.zeros(()), length=SCAN_STEPS)[0]
 
-    return several
+    return repeated

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a trace of it, and a table by kind of operation."""
+"""Profiles of a step: a trace on disk, and the time by kind of operation."""
 
 import re
 from collections import defaultdict
@@ -8,21 +8,25 @@ from pathlib import Path
 import jax
 from jax.profiler import ProfileData
 
-STEPS = 3
-# Kinds that take less than this share of all are one line.
+STEPS = 3  # traced steps; times are averages over them
+# Kinds with a smaller share of the total time are merged into `OTHERS`.
 _LEAST_SHARE = 0.01
 OTHERS = "others"
 
 
 def trace(run: Callable[[], object], directory: Path) -> dict[str, float]:
-    """Milliseconds of a step by kind of operation, the longest first; threads are added up.
+    """Traces `STEPS` steps and returns the time per step by kind of operation.
 
-    A kind is XLA's name of an instruction less its number, as `dot`, `ynn_fusion` or the
-    operations that a loop fuses. The trace, for TensorBoard or Perfetto, is in `directory`.
+    A kind is the name of an XLA instruction without its number, such as `dot`, `ynn_fusion` or
+    the name of a fused loop, which lists its operations. The trace can be opened in TensorBoard or
+    Perfetto.
 
     Args:
-      run: takes a step and waits for its end.
-      directory: a new one.
+      run: executes one step and waits for its end.
+      directory: a new directory for the trace.
+
+    Returns:
+      Milliseconds per step, summed over threads, in descending order; the last item is `OTHERS`.
     """
     with jax.profiler.trace(str(directory)):
         for _ in range(STEPS):
@@ -34,11 +38,11 @@ def trace(run: Callable[[], object], directory: Path) -> dict[str, float]:
             for event in thread.events:
                 if "hlo_op" in dict(event.stats):
                     milliseconds[_kind(event.name)] += event.duration_ns / 1e6 / STEPS
-    return _without_small(milliseconds)
+    return _merge_small(milliseconds)
 
 
 def _kind(name: str) -> str:
-    """An instruction's name without the numbers that tell it from its like.
+    """Returns the name of an XLA instruction without its numeric suffixes.
 
     >>> _kind("broadcast_add_fusion.12.clone.3")
     'broadcast_add_fusion'
@@ -46,7 +50,8 @@ def _kind(name: str) -> str:
     return re.sub(r"(\.(\d+|clone|remat\d*))+$", "", name)
 
 
-def _without_small(milliseconds: dict[str, float]) -> dict[str, float]:
+def _merge_small(milliseconds: dict[str, float]) -> dict[str, float]:
+    """Returns the times in descending order, with kinds below `_LEAST_SHARE` as `OTHERS`."""
     total = sum(milliseconds.values())
     longest_first = sorted(milliseconds.items(), key=lambda item: -item[1])
     large = {kind: time for kind, time in longest_first if time >= _LEAST_SHARE * total}

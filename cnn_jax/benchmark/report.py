@@ -1,4 +1,4 @@
-"""Tables of figures: printed line by line as they come, and kept in a file."""
+"""Result tables: printed row by row on the terminal and written to a CSV file."""
 
 import csv
 import platform
@@ -13,9 +13,9 @@ from cnn_jax import errors
 
 
 class Table:
-    """Lines on the terminal below a header, and in a new CSV file if one is wanted.
+    """Markdown table on the terminal with a progress bar, and optionally a CSV file.
 
-    It has a progress bar on the terminal, which `advance` moves.
+    Rows are printed and written as soon as they are added.
     """
 
     def __init__(
@@ -26,19 +26,19 @@ class Table:
         turns: int,
         csv_path: Path | None,
     ) -> None:
-        """Make the file, and print the header.
+        """Creates the CSV file and prints the machine, the versions and the header.
 
         Args:
-          versions: of what runs.
-          rounds: how often each contender is timed.
-          columns: their names.
-          turns: how many calls of `advance` there will be.
-          csv_path: the file.
+          versions: names and versions of the libraries that are timed.
+          rounds: number of timed rounds.
+          columns: column titles.
+          turns: number of calls of `advance` until the progress bar is full.
+          csv_path: the CSV file to create, or None.
 
         Raises:
-          ValueError: the file exists; it is not overwritten.
+          errors.UserError: the file exists.
         """
-        self._file = None if csv_path is None else _new(csv_path)
+        self._file = None if csv_path is None else _create(csv_path)
         self._writer = None if self._file is None else csv.writer(self._file)
         if self._writer is not None:
             self._writer.writerow(columns)
@@ -47,37 +47,47 @@ class Table:
         self._progress: tqdm[Any] = tqdm(total=turns, unit="turn", file=sys.stderr)
 
     def advance(self) -> None:
-        """Count a turn."""
+        """Moves the progress bar by one turn."""
         self._progress.update()
 
     def add(self, cells: Sequence[str]) -> None:
-        """Print a line, and write it."""
+        """Prints a row and writes it to the CSV file."""
         self._progress.write(line(cells), file=sys.stdout)
         if self._writer is not None and self._file is not None:
             self._writer.writerow(cells)
             self._file.flush()
 
     def close(self) -> None:
-        """End the progress bar and the file."""
+        """Closes the progress bar and the CSV file."""
         self._progress.close()
         if self._file is not None:
             self._file.close()
 
 
-def _new(path: Path) -> Any:
+def _create(path: Path) -> Any:
+    """Returns a new file, opened for writing."""
     try:
         return path.open("x", newline="")
     except FileExistsError as error:
-        raise errors.UserError(f"{path} exists; it is not overwritten") from error
+        raise exists(path) from error
+
+
+def exists(path: Path) -> errors.UserError:
+    """Returns the error for an output path that exists already."""
+    return errors.UserError(f"{path} already exists; choose a new path")
 
 
 def line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
+    """Returns a row of a Markdown table.
+
+    >>> line(["lenet", "4.1"])
+    '| lenet | 4.1 |'
+    """
     return f"| {' | '.join(cells)} |"
 
 
 def _machine() -> str:
-    """The processor and its number of cores."""
+    """Returns the architecture, the processor's name and, on Linux, the number of cores."""
     info = Path("/proc/cpuinfo")
     name, cores = platform.processor(), ""
     if info.exists():

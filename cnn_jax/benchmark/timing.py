@@ -1,32 +1,32 @@
-"""Timing functions against each other, fairly, on a machine whose speed changes by the minute."""
+"""Interleaved timing of functions, for machines whose speed drifts within minutes."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
-# Until the heap has grown to what the contenders need one after the other.
+# Extra calls before the first timed call, during which the heap grows to its final size.
 _WARM_UPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender, a value for each round.
+    """Measured times of one function.
 
     Attributes:
-      seconds: one call each, in the order of the rounds.
+      seconds: duration of one call in each round, in the order of the rounds.
     """
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """From the shortest to the longest."""
+        """Longest minus shortest duration in seconds."""
         return max(self.seconds) - min(self.seconds)
 
 
@@ -36,17 +36,21 @@ def interleaved(
     after_each: Callable[[], object],
     long_seconds: float = 1.0,
 ) -> dict[str, Timing]:
-    """Call all contenders in turn, round after round, each time twice: the second call counts.
+    """Times functions alternately, so that a change of the machine's speed affects all of them.
 
-    The first call of a turn pays for what the one before left behind: cold caches and, for a
-    while, another library's threads waiting for more work. The very first calls, which compile
-    and make the heap grow, count for nothing.
+    In each round, each function is called twice and only the second call is timed. The first call
+    absorbs the effects of the previous function: cold caches, and threads of another library that
+    still spin while they wait for work. The first round has further untimed calls, in which
+    functions compile and the heap grows.
 
     Args:
-      contenders: functions that return when their work is done.
-      rounds: how many values to take.
-      after_each: called after each turn, for a progress bar.
-      long_seconds: a contender whose second call takes longer is timed once.
+      contenders: functions by name; each returns when its work is done.
+      rounds: number of timed calls per function.
+      after_each: called after each function in each round, for a progress bar.
+      long_seconds: a function whose second call takes at least this long is timed only once.
+
+    Returns:
+      The times by name.
     """
     seconds: dict[str, list[float]] = {}
     for name, call in contenders.items():
@@ -67,6 +71,7 @@ def interleaved(
 
 
 def _time(call: Callable[[], object]) -> float:
+    """Returns the duration of one call in seconds."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The same operations in torch, if it is installed, in both of its memory formats."""
+"""Programs to time: the cases of `benchmark.ops` in torch, in both of its memory formats."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,43 +9,50 @@ from cnn_jax import errors
 from cnn_jax.benchmark import ops, timing
 
 FORMATS = ("contiguous", "channels_last")
+# The CPU builds; the extra index has torch and torchvision, PyPI has timm.
+INSTALL = (
+    "pip install torch torchvision timm --extra-index-url https://download.pytorch.org/whl/cpu"
+)
 
 
 def version() -> str:
-    """Torch's version and number of threads.
+    """Returns torch's version and number of threads as text.
 
     Raises:
-      ValueError: torch is not installed.
+      errors.UserError: torch is not installed.
     """
     try:
         import torch
     except ImportError as error:
-        raise errors.UserError(
-            "--against=torch needs torch, which is not installed; the CPU build will do: "
-            "pip install torch --index-url https://download.pytorch.org/whl/cpu"
-        ) from error
+        raise errors.UserError(f"--against=torch needs torch ({error}); run: {INSTALL}") from error
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def memory_format(layout: str) -> Any:
-    """Torch's object for one of `FORMATS`."""
+    """Returns the `torch.memory_format` of a name in `FORMATS`."""
     import torch
 
     return {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
 
 
-def better_format(timings: Mapping[str, timing.Timing]) -> str:
-    """Torch's faster contender; empty without torch."""
+def faster_format(timings: Mapping[str, timing.Timing]) -> str:
+    """Returns the name of torch's faster timing: `torch FORMAT`, or '' if torch was not timed."""
     found = [name for name in timings if name.startswith("torch")]
     return min(found, key=lambda name: timings[name].median, default="")
 
 
 def contenders(case: ops.Case, name: str) -> dict[str, Callable[[], object]]:
-    """One for each of torch's memory formats; see `ops.contenders`."""
+    """Returns the programs to time for one pass of a case, one per memory format.
+
+    Args:
+      case: the operation.
+      name: one of `ops.PASSES`.
+    """
     return {f"torch {layout}": _contender(case, name, layout) for layout in FORMATS}
 
 
 def _contender(case: ops.Case, name: str, layout: str) -> Callable[[], object]:
+    """Returns one pass of a case with its tensors in a memory format."""
     import torch
 
     def tensor(array: np.ndarray, axes: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Pixel arithmetic on the host or on a device."""
+"""Pixel arithmetic for NumPy arrays on the host and JAX arrays on a device."""
 
 from typing import TypeVar
 
@@ -9,9 +9,15 @@ Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
 
 
 def normalise(images: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Pixels:
-    """Bytes `[..., C]` to float32 in units of the deviation from the mean, on the host or a device.
+    """Returns `(images / 255 - mean) / std`, float32.
 
-    On the host each step is rounded as in torch; XLA multiplies by 1/255 instead of dividing.
+    On the host, every operation is rounded to float32, as in PyTorch. On a device, XLA replaces
+    the division by 255 by a multiplication by 1/255, so the last bits can differ.
+
+    Args:
+      images: `[..., C]`, values from 0 to 255.
+      mean: the mean of each channel, of pixels scaled to [0, 1].
+      std: the standard deviation of each channel, likewise.
     """
     scaled = images.astype(np.float32) / np.float32(255)
     return (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)

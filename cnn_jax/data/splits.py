@@ -1,4 +1,4 @@
-"""Names of splits with slices: 'train', 'train[:90%]', 'train[55000:]', 'train[10%:-5%]'."""
+"""Split names with an optional slice, such as 'train', 'train[:90%]' and 'train[10%:-5%]'."""
 
 import re
 from collections.abc import Mapping
@@ -8,21 +8,27 @@ from cnn_jax import errors
 _SPLIT = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
-def resolve(split: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
-    """The stored split and the range of examples that `split` names.
+def is_readable(split: str) -> bool:
+    """Returns True if `split` is a name, or a name and a slice."""
+    return _SPLIT.fullmatch(split) is not None
 
-    Bounds are example numbers or percentages, rounded to the nearest example, as in TFDS; negative
-    ones count from the end, and what lies beyond either end is cut off, as in Python.
+
+def resolve(split: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
+    """Returns the stored split and the range of examples that `split` selects.
+
+    The bounds of a slice are example numbers or percentages. Percentages are rounded to the nearest
+    example, as in TFDS. Negative bounds count from the end, and bounds beyond either end are
+    clipped, as in Python.
 
     Args:
-      split: such as 'train[:90%]'.
+      split: the name of a stored split, or a name and a slice such as 'train[:90%]'.
       sizes: the number of examples in each stored split.
 
     Returns:
-      The stored split's name, the first example, and the one after the last.
+      The name of the stored split, the first index, and the index after the last.
 
     Raises:
-      ValueError: an unknown name, a slice that cannot be read, or one that holds no example.
+      UserError: an unknown name, a slice that cannot be read, or an empty slice.
 
     >>> resolve("train[90%:]", {"train": 60000, "test": 10000})
     ('train', 54000, 60000)
@@ -30,7 +36,7 @@ def resolve(split: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     match = _SPLIT.fullmatch(split)
     if match is None:
         raise errors.UserError(
-            f"cannot read split {split!r}; write a name, or a name and a slice such as "
+            f"cannot read split {split!r}; write a name, or a name and a slice, such as 'train', "
             "'train[:90%]' or 'train[55000:]'"
         )
     name = match["name"]
@@ -40,11 +46,12 @@ def resolve(split: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     start = _bound(match["start"], size, default=0)
     stop = _bound(match["stop"], size, default=size)
     if start >= stop:
-        raise errors.UserError(f"split {split!r} holds no example: {name!r} has {size}")
+        raise errors.UserError(f"split {split!r} holds no example; {name!r} has {size} examples")
     return name, start, stop
 
 
 def _bound(text: str | None, size: int, default: int) -> int:
+    """Returns a bound of a slice as an index from 0 to `size`."""
     if text is None:
         return default
     value = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)

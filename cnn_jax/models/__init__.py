@@ -1,10 +1,11 @@
-"""The networks by name: `create("lenet", num_classes=10)`.
+"""Registry of the networks: `create("lenet", num_classes=10)`.
 
-Each family lives in a file of its own and lists what it offers in `VARIANTS`, a mapping of name to
-a `layers.Variant`; the registry is the union of those tables.
+Each family has its own file with a table `VARIANTS`, which maps names to `layers.Variant`. The
+registry is the union of these tables.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -74,27 +75,28 @@ _REGISTRY: Mapping[str, layers.Variant] = MappingProxyType(
 
 
 def names() -> list[str]:
-    """The names of all registered networks, sorted."""
+    """Returns the names of all registered networks, sorted."""
     return sorted(_REGISTRY)
 
 
 def create(
     name: str, *, num_classes: int, dtype: DTypeLike = jnp.float32, **overrides: Any
 ) -> nn.Module:
-    """Build a network; its parameters come from `init`.
+    """Builds a network. The module's `init` creates the parameters.
 
     Args:
-      name: one of `names()`.
+      name: a name from `names()`.
       num_classes: the number of logits.
-      dtype: what the network computes in; parameters stay float32, logits at least float32.
-      **overrides: fields of the network that differ from the variant's, such as `activation`.
+      dtype: dtype of the computation, one of `DTYPES`. Parameters are float32 for every dtype;
+        logits are at least float32.
+      **overrides: network fields to set in place of the variant's values, such as `activation`.
 
     Returns:
-      A Linen module: `variables = model.init(key, images, train=False)` and
-      `logits = model.apply(variables, images, train=False)`, images `[B, H, W, C]`.
+      A Linen module. `variables = model.init(prng, images, train=False)` creates its variables;
+      `logits = model.apply(variables, images, train=False)` applies it to images `[B, H, W, C]`.
 
     Raises:
-      ValueError: an unknown name, field or value; the message lists the allowed ones.
+      ValueError: the name, a field or a value is not allowed. The message says what is allowed.
 
     >>> create("lenet", num_classes=10, activation="tanh").activation
     'tanh'
@@ -106,10 +108,10 @@ def create(
 
 
 def options(name: str) -> dict[str, Any]:
-    """The fields of network `name` that `create` can override, with the variant's values.
+    """Returns the fields of network `name` that `create` can override, with the variant's values.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: the name is unknown.
     """
     module = _variant(name).build(num_classes=1)
     reserved = {"num_classes", "dtype", "parent", "name"}
@@ -118,15 +120,17 @@ def options(name: str) -> dict[str, Any]:
 
 
 def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """What each stage of a network computes in evaluation, for transfer, detection or plots.
+    """Returns the endpoints of a network: the output of each stage, in evaluation mode.
+
+    Endpoints serve transfer learning, detection and plots.
 
     Args:
-      model: one of ours.
-      variables: its parameters and running statistics.
+      model: a network from `create`.
+      variables: the parameters and running statistics of `model`.
       images: `[B, H, W, C]`.
 
     Returns:
-      Maps `[B, H', W', C']` by the names of the stages.
+      Feature maps `[B, H', W', C']`, keyed by the name of the stage.
 
     >>> model = create("resnet20", num_classes=10)
     >>> images = jnp.zeros((1, 32, 32, 3))
@@ -141,18 +145,33 @@ def features(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, j
 
 
 def input_shape(name: str) -> tuple[int, int, int]:
-    """Height, width and channels of the images for which network `name` was published.
+    """Returns height, width and channels of the images that network `name` was published for.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: the name is unknown.
     """
     return _variant(name).input_shape
 
 
 def _variant(name: str) -> layers.Variant:
     if name not in _REGISTRY:
-        raise errors.unknown("model", name, names())
+        raise _unknown_model(name)
     return _REGISTRY[name]
+
+
+def _unknown_model(name: str) -> errors.UserError:
+    """Returns the error for an unknown network, with three suggestions.
+
+    Names that start with `name` come first, such as 'vit_tiny_patch16_224' for 'vit'. Within each
+    group, names are sorted by similarity.
+    """
+    text = str(name).lower()
+    nearest = difflib.get_close_matches(text, names(), n=len(_REGISTRY), cutoff=0)
+    first, second, third, *_ = sorted(nearest, key=lambda known: not known.startswith(text))
+    return errors.UserError(
+        f"unknown model {name!r}; did you mean {first!r}, {second!r} or {third!r}? "
+        "To list all networks, run: python -m cnn_jax.summary --list"
+    )
 
 
 def _dtype(dtype: DTypeLike) -> DTypeLike:
@@ -178,7 +197,9 @@ def _check_overrides(name: str, overrides: Mapping[str, Any]) -> None:
         if key == "activation":
             layers.activation(value)
         if key == "widths" and not all(type(width) is int and width > 0 for width in value):
-            raise errors.UserError(f"model.widths must be positive integers, got {value!r}")
+            raise errors.UserError(
+                f"model.widths must contain positive integers only, got {value!r}"
+            )
 
 
 def _has_type(value: Any, expected: type) -> bool:

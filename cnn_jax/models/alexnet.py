@@ -1,24 +1,28 @@
-"""AlexNet, its descendants in Caffe and torchvision, and ZFNet: five convolutions, three dense.
+"""AlexNet, its variants in Caffe and torchvision, and ZFNet: 5 convolutions, 3 dense layers.
 
 Krizhevsky, Sutskever & Hinton 2012, 'ImageNet Classification with Deep Convolutional Neural
 Networks' (doi:10.1145/3065386), Fig. 2: `alexnet`, 60,965,224 parameters for 1000 classes.
 
-- `alexnet_single`: the same widths in one stream.
-- `alexnet_caffe`, `caffenet`: Caffe's bvlc_alexnet and bvlc_reference_caffenet. Response
-  normalisation divides alpha by its size, adds 1 and sees both streams; CaffeNet pools first.
-- `alexnet_owt`: torchvision's, after Krizhevsky 2014, 'One weird trick for parallelizing
+- `alexnet_single`: one stream with the widths of `alexnet`.
+- `alexnet_caffe`, `caffenet`: Caffe's bvlc_alexnet and bvlc_reference_caffenet. Their response
+  normalisation divides alpha by the window size, has k = 1 and reaches across the streams. CaffeNet
+  pools before it normalises.
+- `alexnet_owt`: torchvision's AlexNet, after Krizhevsky 2014, 'One weird trick for parallelizing
   convolutional neural networks' (arXiv:1404.5997): 61,100,840 parameters.
 - `alexnet_d2l`: Zhang, Lipton, Li & Smola 2023, 'Dive into Deep Learning', section 8.1.
 - `zfnet512`: Zeiler & Fergus 2013, 'Visualizing and Understanding Convolutional Networks'
-  (arXiv:1311.2901), as in the ONNX model zoo: 87,250,536 parameters, its shapes at each layer.
+  (arXiv:1311.2901), as in the ONNX model zoo: 87,250,536 parameters and equal shapes at each layer.
 
-Departures from the papers: AlexNet's images have 227 pixels, of which the paper speaks as 224. Each
-of its streams normalises its own maps, which the formula leaves open: in Fig. 2 the streams meet in
-conv3 and in the dense layers alone. torchvision's conv4 has 256 maps, Krizhevsky 2014 has 384; its
-weights start here as there, but its biases from 0, and the shape of fc6 follows the images at
-`init`, where torchvision pools every image to 6x6. The zoo's ZFNet normalises before pooling, its
-conv4 has 512 maps, where the paper's widened one has 1024, and its fc7 1024 units; the constants of
-its normalisation (here AlexNet's) and its poolings (here 3x3, rounded up) are not certain.
+Departures from the papers:
+
+- AlexNet takes images of 227x227 pixels; the paper states 224x224. Each stream normalises its own
+  maps. The formula leaves this open; in Fig. 2 the streams meet only in conv3 and the dense layers.
+- torchvision's conv4 has 256 maps, Krizhevsky 2014 has 384. Weights are initialised as in
+  torchvision, biases with zeros. The shape of fc6 depends on the image size at `init`; torchvision
+  pools every image to 6x6 pixels.
+- The zoo's ZFNet normalises before pooling. Its conv4 has 512 maps; the paper's widened network has
+  1024. Its fc7 has 1024 units. Two details are uncertain: the constants of the normalisation
+  (AlexNet's here) and the pooling (3x3, sizes rounded up, here).
 """
 
 from functools import partial
@@ -33,15 +37,15 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import layers
 
-# By number of the convolution, in all of these networks.
+# Numbers of the convolutions with these properties, in all of these networks.
 NORMALIZED = frozenset({1, 2})
 POOLED = frozenset({1, 2, 5})
-SPLIT = frozenset({2, 4, 5})  # each stream sees its own maps alone
-RAISED = frozenset({2, 4, 5})  # the biases start as those of the hidden dense layers do
+SPLIT = frozenset({2, 4, 5})  # each stream reads only its own maps
+NONZERO_BIAS = frozenset({2, 4, 5})  # biases start at `Initial.bias`
 
 
 class Convolution(NamedTuple):
-    """`features` kernels of `size` by `size` pixels."""
+    """Convolution with `features` kernels of `size` by `size` pixels."""
 
     features: int
     size: int
@@ -50,7 +54,7 @@ class Convolution(NamedTuple):
 
 
 class ResponseNorm(NamedTuple):
-    """Constants of `ops.local_response_norm`, and whether its windows reach across streams."""
+    """Arguments of `ops.local_response_norm`, and whether its windows reach across streams."""
 
     size: int
     alpha: float
@@ -61,12 +65,13 @@ class ResponseNorm(NamedTuple):
 
 
 class Initial(NamedTuple):
-    """Where the parameters start.
+    """Initial values of the parameters.
 
     Attributes:
-      kernel: of all layers but the next.
-      hidden_kernel: of the hidden dense layers.
-      bias: of those and of the convolutions in `RAISED`; all others start at 0.
+      kernel: initialiser of the kernels, except those of the hidden dense layers.
+      hidden_kernel: initialiser of the kernels of the hidden dense layers.
+      bias: initial bias of the hidden dense layers and of the convolutions in `NONZERO_BIAS`. All
+        other biases start at 0.
     """
 
     kernel: Initializer
@@ -75,28 +80,28 @@ class Initial(NamedTuple):
 
 
 _gaussian = nn.initializers.normal
-# What torch gives its layers: uniform, variance 1 / (3 fan_in).
+# torch's default for convolutions and dense layers: uniform, with variance 1 / (3 fan_in).
 _torch = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class AlexNet(nn.Module):
-    """Five convolutions, poolings after the first, second and last, then dense layers.
+    """Convolutions with pooling after the first, second and fifth, then dense layers.
 
     Attributes:
-      num_classes: units of the last dense layer.
-      convolutions: conv1 and so on.
+      num_classes: the number of logits, the units of fc8.
+      convolutions: conv1 to conv5.
       hidden: units of fc6 and fc7.
-      streams: halves, or other parts, of the maps that conv2, conv4 and conv5 keep apart.
-      local_response_norm: whether the first two layers are normalised at all.
-      response_norm: its constants.
-      pool_first: whether pooling comes before normalisation.
-      overlapping_pooling: windows of 3x3 instead of 2x2 pixels, either with stride 2.
-      ceil_mode: whether the number of windows is rounded up.
+      streams: number of groups of maps that conv2, conv4 and conv5 keep separate.
+      local_response_norm: whether conv1 and conv2 are followed by local response normalisation.
+      response_norm: constants of this normalisation.
+      pool_first: whether pooling comes before this normalisation.
+      overlapping_pooling: True for pooling windows of 3x3 pixels, False for 2x2; the stride is 2.
+      ceil_mode: whether the number of pooling windows is rounded up.
       activation: a key of `layers.ACTIVATIONS`.
-      dropout_rate: of fc6 and fc7.
-      dropout_on_input: whether it drops what enters these layers instead of what leaves them.
-      initial: where the parameters start.
-      dtype: what is computed in.
+      dropout_rate: rate of the dropout at fc6 and fc7.
+      dropout_on_input: True for dropout on the inputs of fc6 and fc7, False for their outputs.
+      initial: initial values of the parameters.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -128,7 +133,7 @@ class AlexNet(nn.Module):
         x = images
         for number in range(1, len(self.convolutions) + 1):
             # AlexNet: [B, 27, 27, 96], [B, 13, 13, 256], [B, 13, 13, 384] twice, [B, 6, 6, 256]
-            x = self._shrink(number, activation(self._convolve(number, x)))
+            x = self._normalize_and_pool(number, activation(self._convolve(number, x)))
             layers.feature(self, f"stage{number}", x)
         x = layers.flatten(x)  # [B, 9216]
         for number, width in enumerate(self.hidden, 6):
@@ -149,7 +154,9 @@ class AlexNet(nn.Module):
             padding,
             groups=self.streams if number in SPLIT else 1,
             kernel_init=self.initial.kernel,
-            bias_init=nn.initializers.constant(self.initial.bias if number in RAISED else 0.0),
+            bias_init=nn.initializers.constant(
+                self.initial.bias if number in NONZERO_BIAS else 0.0
+            ),
             dtype=self.dtype,
             name=f"conv{number}",
         )
@@ -165,8 +172,8 @@ class AlexNet(nn.Module):
         )
         return dense(x)
 
-    def _shrink(self, number: int, x: jax.Array) -> jax.Array:
-        """Normalisation and pooling, where and in the order that the network has them."""
+    def _normalize_and_pool(self, number: int, x: jax.Array) -> jax.Array:
+        """Applies the normalisation and pooling that follow convolution `number`, if any."""
         steps = []
         if number in NORMALIZED and self.local_response_norm:
             steps.append(self._normalize)
@@ -179,10 +186,10 @@ class AlexNet(nn.Module):
     def _normalize(self, x: jax.Array) -> jax.Array:
         norm = self.response_norm
         parts = 1 if norm.across_streams else self.streams
-        # Streams are made columns, so that no window reaches from one into the other.
-        apart = x.reshape(*x.shape[:2], x.shape[2] * parts, x.shape[3] // parts)
+        # Each stream becomes extra columns, so that no window of channels reaches across streams.
+        separate = x.reshape(*x.shape[:2], x.shape[2] * parts, x.shape[3] // parts)
         normalized = ops.local_response_norm(
-            apart,
+            separate,
             size=norm.size,
             alpha=norm.alpha,
             beta=norm.beta,
@@ -198,7 +205,7 @@ class AlexNet(nn.Module):
         return 3 if self.overlapping_pooling else 2
 
     def _min_image_size(self) -> int:
-        """The images of which a single pixel is left for fc6."""
+        """Returns the height and width in pixels for which fc6 gets maps of 1x1 pixel."""
         side = 1
         for number in range(len(self.convolutions), 0, -1):
             if number in POOLED:

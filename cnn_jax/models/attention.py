@@ -1,8 +1,9 @@
-"""What transformers share, and ConvNeXt in part: attention, MLP, layer scale, and the block.
+"""Transformer layers: attention, MLP, layer scale and the transformer block.
 
-Vaswani et al. 2017, 'Attention Is All You Need' (arXiv:1706.03762), section 3.2; in windows of an
-image Liu et al. 2021 (arXiv:2103.14030), section 3.2. Children have timm's names. Weights start
-from a normal distribution with a deviation of 0.02, biases from zero.
+Attention is that of Vaswani et al. 2017, 'Attention Is All You Need' (arXiv:1706.03762), section
+3.2. Window attention is that of Liu et al. 2021 (arXiv:2103.14030), section 3.2. ConvNeXt uses the
+MLP and the layer scale. Child modules have timm's names. Weights are initialised from a normal
+distribution with a standard deviation of 0.02, biases with zeros.
 """
 
 import jax
@@ -15,23 +16,25 @@ from jax.typing import DTypeLike
 from cnn_jax import errors
 from cnn_jax.models import layers
 
-# The authors' code truncates it at 2, which is a hundred deviations: nothing is cut.
+# The authors' code truncates the distribution at 2, a hundred standard deviations: no effect.
 normal: Initializer = nn.initializers.normal(0.02)
-# Of convolutions that embed patches, which the authors leave as torch does.
+# For the convolutions that embed patches: torch's default, which the authors keep.
 uniform_fan_in: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-MASKED = -100.0  # what is added to the logit of a pair that must not attend, as in Swin's code
+MASKED = -100.0  # added to the attention logit of a masked pair, as in Swin's code
 
 Pair = tuple[int, int]
 
 
 class Mlp(nn.Module):
-    """Two dense layers, the hidden one four times as wide, `[..., C]` to the same.
+    """Two dense layers with a GELU between them, `[..., C]` to the same shape.
+
+    The hidden layer has `4 C` units.
 
     Attributes:
-      dropout_rate: after each of them.
-      train: whether dropout is on.
-      dtype: what is computed in.
+      dropout_rate: rate of the dropout after each dense layer.
+      train: whether dropout is active.
+      dtype: dtype of the computation.
     """
 
     dropout_rate: float
@@ -49,12 +52,12 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Each channel times a parameter `gamma` of its own, `[..., C]` to the same.
+    """Product with a trainable parameter `gamma` for each channel, `[..., C]` to the same shape.
 
     Touvron et al. 2021 (arXiv:2103.17239), section 2.
 
     Attributes:
-      initial: what the parameters start from.
+      initial: initial value of `gamma`.
     """
 
     initial: float
@@ -69,16 +72,19 @@ class LayerScale(nn.Module):
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
-    """Scaled dot-product attention (eq. 1) in each head, with a softmax in float32 at least.
+    """Computes scaled dot-product attention (eq. 1) for each head.
+
+    The softmax is computed in at least float32.
 
     Args:
       query: `[..., N, heads, D]`.
-      key: the same.
-      value: the same.
-      bias: of the logits, `[..., heads, N, N]`, queries first, or what broadcasts to that.
+      key: `[..., N, heads, D]`.
+      value: `[..., N, heads, D]`.
+      bias: added to the attention logits. Its shape broadcasts to `[..., heads, N, N]`; queries are
+        on the first of the two last axes, keys on the second.
 
     Returns:
-      `[..., N, heads, D]`.
+      `[..., N, heads, D]`, with the dtype of `value`.
     """
     precise = jnp.promote_types(query.dtype, jnp.float32)
     logits = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=precise)
@@ -90,16 +96,16 @@ def attention(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, `[..., N, C]` to the same.
+    """Multi-head self-attention, `[..., N, C]` to the same shape.
 
     Attributes:
-      heads: into how many the channels fall.
-      dropout_rate: after the last layer.
-      train: whether dropout is on.
-      dtype: what is computed in.
+      heads: number of heads; each has `C / heads` channels.
+      dropout_rate: rate of the dropout after the output projection.
+      train: whether dropout is active.
+      dtype: dtype of the computation.
 
     Raises:
-      ValueError: heads that do not divide the channels.
+      ValueError: `C` is not a multiple of `heads`.
     """
 
     heads: int
@@ -112,7 +118,7 @@ class Attention(nn.Module):
         return self.attend(x)
 
     def attend(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-        """The result, with the bias of `attention`."""
+        """Returns the attention output for `x`; `bias` is that of `attention`."""
         channels = x.shape[-1]
         if self.heads < 1 or channels % self.heads:
             raise errors.UserError(
@@ -127,16 +133,17 @@ class Attention(nn.Module):
 
 
 class WindowAttention(Attention):
-    """Self-attention within windows of an image, `[B, H, W, C]` to the same.
+    """Self-attention within windows of an image, `[B, H, W, C]` to the same shape.
 
-    An image that is no larger than a window is one window, which cannot shift; the table of biases
-    is for the largest window all the same, so that parameters do not depend on the image. As in
-    timm, an image that windows do not cover exactly is padded after the shift, with zeros at the
-    bottom and at the right that take part.
+    Along an axis that is no longer than `window`, the image is one window and is not shifted. The
+    table of relative position biases always covers a whole window, so the parameters do not
+    depend on the size of the image. As in timm, images are padded to a multiple of the window size
+    after the shift, with zeros at the bottom and at the right. Attention treats padding like
+    other pixels.
 
     Attributes:
-      window: height and width.
-      shifted: whether windows are shifted by half their size, cyclically.
+      window: height and width of the windows in pixels.
+      shifted: whether the windows are shifted by half their size; the shift is cyclic.
     """
 
     window: int
@@ -156,7 +163,7 @@ class WindowAttention(Attention):
         return jnp.roll(y, shift, axis=(1, 2))
 
     def _bias(self, size: Pair, window: Pair, shift: Pair) -> jax.Array:
-        """`[1 or windows, heads, N, N]`."""
+        """Returns position biases plus the shift mask, `[1 or windows, heads, N, N]`."""
         shape = (self.heads, (2 * self.window - 1) ** 2)
         table = self.param("relative_position_bias_table", normal, shape, jnp.float32)
         bias = table[None, :, relative_positions(window, self.window)]
@@ -164,7 +171,7 @@ class WindowAttention(Attention):
 
 
 def partition(x: jax.Array, window: Pair) -> jax.Array:
-    """The windows of an image, `[B, H, W, C]` to `[B, windows, pixels in each, C]`."""
+    """Splits images `[B, H, W, C]` into windows `[B, windows, pixels per window, C]`."""
     batch, height, width, channels = x.shape
     rows, columns = height // window[0], width // window[1]
     x = x.reshape(batch, rows, window[0], columns, window[1], channels).swapaxes(2, 3)
@@ -172,16 +179,17 @@ def partition(x: jax.Array, window: Pair) -> jax.Array:
 
 
 def merge(windows: jax.Array, window: Pair, size: Pair) -> jax.Array:
-    """The image of that size that `partition` made these windows of."""
+    """Inverts `partition`: joins windows into images of height and width `size`."""
     rows, columns = size[0] // window[0], size[1] // window[1]
     x = windows.reshape(-1, rows, columns, *window, windows.shape[-1]).swapaxes(2, 3)
     return x.reshape(-1, *size, windows.shape[-1])
 
 
 def relative_positions(window: Pair, largest: int) -> np.ndarray:
-    """Where a pair of pixels of a window is in the table of biases, `[N, N]`, queries first.
+    """Returns the index in the bias table for each pair of pixels of a window, `[N, N]`.
 
-    The table goes over the differences in rows, then in columns, from `1 - largest` to
+    The first axis is the query, the second the key. The table is in row-major order over the
+    row difference and the column difference, query minus key. Each runs from `1 - largest` to
     `largest - 1`.
 
     >>> relative_positions((1, 2), largest=2)
@@ -189,35 +197,41 @@ def relative_positions(window: Pair, largest: int) -> np.ndarray:
            [5, 4]])
     """
     rows, columns = (np.arange(size)[:, None] - np.arange(size) + largest - 1 for size in window)
-    places = (2 * largest - 1) * rows[:, None, :, None] + columns[None, :, None, :]
-    return places.reshape(window[0] * window[1], -1)
+    indices = (2 * largest - 1) * rows[:, None, :, None] + columns[None, :, None, :]
+    return indices.reshape(window[0] * window[1], -1)
 
 
 def shift_mask(size: Pair, window: Pair, shift: Pair) -> np.ndarray:
-    """What keeps pixels apart that only the shift made neighbours, `[windows, 1, N, N]`.
+    """Attention mask that blocks the seam of the cyclic shift, `[windows, 1, N, N]`.
+
+    The shift moves pixels from one border of the image next to those of the opposite border. The
+    mask is `MASKED` for two pixels on opposite sides of this seam, and 0 for all other pairs.
 
     >>> shift_mask((1, 4), (1, 2), (0, 1))[1, 0]
     array([[   0., -100.],
            [-100.,    0.]])
     """
-    rows, columns = (  # whether a pixel came over the border, `[windows along the axis, pixels]`
+    rows, columns = (  # True for pixels that wrapped around, [windows along the axis, pixels]
         (np.arange(size[i]) >= size[i] - shift[i]).reshape(-1, window[i]) for i in range(2)
     )
-    origins = 2 * rows[:, None, :, None] + columns[None, :, None, :]
-    origins = origins.reshape(-1, 1, window[0] * window[1])
-    return np.where(origins[..., :, None] == origins[..., None, :], 0, MASKED)
+    regions = 2 * rows[:, None, :, None] + columns[None, :, None, :]
+    regions = regions.reshape(-1, 1, window[0] * window[1])
+    return np.where(regions[..., :, None] == regions[..., None, :], 0, MASKED)
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then an MLP, each after a normalisation and beside a shortcut, `[..., C]`.
+    """Pre-norm transformer block, `[..., C]` to the same shape.
+
+    Layer normalisation and attention with a shortcut, then layer normalisation and an MLP with a
+    shortcut.
 
     Attributes:
-      attention: makes the attention; takes a name.
-      epsilon: of the normalisations.
-      dropout_rate: of the MLP.
-      drop_rate: of stochastic depth.
-      train: whether dropout and stochastic depth are on.
-      dtype: what is computed in.
+      attention: builds the attention module; takes `name`.
+      epsilon: constant added to the variance in the normalisations.
+      dropout_rate: rate of the dropout in the MLP.
+      drop_rate: rate of stochastic depth.
+      train: whether dropout and stochastic depth are active.
+      dtype: dtype of the computation.
     """
 
     attention: layers.ModuleDef

@@ -1,4 +1,4 @@
-"""Networks written down as tables: chains of convolutions, and such chains side by side."""
+"""Tables that describe networks: convolutions, and parallel branches that are concatenated."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ Pair = tuple[int, int]
 
 
 class Unit(NamedTuple):
-    """A convolution with all that a network puts behind it, such as normalisation and ReLU."""
+    """Convolution in a table. The network adds its normalisation and activation function."""
 
     features: int
     kernel_size: Pair
@@ -22,13 +22,16 @@ class Unit(NamedTuple):
 
 
 def padded(features: int, kernel_size: int | Pair = 1, stride: int = 1) -> Unit:
-    """A convolution whose padding, half the kernel, keeps the image's size if the stride is 1."""
+    """Returns a convolution padded by half the kernel size, rounded down.
+
+    With an odd kernel size and stride 1, it keeps the height and width of the image.
+    """
     height, width = _pair(kernel_size)
     return Unit(features, (height, width), stride, (height // 2, width // 2))
 
 
 def valid(features: int, kernel_size: int | Pair, stride: int = 1) -> Unit:
-    """A convolution without padding."""
+    """Returns a convolution without padding."""
     return Unit(features, _pair(kernel_size), stride, (0, 0))
 
 
@@ -36,24 +39,28 @@ def _pair(size: int | Pair) -> Pair:
     return (size, size) if isinstance(size, int) else size
 
 
-# What has no parameters, such as pooling; a unit; or two that see the same and are concatenated.
+# Step of a branch: a function without parameters, such as pooling; one unit; or two units that get
+# the same input and whose outputs are concatenated.
 Step = Callable[[jax.Array], jax.Array] | Unit | tuple[Unit, Unit]
-# Chains of steps that see the same and are concatenated, by name.
+# Branches by name. Each is a chain of steps; all get the same input and are concatenated.
 Branches = Mapping[str, tuple[Step, ...]]
-# What a network is a sequence of, by name.
+# Part of a network, which is a sequence of named parts.
 Part = Callable[[jax.Array], jax.Array] | Unit | Branches
 
 
 def apply(name: str, part: Part, x: jax.Array, conv: layers.ModuleDef, first: int = 0) -> jax.Array:
-    """Run a part of a network, as a child of that name of the module that calls this.
+    """Applies a part of a network, as child module `name` of the calling module.
 
     Args:
-      name: of the child.
-      part: of the network.
+      name: name of the child module.
+      part: the part to apply.
       x: `[B, H, W, C]`.
-      conv: makes a unit's module; takes features and kernel size, and stride, padding and name as
-        keywords.
-      first: see `Mixed`.
+      conv: builds the module of a unit. It takes features and kernel size by position, and stride,
+        padding and name as keywords.
+      first: number of the first convolution of a branch, see `Mixed`.
+
+    Returns:
+      `[B, H', W', C']`.
     """
     if isinstance(part, Unit):
         return _unit(name, part, x, conv)
@@ -65,9 +72,10 @@ def apply(name: str, part: Part, x: jax.Array, conv: layers.ModuleDef, first: in
 def concatenated(
     x: jax.Array, branches: Branches, conv: layers.ModuleDef, first: int = 0
 ) -> jax.Array:
-    """The outputs of all branches side by side, `[B, H, W, C]` to `[B, H', W', sum of widths]`.
+    """Applies all branches to `x` and concatenates their outputs along the channels.
 
-    Their convolutions are children of the module that calls this, named as `Mixed` says.
+    Maps `[B, H, W, C]` to `[B, H', W', sum of the branches' channels]`. The convolutions become
+    child modules of the calling module, named as described in `Mixed`.
     """
     outputs = []
     for name, steps in branches.items():
@@ -94,10 +102,11 @@ def _unit(name: str, unit: Unit, x: jax.Array, conv: layers.ModuleDef) -> jax.Ar
 
 
 class Mixed(nn.Module):
-    """An inception block: branches of convolutions and pooling, concatenated.
+    """Inception block: parallel branches of convolutions and pooling, concatenated.
 
-    A branch's only convolution has the branch's name; several are numbered from `first`, as in
-    `branch5x5_1`, `branch5x5_2`; two that share an input have an `a` and a `b` after that.
+    The only convolution of a branch has the name of the branch. Several convolutions are numbered
+    from `first`, as in `branch5x5_1`, `branch5x5_2`. Two that share an input get the suffixes `a`
+    and `b`, as in `branch3x3_2a`, `branch3x3_2b`.
     """
 
     branches: Branches

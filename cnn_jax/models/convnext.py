@@ -1,10 +1,11 @@
-"""ConvNeXt: a residual network with a transformer's choices.
+"""ConvNeXt: a residual network with the design choices of a transformer.
 
-Liu et al. 2022, 'A ConvNet for the 2020s' (arXiv:2201.03545), Fig. 4 and section 2; ConvNeXt-T,
-ConvNeXt-S and ConvNeXt-B of section 3, as in timm.
+Liu et al. 2022, 'A ConvNet for the 2020s' (arXiv:2201.03545), Fig. 4 and section 2. The variants
+are ConvNeXt-T, ConvNeXt-S and ConvNeXt-B of section 3, with timm's names.
 
-Departures from the paper: none. Weights start as in the authors' code, from a normal distribution
-with a deviation of 0.02, which it truncates at a hundred deviations.
+Departures from the paper: none. Kernels are initialised from a normal distribution with a standard
+deviation of 0.02, biases with 0. The authors' code truncates the distribution at a hundred standard
+deviations, which never matters.
 """
 
 from functools import partial
@@ -17,20 +18,20 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import attention, layers
 
-MIN_IMAGE_SIZE = 32  # below this nothing is left of the image in the last stage
-EPSILON = 1e-6  # of the normalisations
+MIN_IMAGE_SIZE = 32  # smaller images have no pixels in the last stage
+EPSILON = 1e-6  # added to the variance in all normalisations
 
 
 class ConvNeXt(nn.Module):
-    """Embedded patches, stages of residual blocks, and a dense layer on the mean of all pixels.
+    """Patch embedding, stages of residual blocks, global average pooling and a dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: blocks in each stage.
+      stage_sizes: number of blocks in each stage.
       widths: channels in each stage.
-      layer_scale_init: what the scale of each channel of a residual starts from.
-      stochastic_depth_rate: of the last block, rising from 0 in the first.
-      dtype: what is computed in.
+      layer_scale_init: initial value of the layer scale.
+      stochastic_depth_rate: rate in the last block; rates rise linearly from 0 in the first block.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -72,14 +73,14 @@ class ConvNeXt(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise convolution and an MLP beside a shortcut, `[B, H, W, C]` to the same (Fig. 4).
+    """Depthwise convolution and MLP with a shortcut, `[B, H, W, C]` to the same shape (Fig. 4).
 
     Attributes:
-      conv: makes a convolution; takes features, kernel size, padding, groups and name.
-      layer_scale_init: what the scale of each channel of the residual starts from.
-      drop_rate: of stochastic depth.
-      train: whether stochastic depth is on.
-      dtype: what is computed in.
+      conv: builds a convolution; takes features, kernel size, padding, groups and name.
+      layer_scale_init: initial value of the layer scale.
+      drop_rate: rate of stochastic depth.
+      train: whether stochastic depth is active.
+      dtype: dtype of the computation.
     """
 
     conv: layers.ModuleDef
@@ -103,7 +104,7 @@ def _variant(stage_sizes: tuple[int, ...], widths: tuple[int, ...], rate: float)
     return layers.Variant(build, (224, 224, 3))
 
 
-# The rates are those of Table 5, for training on ImageNet-1K.
+# Rates of stochastic depth from Table 5, for training on ImageNet-1K.
 VARIANTS = {
     "convnext_tiny": _variant((3, 3, 9, 3), (96, 192, 384, 768), 0.1),
     "convnext_small": _variant((3, 3, 27, 3), (96, 192, 384, 768), 0.4),

@@ -1,14 +1,20 @@
-"""CSPNet: half of a stage's channels go around its blocks.
+"""CSPNet: cross-stage partial networks, where half of a stage's channels bypass its blocks.
 
 Wang, Liao, Yeh, Wu, Chen & Hsieh 2019, 'CSPNet: A New Backbone that can Enhance Learning
-Capability of CNN' (arXiv:1911.11929), Figs. 3 (b) and 5: `cspresnet50`, `cspresnext50`; Bochkovskiy
-et al. 2020 (arXiv:2004.10934), section 3.4: `cspdarknet53`. The tables are timm's.
+Capability of CNN' (arXiv:1911.11929), Figs. 3 (b) and 5: `cspresnet50`, `cspresnext50`. Bochkovskiy
+et al. 2020 (arXiv:2004.10934), section 3.4: `cspdarknet53`. Stage sizes and widths are timm's.
 
-Departures from the paper: as in timm, one 1x1 convolution makes both halves, where the authors'
-Darknet files have one for each, and is linear in all stages of ResNe(X)t; the first stage of
-`cspresnext50` splits evenly; the stem's pooling is 3x3, not 2x2; leaky ReLUs have a slope of 0.01,
-not Darknet's 0.1. Weights start from He's normal distribution over the fan-out, those of the
-classifier from one with a deviation of 0.01, and blocks as their shortcuts alone.
+Departures from the paper, all as in timm:
+
+- One 1x1 convolution computes both halves; the authors' Darknet files have one for each half. In
+  all stages of ResNe(X)t this convolution has no activation function.
+- The first stage of `cspresnext50` splits its channels evenly.
+- The stem's pooling windows are 3x3, not 2x2.
+- Leaky ReLUs have a slope of 0.01; Darknet's have 0.1.
+
+Weights are initialised by He normal over the fan-out. Those of the classifier come from a normal
+distribution with a standard deviation of 0.01. Each block starts as its shortcut, because the scale
+of its last normalisation starts at 0.
 """
 
 from functools import partial
@@ -26,20 +32,20 @@ BLOCKS = ("bottleneck", "dark")
 
 
 class CSPNet(nn.Module):
-    """A stem, cross-stage partial stages, and a dense layer on the mean of all pixels.
+    """Stem, cross-stage partial stages, global average pooling and a dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: blocks in each stage.
-      widths: channels of each stage.
-      expansions: channels that are split into halves in each stage, over its width.
-      block: 'bottleneck', as in ResNet, or 'dark', as in Darknet; the stem is of the same kind.
-      groups: of the 3x3 convolutions.
-      negative_slope: of the leaky ReLUs.
-      zero_init_residual: whether each block begins as its shortcut alone.
-      stochastic_depth_rate: of the last block, rising from 0 in the first.
-      dropout_rate: before the classifier.
-      dtype: what is computed in.
+      stage_sizes: number of blocks in each stage.
+      widths: output channels of each stage.
+      expansions: for each stage, the number of channels before the split divided by its width.
+      block: 'bottleneck', as in ResNet, or 'dark', as in Darknet; also selects the stem.
+      groups: groups of the 3x3 convolutions.
+      negative_slope: slope of the leaky ReLUs for negative inputs.
+      zero_init_residual: whether each block starts as its shortcut.
+      stochastic_depth_rate: rate in the last block; rates rise linearly from 0 in the first block.
+      dropout_rate: rate of the dropout before the classifier.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -107,18 +113,22 @@ class CSPNet(nn.Module):
 
 
 class CrossStage(nn.Module):
-    """Blocks on one half of the channels, then both halves together (Figs. 3 (b) and 5).
+    """Cross-stage partial stage (Figs. 3 (b) and 5).
+
+    A 1x1 convolution expands the channels and splits them into halves. The first half bypasses the
+    blocks, the second passes through them. A 1x1 convolution merges both. Maps `[B, H, W, C]` to
+    `[B, H / stride, W / stride, features]`.
 
     Attributes:
       features: channels of the result.
-      expanded: channels of both halves together.
-      stride: how much smaller the result is; 2 costs a convolution before all others.
-      dark: whether that convolution has `features` channels, not its input's, and the one that
-        makes the halves is followed by an activation.
-      drop_rates: of stochastic depth, for each block.
-      groups: of the convolution with the stride.
-      conv: makes a convolution with its normalisation and activation.
-      block: makes a block.
+      expanded: channels before the split, both halves together.
+      stride: stride of a 3x3 convolution before the split; with 1 there is no such convolution.
+      dark: True for Darknet. The strided convolution then has `features` channels, otherwise those
+        of its input. The convolution before the split then has an activation function.
+      drop_rates: rate of stochastic depth for each block.
+      groups: groups of the strided convolution.
+      conv: builds a convolution with its normalisation and activation function.
+      block: builds a block.
     """
 
     features: int
@@ -138,26 +148,26 @@ class CrossStage(nn.Module):
             x = conv(width, (3, 3), name="conv_down")(x)
         linear = {} if self.dark else {"activation": jax.nn.identity}
         x = self.conv(self.expanded, (1, 1), **linear, name="conv_exp")(x)
-        around, x = jnp.split(x, 2, axis=-1)
+        bypass, x = jnp.split(x, 2, axis=-1)
         for index, rate in enumerate(self.drop_rates):
             inner = self.features // 2
             x = self.block(inner=inner, drop_rate=rate, name=f"blocks_{index}")(x)
         x = self.conv(self.expanded // 2, (1, 1), name="conv_transition_b")(x)
-        x = jnp.concatenate([around, x], axis=-1)
+        x = jnp.concatenate([bypass, x], axis=-1)
         return self.conv(self.features, (1, 1), name="conv_transition")(x)
 
 
 class Block(nn.Module):
-    """What both kinds of block share; they keep the shape, `[B, H, W, C]`.
+    """Base class with the fields of both kinds of block, `[B, H, W, C]` to the same shape.
 
     Attributes:
       inner: channels of all convolutions but the last.
-      drop_rate: of stochastic depth.
-      groups: of the 3x3 convolution.
-      conv: makes a convolution with its normalisation and activation.
-      last_norm: makes the normalisation of the last convolution.
-      activation: after the sum, in a bottleneck.
-      train: whether stochastic depth is on.
+      drop_rate: rate of stochastic depth.
+      groups: groups of the 3x3 convolution.
+      conv: builds a convolution with its normalisation and activation function.
+      last_norm: builds the normalisation of the last convolution.
+      activation: activation function after the sum with the shortcut; `Bottleneck` only.
+      train: whether stochastic depth is active.
     """
 
     inner: int
@@ -170,7 +180,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, as in ResNet."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, as in ResNet."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -182,7 +192,7 @@ class Bottleneck(Block):
 
 
 class DarkBlock(Block):
-    """1x1 and 3x3 convolutions beside a shortcut, as in Darknet: no activation after the sum."""
+    """1x1 and 3x3 convolutions with a shortcut, as in Darknet: no activation after the sum."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -193,7 +203,7 @@ class DarkBlock(Block):
 
 
 def _variant(stage_sizes: tuple[int, ...], first_width: int, **fields: Any) -> layers.Variant:
-    """Stages that double the width from one to the next."""
+    """Returns a variant whose width doubles from stage to stage."""
     widths = tuple(first_width * 2**stage for stage in range(len(stage_sizes)))
     build = partial(CSPNet, stage_sizes=stage_sizes, widths=widths, **fields)
     return layers.Variant(build, (256, 256, 3))

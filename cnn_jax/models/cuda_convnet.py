@@ -1,18 +1,20 @@
-"""The small networks for CIFAR-10 that came with AlexNet's code.
+"""Small networks for CIFAR-10 from cuda-convnet, the code of AlexNet.
 
-Krizhevsky 2011 to 2012, cuda-convnet (code.google.com/p/cuda-convnet), example-layers:
-layers-80sec.cfg is `cuda_convnet_quick`, 145,578 parameters for 32x32x3 images and 10 classes, and
-layers-18pct.cfg is `cuda_convnet_18pct`, 89,578. Caffe's cifar10_quick and cifar10_full are after
-them.
+Krizhevsky 2011 to 2012, cuda-convnet (code.google.com/p/cuda-convnet), example-layers. For 32x32x3
+images and 10 classes:
 
-Krizhevsky, Sutskever & Hinton 2012 (doi:10.1145/3065386) compare ReLU with tanh in Fig. 1 on 'a
-four-layer convolutional neural network' without regularisation that the paper does not give: which
-of these it was, if one of them, is not certain. With `activation="tanh"` either stands in for it.
+- `cuda_convnet_quick`: layers-80sec.cfg, 145,578 parameters. Caffe's cifar10_quick follows it.
+- `cuda_convnet_18pct`: layers-18pct.cfg, 89,578 parameters. Caffe's cifar10_full follows it.
 
-Departures from the files: dropout before the output can be switched on; the normalisation of the
-second (rnorm: the energy of 3x3 pixels of the same map, in place of channels; scale 5e-5, power
-0.75, by layer-params-18pct.cfg and cuda-convnet's layer.py, which divides the scale by the window's
-nine pixels) can be switched off.
+Krizhevsky, Sutskever & Hinton 2012 (doi:10.1145/3065386) compare ReLU with tanh in Fig. 1. They use
+'a four-layer convolutional neural network' without regularisation, which the paper does not
+specify. It may be one of these two networks; `activation="tanh"` gives the tanh form of either.
+
+The normalisation of `cuda_convnet_18pct` is rnorm: it sums squares over 3x3 pixels of the same map
+instead of over channels. Its scale 5e-5 and power 0.75 are from layer-params-18pct.cfg.
+cuda-convnet's layer.py divides the scale by the nine pixels of the window.
+
+Departures from the files: options that switch on dropout before the output and switch off rnorm.
 """
 
 from functools import partial
@@ -25,23 +27,23 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import layers
 
-MIN_IMAGE_SIZE = 8  # three poolings by two that round up
+MIN_IMAGE_SIZE = 8  # smaller images have no pixels after three poolings with stride 2
 
 _max_pool = partial(ops.max_pool, window=3, stride=2, ceil_mode=True)
 _avg_pool = partial(ops.avg_pool, window=3, stride=2, ceil_mode=True)
 
 
 class CudaConvnet(nn.Module):
-    """Three 5x5 convolutions with overlapping poolings that round up, and one or two dense layers.
+    """Three 5x5 convolutions with overlapping pooling, and one or two dense layers.
 
     Attributes:
-      num_classes: units of fc10.
-      hidden: whether there is fc64.
-      local_response_norm: whether the first two poolings are followed by it.
-      output_scale: standard deviation with which the dense layers start.
+      num_classes: the number of logits, the units of fc10.
+      hidden: whether the network has the hidden dense layer fc64.
+      local_response_norm: whether rnorm follows the first two poolings.
+      output_scale: standard deviation of the initial weights of the dense layers.
       activation: a key of `layers.ACTIVATIONS`.
-      dropout_rate: before fc10.
-      dtype: what is computed in.
+      dropout_rate: rate of the dropout before fc10.
+      dtype: dtype of the computation.
     """
 
     num_classes: int

@@ -1,11 +1,12 @@
-"""DenseNet: every layer of a block sees what all layers before it computed.
+"""DenseNet: every layer of a block reads the outputs of all earlier layers of the block.
 
 Huang, Liu, van der Maaten & Weinberger 2016, 'Densely Connected Convolutional Networks'
-(arXiv:1608.06993): Table 1, with bottlenecks and compression (DenseNet-BC). `densenet121`,
-`densenet169` and `densenet201` grow by 32 channels a layer, `densenet161` by 48, as in torchvision.
+(arXiv:1608.06993): Table 1, with bottlenecks and compression (DenseNet-BC). The growth rate is 32
+channels in `densenet121`, `densenet169` and `densenet201`, and 48 in `densenet161`, as in
+torchvision.
 
-Departures from the paper: none. Weights start from He's normal distribution; `epsilon` is torch's,
-and Keras has 1.001e-5.
+Departures from the paper: none. Weights are initialised by He normal. `epsilon` is torch's; Keras
+has 1.001e-5.
 """
 
 from functools import partial
@@ -18,20 +19,21 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import layers
 
-MIN_IMAGE_SIZE = 29  # below this the last transition leaves nothing of the image
+MIN_IMAGE_SIZE = 29  # smaller images have no pixels after the last transition
 
 
 class DenseNet(nn.Module):
-    """A stem, dense blocks with transitions between them, and a dense layer on the pixels' mean.
+    """Stem, dense blocks with transitions between them, global average pooling, dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: layers in each dense block.
-      growth: channels that each layer adds, k in the paper; the stem has twice as many.
-      compression: share of the channels that a transition keeps, theta in the paper.
-      epsilon: of the normalisation.
-      dropout_rate: after every convolution but the first (section 4.2).
-      dtype: what is computed in.
+      stage_sizes: number of layers in each dense block.
+      growth: growth rate, the channels that each layer adds; k in the paper. The stem has `2 k`
+        channels.
+      compression: share of the channels that a transition keeps; theta in the paper.
+      epsilon: constant added to the variance in batch normalisation.
+      dropout_rate: rate of the dropout after every convolution but the first (section 4.2).
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -64,14 +66,16 @@ class DenseNet(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Layers that each append channels, `[B, H, W, C]` to `[B, H, W, C + size * growth]`.
+    """Dense block, `[B, H, W, C]` to `[B, H, W, C + size * growth]`.
+
+    Each layer appends `growth` channels to its input.
 
     Attributes:
-      size: how many layers.
-      growth: channels that each appends.
-      conv: makes a convolution; takes features and kernel size.
-      norm: makes a normalisation that knows whether it trains.
-      dropout: makes a dropout that knows whether it trains.
+      size: number of layers.
+      growth: channels that each layer appends.
+      conv: builds a convolution; takes features, kernel size and name.
+      norm: builds a normalisation; takes a name.
+      dropout: builds a dropout; takes no arguments.
     """
 
     size: int
@@ -91,9 +95,10 @@ class DenseBlock(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 convolution to four times the channels and a 3x3 one, both after normalisation.
+    """Layer of a dense block, `[B, H, W, C]` to `[B, H, W, growth]`.
 
-    `[B, H, W, C]` to `[B, H, W, growth]` (section 3, 'Bottleneck layers').
+    A 1x1 convolution to `4 growth` channels and a 3x3 convolution, each after batch normalisation
+    and ReLU (section 3, 'Bottleneck layers').
     """
 
     growth: int
@@ -110,7 +115,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Half the image and fewer channels, `[B, H, W, C]` to `[B, H / 2, W / 2, features]`."""
+    """Transition between dense blocks, `[B, H, W, C]` to `[B, H / 2, W / 2, features]`."""
 
     features: int
     conv: layers.ModuleDef

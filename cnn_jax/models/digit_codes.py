@@ -1,9 +1,9 @@
-"""The ten digits as pictures of 7x12 pixels, the codes that LeNet-5's output compares with."""
+"""Bitmaps of the ten digits, 7x12 pixels: the target codes of LeNet-5's output layer."""
 
 import numpy as np
 
-# In the manner of LeCun et al. 1998 (doi:10.1109/5.726791), Fig. 3, the digits side by side.
-_PICTURES = """
+# Digits 0 to 9 from left to right, drawn after LeCun et al. 1998 (doi:10.1109/5.726791), Fig. 3.
+_BITMAPS = """
 .......  .......  .......  .......  .......  .......  .......  .......  .......  .......
 ..XXX..  ...X...  .XXXXX.  XXXXXXX  ....XX.  XXXXXXX  ..XXXX.  XXXXXXX  ..XXX..  ..XXX..
 .X...X.  ..XX...  X.....X  .....X.  ...X.X.  X......  .X.....  ......X  .X...X.  .X...X.
@@ -20,9 +20,9 @@ X.....X  ...X...  .X.....  X.....X  .....X.  X.....X  X.....X  ...X...  X.....X 
 
 
 def _codes() -> np.ndarray:
-    lines = [line.split() for line in _PICTURES.split("\n") if line]
-    pictures = ["".join(rows) for rows in zip(*lines, strict=True)]
-    return np.asarray([[1 if pixel == "X" else -1 for pixel in picture] for picture in pictures])
+    lines = [line.split() for line in _BITMAPS.split("\n") if line]
+    bitmaps = ["".join(rows) for rows in zip(*lines, strict=True)]
+    return np.asarray([[1 if pixel == "X" else -1 for pixel in bitmap] for bitmap in bitmaps])
 
 
-CODES = _codes()  # [10, 84], 1 for ink and -1 for paper
+CODES = _codes()  # [10, 84]: 1 for ink, -1 for background

@@ -1,16 +1,19 @@
 """EfficientNet B0 to B7, and EfficientNet-lite 0 to 4.
 
 Tan & Le 2019, 'EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks'
-(arXiv:1905.11946), Table 1, which is B0; the others are it with more channels, more blocks and
-larger images, as in the authors' code, where also the rates of dropout are. The lite forms are
-those of the `lite` folder in that code (TensorFlow's `tpu` repository): ReLU6 for SiLU, no
-squeeze-and-excitation, and neither the stem's and the head's channels nor the first and the last
-stage's depths are scaled. Names and image sizes are timm's (that code has 280 and 300 pixels for
-lite 3 and 4): `efficientnet_*` pad symmetrically, with timm's defaults for the normalisation;
-`tf_efficientnet_*` pad and normalise like TensorFlow, as the released weights need it.
+(arXiv:1905.11946). Table 1 is B0. B1 to B7 have more channels, more blocks and larger images; these
+factors and the dropout rates are from the authors' code (TensorFlow's `tpu` repository).
 
-Departures from the paper: none in `tf_efficientnet_b*` but that running statistics keep 0.9 of the
-old ones, as in timm; `momentum` 0.99 is the paper's. Weights start as in the authors' code.
+The lite variants are those of the `lite` folder in that code. They use ReLU6 instead of SiLU and
+have no squeeze-and-excitation. The channels of stem and head and the depths of the first and last
+stage are not scaled.
+
+Names and image sizes are timm's; the authors' code has 280 and 300 pixels for lite 3 and 4.
+`efficientnet_*` have symmetric padding and timm's default constants of batch normalisation.
+`tf_efficientnet_*` have TensorFlow's padding and `epsilon`, which the released weights require.
+
+Departures from the paper: in `tf_efficientnet_b*` only the momentum of the running statistics,
+which is 0.9 as in timm; the paper has 0.99. Weights are initialised as in the authors' code.
 """
 
 import math
@@ -27,7 +30,15 @@ from cnn_jax.models.inverted_residual import InvertedResidual, MobileNetwork, in
 
 
 class Stage(NamedTuple):
-    """A row of the table."""
+    """Row of Table 1.
+
+    Attributes:
+      kernel_size: height and width of the depthwise kernels.
+      stride: stride of the first block; all others have stride 1.
+      expansion: channels of the depthwise convolution divided by the input channels of the block.
+      width: output channels.
+      depth: number of blocks.
+    """
 
     kernel_size: int
     stride: int
@@ -48,12 +59,13 @@ STAGES = (  # Table 1, rows 2 to 8
 
 
 class EfficientNet(MobileNetwork):
-    """A 3x3 convolution, inverted residual blocks, a 1x1 convolution and the classifier.
+    """3x3 convolution, stages of inverted residual blocks, 1x1 convolution and the classifier.
 
     Attributes:
-      depth_factor: of the blocks in each stage.
-      lite: whether it is of the lite form.
-      stochastic_depth_rate: of the block that would come next, rising from 0 in the first.
+      depth_factor: depth multiplier, the factor of the number of blocks in each stage.
+      lite: whether the network is a lite variant.
+      stochastic_depth_rate: upper bound of the rates, `r`. Block `i` of `n`, counted from 0, has
+        the rate `r i / n`.
     """
 
     depth_factor: float = 1.0
@@ -71,7 +83,7 @@ class EfficientNet(MobileNetwork):
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Blocks in each stage."""
+        """Number of blocks in each stage."""
         scaled = tuple(math.ceil(self.depth_factor * stage.depth) for stage in STAGES)
         return (STAGES[0].depth, *scaled[1:-1], STAGES[-1].depth) if self.lite else scaled
 
@@ -103,7 +115,15 @@ class EfficientNet(MobileNetwork):
 
 
 class Scale(NamedTuple):
-    """How a network differs from B0; the image sizes are timm's for either padding."""
+    """Row of the table of variants.
+
+    Attributes:
+      width: width multiplier relative to B0.
+      depth: depth multiplier relative to B0.
+      size: height and width of the images of `efficientnet_*` in timm.
+      tf_size: height and width of the images of `tf_efficientnet_*` in timm.
+      dropout: dropout rate before the classifier.
+    """
 
     width: float
     depth: float

@@ -1,16 +1,21 @@
 """GoogLeNet, the first Inception network.
 
 Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke & Rabinovich 2014, 'Going Deeper with
-Convolutions' (arXiv:1409.4842), Table 1 and section 5; what they leave open, such as the response
-normalisation, is as in the Caffe model bvlc_googlenet. `googlenet`: 6,998,552 parameters for
-224x224x3 images and 1000 classes, 13,378,280 with both auxiliary heads, whose size depends on that
-of the images. `googlenet_bn`, torchvision's: 6,624,904 and 13,004,888.
+Convolutions' (arXiv:1409.4842), Table 1 and section 5. Details that the paper leaves open, such as
+the response normalisation, are those of the Caffe model bvlc_googlenet.
 
-Departures from the paper: none in `googlenet`; its convolutions start as in Caffe, uniform with
-variance 1 / fan_in and biases of 0.2. `googlenet_bn` normalises batches, not channels, has 3x3 for
-5x5 convolutions (https://github.com/pytorch/vision/issues/906), pools 2x2 pixels before 5a, and
-makes 4x4 pixels of any image in the auxiliary heads; its weights start from He's normal
-distribution.
+- `googlenet`: 6,998,552 parameters for 224x224x3 images and 1000 classes, 13,378,280 with both
+  auxiliary heads. The size of the heads depends on the image size.
+- `googlenet_bn`: torchvision's variant, 6,624,904 and 13,004,888 parameters.
+
+Departures from the paper: none in `googlenet`. Its convolutions are initialised as in Caffe:
+uniform weights with variance 1 / fan_in, and biases of 0.2. `googlenet_bn` differs as follows:
+
+- Batch normalisation replaces the response normalisation.
+- 3x3 convolutions replace the 5x5 ones (https://github.com/pytorch/vision/issues/906).
+- The pooling before 5a has windows of 2x2 pixels.
+- The auxiliary heads pool their input to 4x4 pixels for every image size.
+- Weights are initialised by He normal.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,12 +31,12 @@ from cnn_jax import ops
 from cnn_jax.models import branches, layers
 from cnn_jax.models.branches import Branches, Pair, Part, padded
 
-MIN_IMAGE_SIZE = 31  # below this nothing is left of the image before 5a,
-MIN_IMAGE_SIZE_AUXILIARY = 47  # or, with auxiliary heads, in them
+MIN_IMAGE_SIZE = 31  # smaller images have no pixels in inception5a
+MIN_IMAGE_SIZE_AUXILIARY = 47  # smaller images have no pixels in the auxiliary heads
 MIN_IMAGE_SIZE_BN = 15
 
-# The auxiliary heads by the block that they are on, and what their logits are called: sorted, that
-# is the order in which torchvision returns them.
+# For each block with an auxiliary head: the name of the head and the name of its logits. The logits
+# sorted by name have torchvision's order: aux2, then aux1.
 HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"inception4a": ("aux1", "shallow"), "inception4d": ("aux2", "deep")}
 )
@@ -45,15 +50,15 @@ _response_norm = partial(
 
 
 class GoogLeNet(nn.Module):
-    """Nine inception blocks; layers named as in torchvision.
+    """Three convolutions, nine inception blocks and a classifier; layers named as in torchvision.
 
     Attributes:
       num_classes: the number of logits.
-      batch_norm: whether to be torchvision's variant.
-      dropout_rate: before the classifier.
-      auxiliary_dropout_rate: before those of the auxiliary heads.
-      auxiliary_heads: whether there are any.
-      dtype: what is computed in.
+      batch_norm: whether to build torchvision's variant, `googlenet_bn`.
+      dropout_rate: rate of the dropout before the classifier.
+      auxiliary_dropout_rate: rate of the dropout before the classifiers of the auxiliary heads.
+      auxiliary_heads: whether the network has auxiliary heads.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -102,7 +107,7 @@ class GoogLeNet(nn.Module):
 
 
 class RectifiedConv(nn.Module):
-    """A convolution with bias and its ReLU, as initialised in the Caffe model; child `conv`."""
+    """Convolution with bias, and ReLU; initialised as in Caffe. Child module: `conv`."""
 
     features: int
     kernel_size: tuple[int, int]
@@ -126,7 +131,15 @@ class RectifiedConv(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on an intermediate block, `[B, 14, 14, C]` to `[B, num_classes]` (section 5)."""
+    """Auxiliary classifier on a block, `[B, 14, 14, C]` to `[B, num_classes]` (section 5).
+
+    Attributes:
+      num_classes: the number of logits.
+      dropout_rate: rate of the dropout before the last dense layer.
+      conv: builds a convolution with its activation function.
+      dense: builds a dense layer.
+      pool: pooling applied to the input.
+    """
 
     num_classes: int
     dropout_rate: float
@@ -147,10 +160,11 @@ def _pool_5x5(x: jax.Array) -> jax.Array:
 
 
 def adaptive_pool(x: jax.Array, size: int = 4) -> jax.Array:
-    """Means over a grid of `size` by `size` windows, `[B, H, W, C]` to `[B, size, size, C]`.
+    """Applies adaptive average pooling, `[B, H, W, C]` to `[B, size, size, C]`.
 
-    Window `i` goes from pixel `i H / size`, rounded down, to `(i + 1) H / size`, rounded up, as in
-    torch: where `size` does not divide `H`, windows overlap by a pixel or differ in height.
+    As in torch, window `i` starts at pixel `i H / size`, rounded down, and ends before pixel
+    `(i + 1) H / size`, rounded up. If `H` is not a multiple of `size`, windows overlap by a pixel
+    or differ in height. The same holds for `W`.
     """
     for axis in (1, 2):
         length = x.shape[axis]
@@ -161,7 +175,15 @@ def adaptive_pool(x: jax.Array, size: int = 4) -> jax.Array:
 
 
 def _block(one: int, three: Pair, five: Pair, projection: int, size: int = 5) -> Branches:
-    """A block by the columns of its row in Table 1: `three` and `five` with the 1x1 before each."""
+    """Returns the branches of an inception block, given the channels from its row in Table 1.
+
+    Args:
+      one: channels of the 1x1 convolution.
+      three: channels of the 1x1 reduction and of the 3x3 convolution after it.
+      five: channels of the 1x1 reduction and of the 5x5 convolution after it.
+      projection: channels of the 1x1 convolution after the pooling.
+      size: kernel size used for the 5x5 convolution.
+    """
     return {
         "branch1": (padded(one),),
         "branch2": (padded(three[0]), padded(three[1], 3)),
@@ -171,7 +193,7 @@ def _block(one: int, three: Pair, five: Pair, projection: int, size: int = 5) ->
 
 
 def _parts(batch_norm: bool) -> dict[str, Part]:
-    """The network from the image to the last block."""
+    """Returns the parts of the network from the image to the last inception block."""
     norm = _identity if batch_norm else _response_norm
     block = partial(_block, size=3 if batch_norm else 5)
     return {

@@ -1,15 +1,17 @@
 """Inception v4 and Inception-ResNet v2.
 
 Szegedy, Ioffe, Vanhoucke & Alemi 2016, 'Inception-v4, Inception-ResNet and the Impact of Residual
-Connections on Learning' (arXiv:1602.07261): `inception_v4` is Fig. 9 with the blocks of Figs. 3 to
-8, 42,679,816 parameters for 1000 classes. `inception_resnet_v2` is the model that the authors
-released with TensorFlow, 55,843,464 parameters. Both as in timm, without the released models'
-auxiliary heads, of which the paper says nothing.
+Connections on Learning' (arXiv:1602.07261).
 
-Departures from the paper: none in `inception_v4`. `inception_resnet_v2` begins like Inception v3,
-not with the stem of Fig. 3, has twice the residual blocks of Fig. 15, other widths than Figs. 16 to
-19 and a 1x1 convolution before the classifier, all as released. Weights start from He's normal
-distribution.
+`inception_v4` is Fig. 9 with the blocks of Figs. 3 to 8. It has 42,679,816 parameters for 1000
+classes. `inception_resnet_v2` is the model that the authors released with TensorFlow. It has
+55,843,464 parameters. Both are as in timm: they omit the auxiliary heads of the released models,
+which the paper does not mention.
+
+Departures from the paper: `inception_v4` has none. `inception_resnet_v2` follows the released
+model: it has the stem of Inception v3 instead of Fig. 3, twice the residual blocks of Fig. 15,
+other widths than Figs. 16 to 19, and a 1x1 convolution before the classifier. Both networks use He
+normal initialisation.
 """
 
 from collections.abc import Mapping
@@ -25,14 +27,14 @@ from cnn_jax import ops
 from cnn_jax.models import branches, layers
 from cnn_jax.models.branches import Branches, Part, padded, valid
 
-MIN_IMAGE_SIZE = 75  # below this nothing is left of the image before the last blocks
+MIN_IMAGE_SIZE = 75  # Smaller images have no pixels left before the last blocks.
 
-_halve = partial(ops.max_pool, window=3, stride=2)
-_average = partial(ops.avg_pool, window=3, stride=1, padding=1, count_include_pad=False)
+_max_pool = partial(ops.max_pool, window=3, stride=2)
+_avg_pool = partial(ops.avg_pool, window=3, stride=1, padding=1, count_include_pad=False)
 
 
 class InceptionV4(nn.Module):
-    """A stem, then inception blocks A, B and C with a reduction after A and after B."""
+    """Inception v4: a stem and the inception blocks A, B and C, with a reduction after A and B."""
 
     num_classes: int
     dropout_rate: float = 0.2
@@ -41,7 +43,7 @@ class InceptionV4(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_v4")
-        conv = _conv(train, self.dtype)
+        conv = _conv_norm(train, self.dtype)
         x = images
         for name, part in PARTS.items():
             x = layers.feature(self, name, branches.apply(name, part, x, conv))
@@ -52,7 +54,7 @@ class InceptionV4(nn.Module):
 
 
 class InceptionResNetV2(nn.Module):
-    """Residual inception blocks, named by the size of image that they see (Figs. 16, 17, 19)."""
+    """Inception-ResNet v2; its blocks are named by their input size (Figs. 16, 17 and 19)."""
 
     num_classes: int
     dropout_rate: float = 0.2
@@ -61,7 +63,7 @@ class InceptionResNetV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
-        conv = _conv(train, self.dtype)
+        conv = _conv_norm(train, self.dtype)
         block = partial(ResidualBlock, conv=conv, dtype=self.dtype)
         x = images
         for name, part in _RESNET_STEM.items():
@@ -76,7 +78,7 @@ class InceptionResNetV2(nn.Module):
         x = branches.apply("mixed_7a", _RESNET_REDUCTION_B, x, conv)  # [B, 8, 8, 2080]
         for i in range(9):
             x = nn.relu(block(_BLOCK_8, scale=0.2, name=f"block8_{i}")(x))
-        x = block(_BLOCK_8, scale=1.0, name="block8")(x)  # The last one has no ReLU.
+        x = block(_BLOCK_8, scale=1.0, name="block8")(x)  # The last block has no ReLU.
         layers.feature(self, "block8", x)
         x = branches.apply("conv2d_7b", padded(1536), x, conv)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
@@ -84,13 +86,16 @@ class InceptionResNetV2(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Branches, a linear 1x1 convolution and a shortcut, `[B, H, W, C]` to the same (Fig. 20).
+    """Residual inception block (Fig. 20), `[B, H, W, C]` to the same shape.
+
+    A 1x1 convolution without activation brings the concatenated branches to C channels. The scaled
+    result is added to the input.
 
     Attributes:
-      branches: of the block.
-      scale: of the residual, so that training is stable (section 3.3).
-      conv: makes the branches' convolutions.
-      dtype: what is computed in.
+      branches: branches of the block.
+      scale: factor of the residual, which stabilises training (section 3.3).
+      conv: builds the branches' convolutions; see `branches.apply`.
+      dtype: dtype of the computation.
     """
 
     branches: Branches
@@ -105,7 +110,8 @@ class ResidualBlock(nn.Module):
         return x + self.scale * expand(residual)
 
 
-def _conv(train: bool, dtype: DTypeLike) -> layers.ModuleDef:
+def _conv_norm(train: bool, dtype: DTypeLike) -> layers.ModuleDef:
+    """Returns `layers.ConvNorm` with batch normalisation (epsilon 1e-3) and ReLU."""
     norm = layers.batch_norm(train=train, dtype=dtype, epsilon=1e-3)
     return partial(layers.ConvNorm, norm=norm, dtype=dtype)
 
@@ -115,7 +121,7 @@ _INCEPTION_A: Branches = MappingProxyType(  # Fig. 4
         "branch0": (padded(96),),
         "branch1": (padded(64), padded(96, 3)),
         "branch2": (padded(64), padded(96, 3), padded(96, 3)),
-        "branch3": (_average, padded(96)),
+        "branch3": (_avg_pool, padded(96)),
     }
 )
 _INCEPTION_B: Branches = MappingProxyType(  # Fig. 5
@@ -129,41 +135,41 @@ _INCEPTION_B: Branches = MappingProxyType(  # Fig. 5
             padded(224, (7, 1)),
             padded(256, (1, 7)),
         ),
-        "branch3": (_average, padded(128)),
+        "branch3": (_avg_pool, padded(128)),
     }
 )
-_ENDS = (padded(256, (1, 3)), padded(256, (3, 1)))
+_PARALLEL_1X3_3X1 = (padded(256, (1, 3)), padded(256, (3, 1)))
 _INCEPTION_C: Branches = MappingProxyType(  # Fig. 6
     {
         "branch0": (padded(256),),
-        "branch1": (padded(384), _ENDS),
-        "branch2": (padded(384), padded(448, (3, 1)), padded(512, (1, 3)), _ENDS),
-        "branch3": (_average, padded(256)),
+        "branch1": (padded(384), _PARALLEL_1X3_3X1),
+        "branch2": (padded(384), padded(448, (3, 1)), padded(512, (1, 3)), _PARALLEL_1X3_3X1),
+        "branch3": (_avg_pool, padded(256)),
     }
 )
 
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
-        "conv1": valid(32, 3, 2),  # Fig. 3, as far as mixed_5a
+        "conv1": valid(32, 3, 2),  # Fig. 3: conv1 to mixed_5a
         "conv2": valid(32, 3),
         "conv3": padded(64, 3),
-        "mixed_3a": {"maxpool": (_halve,), "conv": (valid(96, 3, 2),)},
+        "mixed_3a": {"maxpool": (_max_pool,), "conv": (valid(96, 3, 2),)},
         "mixed_4a": {
             "branch0": (padded(64), valid(96, 3)),
             "branch1": (padded(64), padded(64, (1, 7)), padded(64, (7, 1)), valid(96, 3)),
         },
-        "mixed_5a": {"conv": (valid(192, 3, 2),), "maxpool": (_halve,)},
+        "mixed_5a": {"conv": (valid(192, 3, 2),), "maxpool": (_max_pool,)},
         **{f"inception_a{i}": _INCEPTION_A for i in range(4)},  # [B, 35, 35, 384] for 299x299
         "reduction_a": {  # Fig. 7, with the widths of Table 1
             "branch0": (valid(384, 3, 2),),
             "branch1": (padded(192), padded(224, 3), valid(256, 3, 2)),
-            "branch2": (_halve,),
+            "branch2": (_max_pool,),
         },
         **{f"inception_b{i}": _INCEPTION_B for i in range(7)},  # [B, 17, 17, 1024]
         "reduction_b": {  # Fig. 8
             "branch0": (padded(192), valid(192, 3, 2)),
             "branch1": (padded(256), padded(256, (1, 7)), padded(320, (7, 1)), valid(320, 3, 2)),
-            "branch2": (_halve,),
+            "branch2": (_max_pool,),
         },
         **{f"inception_c{i}": _INCEPTION_C for i in range(3)},  # [B, 8, 8, 1536]
     }
@@ -174,15 +180,15 @@ _RESNET_STEM: Mapping[str, Part] = MappingProxyType(
         "conv2d_1a": valid(32, 3, 2),
         "conv2d_2a": valid(32, 3),
         "conv2d_2b": padded(64, 3),
-        "maxpool_3a": _halve,
+        "maxpool_3a": _max_pool,
         "conv2d_3b": padded(80),
         "conv2d_4a": valid(192, 3),
-        "maxpool_5a": _halve,
+        "maxpool_5a": _max_pool,
         "mixed_5b": {  # [B, 35, 35, 320]
             "branch0": (padded(96),),
             "branch1": (padded(48), padded(64, 5)),
             "branch2": (padded(64), padded(96, 3), padded(96, 3)),
-            "branch3": (_average, padded(64)),
+            "branch3": (_avg_pool, padded(64)),
         },
     }
 )
@@ -197,7 +203,7 @@ _RESNET_REDUCTION_A: Branches = MappingProxyType(
     {
         "branch0": (valid(384, 3, 2),),
         "branch1": (padded(256), padded(256, 3), valid(384, 3, 2)),
-        "branch2": (_halve,),
+        "branch2": (_max_pool,),
     }
 )
 _BLOCK_17: Branches = MappingProxyType(
@@ -211,7 +217,7 @@ _RESNET_REDUCTION_B: Branches = MappingProxyType(
         "branch0": (padded(256), valid(384, 3, 2)),
         "branch1": (padded(256), valid(288, 3, 2)),
         "branch2": (padded(256), padded(288, 3), valid(320, 3, 2)),
-        "branch3": (_halve,),
+        "branch3": (_max_pool,),
     }
 )
 _BLOCK_8: Branches = MappingProxyType(

@@ -1,9 +1,10 @@
-"""Inverted residual blocks, and what the networks that are made of them share.
+"""Inverted residual blocks, and the base class of MobileNets and EfficientNets.
 
 Sandler, Howard, Zhu, Zhmoginov & Chen 2018, 'MobileNetV2: Inverted Residuals and Linear
-Bottlenecks' (arXiv:1801.04381), Table 1; with squeeze-and-excitation where Tan et al. 2018
-(arXiv:1807.11626, Fig. 7) put it. Weights start as in the authors' code for EfficientNet: from He's
-normal distribution over the fan-out, that of one channel in depthwise convolutions.
+Bottlenecks' (arXiv:1801.04381), Table 1. Squeeze-and-excitation follows the depthwise convolution,
+as in Tan et al. 2018 (arXiv:1807.11626), Fig. 7. Weights are initialised as in the authors' code
+for EfficientNet: He normal over the fan-out, which in depthwise convolutions is that of one
+channel.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,25 +18,25 @@ from jax.typing import DTypeLike
 
 from cnn_jax.models import layers
 
-# Uniform below 1 / sqrt(fan_out) in magnitude.
+# Uniform between -1 / sqrt(fan_out) and 1 / sqrt(fan_out).
 classifier_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 class InvertedResidual(nn.Module):
-    """Few channels to many, a depthwise convolution, and many to few beside a shortcut.
+    """Inverted residual block: 1x1 expansion, depthwise convolution, linear 1x1 projection.
 
-    `[B, H, W, C]` to `[B, H / stride, W / stride, features]`. There is no first convolution where
-    nothing is to be expanded, and no shortcut where the shape changes.
+    Maps `[B, H, W, C]` to `[B, H / stride, W / stride, features]`. The expansion is left out if
+    `expanded` equals `C`. The block has a shortcut if the stride is 1 and `features` equals `C`.
 
     Attributes:
       features: channels of the result.
       expanded: channels of the depthwise convolution.
-      kernel_size: of the depthwise convolution.
-      stride: of the depthwise convolution.
-      unit: makes a convolution with its normalisation and activation.
-      train: whether stochastic depth is on.
-      squeeze: makes squeeze-and-excitation, if there is one.
-      drop_rate: of stochastic depth.
+      kernel_size: height and width of the depthwise kernel.
+      stride: stride of the depthwise convolution.
+      unit: builds a convolution with its normalisation and activation function.
+      train: whether stochastic depth is active.
+      squeeze: builds the squeeze-and-excitation block; None for a block without one.
+      drop_rate: rate of stochastic depth.
     """
 
     features: int
@@ -55,7 +56,7 @@ class InvertedResidual(nn.Module):
         y = depthwise(self.unit, self.expanded, self.kernel_size, self.stride)(y)
         if self.squeeze is not None:
             y = self.squeeze(name="se")(y)
-        # An activation here would lose what the few channels hold (section 3.2).
+        # An activation function would lose information in the few channels (section 3.2).
         y = self.unit(self.features, (1, 1), activation=jax.nn.identity, name="project")(y)
         if self.stride > 1 or self.features != x.shape[-1]:
             return y
@@ -63,13 +64,13 @@ class InvertedResidual(nn.Module):
 
 
 def depthwise(unit: layers.ModuleDef, channels: int, kernel_size: int, stride: int) -> nn.Module:
-    """A convolution of each channel by itself, a child of the module that calls this."""
+    """Returns a depthwise convolution, the child module `depthwise` of the calling module."""
     return unit(
         channels,
         (kernel_size, kernel_size),
         stride=stride,
         groups=channels,
-        kernel_init=layers.he_normal,  # Over the fan-in, which is one channel's.
+        kernel_init=layers.he_normal,  # Its fan-in is the fan-out of one channel.
         name="depthwise",
     )
 
@@ -77,7 +78,13 @@ def depthwise(unit: layers.ModuleDef, channels: int, kernel_size: int, stride: i
 def inputs_and_strides(
     inputs: int, features: int, depth: int, stride: int
 ) -> Iterator[tuple[int, int]]:
-    """For each block of a stage the channels that it sees and its stride.
+    """Yields the number of input channels and the stride of each block of a stage.
+
+    Args:
+      inputs: input channels of the first block.
+      features: output channels of every block.
+      depth: number of blocks.
+      stride: stride of the first block; all others have stride 1.
 
     >>> list(inputs_and_strides(16, 24, depth=3, stride=2))
     [(16, 2), (24, 1), (24, 1)]
@@ -88,16 +95,16 @@ def inputs_and_strides(
 
 
 class MobileNetwork(nn.Module):
-    """What MobileNets and EfficientNets share, to be called in their `__call__`.
+    """Base class of MobileNets and EfficientNets. Their `__call__` calls these methods.
 
     Attributes:
       num_classes: the number of logits.
-      width_factor: of the channels.
-      padding: 'HALF', symmetric, or 'SAME' as in TensorFlow.
-      epsilon: of the normalisation.
-      momentum: of its running statistics, the share that stays.
-      dropout_rate: before the classifier.
-      dtype: what is computed in.
+      width_factor: width multiplier.
+      padding: 'HALF', which is symmetric, or 'SAME' as in TensorFlow.
+      epsilon: constant added to the variance in batch normalisation.
+      momentum: share of the old running statistics in an update.
+      dropout_rate: rate of the dropout before the classifier.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -109,11 +116,14 @@ class MobileNetwork(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def width(self, channels: int) -> int:
-        """So many channels, scaled."""
+        """Returns `channels` times the width multiplier, rounded to a multiple of 8."""
         return layers.divisible(self.width_factor * channels)
 
     def unit(self, activation: layers.Activation, *, train: bool) -> layers.ModuleDef:
-        """Makes a convolution with its normalisation and activation."""
+        """Returns `layers.ConvNorm` with this network's settings and the given activation.
+
+        Blocks call it with channels, kernel size and a name.
+        """
         norm = layers.batch_norm(
             train=train, dtype=self.dtype, epsilon=self.epsilon, momentum=self.momentum
         )
@@ -127,7 +137,15 @@ class MobileNetwork(nn.Module):
         )
 
     def stages(self, x: jax.Array, stages: Iterable[Iterable[layers.ModuleDef]]) -> jax.Array:
-        """One stage after the other, each of blocks that lack but their name."""
+        """Applies all stages to `x` and records each as an endpoint.
+
+        Args:
+          x: `[B, H, W, C]`.
+          stages: builders of the blocks of each stage, which take `name`.
+
+        Returns:
+          `[B, H', W', C']`.
+        """
         for number, blocks in enumerate(stages, 1):
             for index, block in enumerate(blocks):
                 x = block(name=f"stage{number}_{index}")(x)
@@ -135,7 +153,7 @@ class MobileNetwork(nn.Module):
         return x
 
     def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """From pooled features `[B, C]` to logits."""
+        """Returns the logits for pooled features `[B, C]`: dropout and a dense layer."""
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         dense = nn.Dense(
             self.num_classes, kernel_init=classifier_init, dtype=self.dtype, name="classifier"

@@ -1,4 +1,4 @@
-"""What the families share: convolution, normalisation, activations, initialisers, heads."""
+"""Layers and helpers of all families: convolution, normalisation, initialisers, heads."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,11 +19,11 @@ ModuleDef = Callable[..., nn.Module]
 
 
 class Variant(NamedTuple):
-    """What a family registers under a name.
+    """Registry entry: how to build a network, and its published input shape.
 
     Attributes:
-      build: takes `num_classes`, `dtype` and the network's own fields.
-      input_shape: height, width and channels of the images that the source used.
+      build: returns the module; takes `num_classes`, `dtype` and the fields of the network.
+      input_shape: height, width and channels of the images in the source of the network.
     """
 
     build: ModuleDef
@@ -34,16 +34,19 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
     {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": jnp.tanh}
 )
 
-# He et al. 2015 (arXiv:1502.01852), eq. 10: variance 2 / fan_in keeps the scale through ReLUs.
+# Variance 2 / fan_in keeps the scale of the signal through ReLUs: He et al. 2015
+# (arXiv:1502.01852), eq. 10.
 he_normal: Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# The same, section 2.2 of the paper, for the scale of gradients; torchvision's and timm's choice.
+# Variance 2 / fan_out keeps the scale of the gradients: section 2.2 of the same paper. torchvision
+# and timm use it.
 he_normal_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Glorot & Bengio 2010, eq. 16: variance 2 / (fan_in + fan_out), for symmetric squashing functions.
+# Variance 2 / (fan_in + fan_out), for symmetric activation functions such as tanh: Glorot & Bengio
+# 2010, eq. 16.
 glorot_uniform: Initializer = nn.initializers.glorot_uniform()
 
 
 def activation(name: str) -> Activation:
-    """The activation function of that name.
+    """Returns the activation function called `name`.
 
     Raises:
       ValueError: `name` is not a key of `ACTIVATIONS`.
@@ -56,12 +59,14 @@ def activation(name: str) -> Activation:
 class Conv(nn.Module):
     """Two-dimensional convolution, `[B, H, W, C_in]` to `[B, H', W', features]`.
 
-    Padding is symmetric, in pixels, one number for both axes or one for each, as the papers and
-    torch state it; 'HALF' is half the kernel, and 'SAME' is for networks whose original code had
-    TensorFlow's. Parameters: `kernel` `[kh, kw, C_in / groups, features]` and `bias` `[features]`.
+    Numeric padding is symmetric and in pixels, as in the papers and in torch: one number for both
+    axes, or one for each axis. 'HALF' pads each side by half the kernel size, rounded down. 'SAME'
+    is TensorFlow's padding, for networks whose original code used it.
+
+    Parameters: `kernel` `[kh, kw, C_in / groups, features]` and `bias` `[features]`.
 
     Raises:
-      ValueError: a padding of another name.
+      ValueError: the name of the padding is unknown.
     """
 
     features: int
@@ -95,19 +100,22 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation, `[..., C]` to the same.
+    """Batch normalisation, `[..., C]` to the same shape.
 
-    Parameters `scale` and `bias` `[C]`, and, in the collection `batch_stats`, the running `mean`
-    and `var` `[C]`; the running variance is the biased one, as in the paper's eq. for a batch. In
-    training a batch's own moments normalise it. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167),
-    algorithms 1 and 2.
+    Training normalises a batch by its own mean and variance and updates the running statistics.
+    Evaluation normalises by the running statistics. Source: Ioffe & Szegedy 2015
+    (arXiv:1502.03167), algorithms 1 and 2.
+
+    Parameters: `scale` `[C]` and `bias` `[C]`. Running statistics, in the collection
+    `batch_stats`: `mean` `[C]` and `var` `[C]`. The running variance is the biased one, as the
+    variance of a batch in algorithm 1.
 
     Attributes:
-      use_running_average: whether the running statistics normalise, as in evaluation.
-      momentum: the share of the running statistics that stays (torch's is the share that goes).
-      epsilon: added to the variance.
-      dtype: of the result; sums and factors are in float32 at least.
-      scale_init: zeros make a residual block start as its shortcut.
+      use_running_average: True in evaluation: normalise by the running statistics.
+      momentum: share of the old running statistics in an update; 1 minus torch's `momentum`.
+      epsilon: constant added to the variance.
+      dtype: dtype of the result; moments and scales are computed in at least float32.
+      scale_init: initialiser of `scale`. With zeros, a residual block starts as its shortcut.
     """
 
     use_running_average: bool
@@ -137,7 +145,7 @@ class BatchNorm(nn.Module):
 def batch_norm(
     *, train: bool, dtype: DTypeLike, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> ModuleDef:
-    """Batch normalisation that knows whether it trains, for blocks to call with a name."""
+    """Returns the class `BatchNorm` with these settings; blocks call it with a name."""
     return partial(
         BatchNorm,
         use_running_average=not train,
@@ -148,9 +156,10 @@ def batch_norm(
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, its normalisation and an activation function.
+    """Convolution without bias, followed by a normalisation and an activation function.
 
-    `[B, H, W, C_in]` to `[B, H', W', features]`; children `conv` and `bn`.
+    Maps `[B, H, W, C_in]` to `[B, H', W', features]`. Child modules: `conv` and `bn`, which `norm`
+    builds.
     """
 
     features: int
@@ -180,15 +189,16 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what the whole image holds, `[B, H, W, C]` to the same.
+    """Squeeze-and-excitation block, `[B, H, W, C]` to the same shape.
 
-    Hu et al. 2017 (arXiv:1709.01507), eqs. 2 to 4; children `reduce` and `expand`.
+    Multiplies each channel by a gate, which two layers compute from the mean over all pixels. Hu et
+    al. 2017 (arXiv:1709.01507), eqs. 2 to 4. Child modules: `reduce` and `expand`.
 
     Attributes:
-      reduced: channels between the two layers.
-      activation: after the first layer.
-      gate: after the second, to [0, 1].
-      dtype: what is computed in.
+      reduced: number of channels between the two layers.
+      activation: activation function of the first layer.
+      gate: activation function of the second layer, with values in [0, 1].
+      dtype: dtype of the computation.
     """
 
     reduced: int
@@ -205,24 +215,30 @@ class SqueezeExcite(nn.Module):
 
 
 def stochastic_depth(residual: jax.Array, rate: float, *, train: bool) -> jax.Array:
-    """In training, zero for a share `rate` of the examples, the others scaled up to compensate.
+    """Applies stochastic depth to a residual `[B, ...]` and returns the same shape.
 
-    `[B, ...]` to the same; draws from the rng 'dropout' of the module that calls this. Huang et al.
-    2016 (arXiv:1603.09382), section 3, who scale in evaluation instead.
+    In training, each example becomes zero with probability `rate`; all others are multiplied by
+    `1 / (1 - rate)`. Evaluation returns the residual unchanged; Huang et al. 2016
+    (arXiv:1603.09382), section 3, scale it there instead of in training. The random numbers come
+    from the PRNG stream 'dropout' of the calling module.
     """
     others = tuple(range(1, residual.ndim))
     return nn.Dropout(rate, broadcast_dims=others, deterministic=not train)(residual)
 
 
 def linear_rates(last: float, count: int) -> list[float]:
-    """Rates of stochastic depth that rise from 0 to `last` over `count` blocks (its eq. 4)."""
+    """Returns rates of stochastic depth that rise linearly from 0 to `last` over `count` blocks.
+
+    Huang et al. 2016, eq. 4.
+    """
     return [last * index / max(count - 1, 1) for index in range(count)]
 
 
 def divisible(channels: float, divisor: int = 8, least_share: float = 0.9) -> int:
-    """The multiple of `divisor` nearest to `channels`, the next one if that is much less.
+    """Rounds a number of channels to the nearest multiple of `divisor`, at least `divisor`.
 
-    What MobileNet's and EfficientNet's authors do to widths that they scale.
+    A multiple below `least_share` of `channels` is replaced by the next larger one. The authors'
+    code of MobileNet and EfficientNet rounds scaled widths by this rule.
 
     >>> divisible(0.75 * 24), divisible(44), divisible(11)
     (24, 48, 16)
@@ -232,36 +248,46 @@ def divisible(channels: float, divisor: int = 8, least_share: float = 0.9) -> in
 
 
 def feature(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-    """Offer what a stage computes, `x`, to who asks for `models.features`, and return it."""
-    wanted = module.is_mutable_collection("features")
-    if wanted and not module.is_initializing():  # They are no variables to start from.
-        module.put_variable("features", name, x)  # Unlike `sow`, also by the name of a child.
+    """Records `x` as the endpoint `name` for `models.features` and returns `x`."""
+    requested = module.is_mutable_collection("features")
+    if requested and not module.is_initializing():  # `init` must not return endpoints as variables.
+        module.put_variable("features", name, x)  # `sow` refuses the name of a child module.
     return x
 
 
 def wants_auxiliary(module: nn.Module, heads: bool, train: bool) -> bool:
-    """Whether to compute auxiliary heads: they serve training alone, but `init` needs them too."""
+    """Returns True if the auxiliary heads must be computed.
+
+    Training uses their logits, and `init` creates their parameters.
+    """
     return heads and (train or module.is_initializing())
 
 
 def sow_auxiliary(module: nn.Module, name: str, logits: jax.Array) -> None:
-    """Hand the logits of the auxiliary head `name` to the training loss, in `aux_logits`."""
-    if not module.is_initializing():  # They are no variables to start from.
+    """Stores the logits of auxiliary head `name` in `aux_logits`, for the training loss."""
+    if not module.is_initializing():  # `init` must not return logits as variables.
         module.sow(
-            "aux_logits", f"{name}_logits", as_logits(logits), reduce_fn=_last, init_fn=_nothing
+            "aux_logits",
+            f"{name}_logits",
+            as_logits(logits),
+            reduce_fn=_replace,
+            init_fn=_no_logits,
         )
 
 
-def _nothing() -> None:
+def _no_logits() -> None:
     return None
 
 
-def _last(_: Any, logits: jax.Array) -> jax.Array:
+def _replace(_: Any, logits: jax.Array) -> jax.Array:
     return logits
 
 
 def check_image_size(images: jax.Array, minimum: int, model: str) -> None:
-    """Raise a ValueError if `images` `[B, H, W, C]` are too small for the poolings of `model`."""
+    """Raises a ValueError if images `[B, H, W, C]` have a side of less than `minimum` pixels.
+
+    `model` is the name that the message gives.
+    """
     height, width = images.shape[1:3]
     if min(height, width) < minimum:
         raise errors.UserError(
@@ -270,10 +296,10 @@ def check_image_size(images: jax.Array, minimum: int, model: str) -> None:
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """`[B, ...]` to `[B, N]`, channels fastest."""
+    """Flattens `[B, ..., C]` to `[B, N]`; the channel index varies fastest."""
     return x.reshape(x.shape[0], -1)
 
 
 def as_logits(x: jax.Array) -> jax.Array:
-    """Float32, or float64 where the network computes in that: softmax in less loses digits."""
+    """Converts logits to at least float32, because a softmax in 16 bits loses precision."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,16 +1,17 @@
-"""LeNet-5, as it was in 1998 and as it is taught today.
+"""LeNet-5: the original network of 1998 and the simplified form taught today.
 
 LeCun, Bottou, Bengio & Haffner 1998, 'Gradient-based learning applied to document recognition',
-Proc. IEEE 86 (doi:10.1109/5.726791), Fig. 2: `lenet5` has 60,000 parameters for 32x32x1 images, its
-loss is `losses.distance`; `lenet` has 61,706.
+Proc. IEEE 86 (doi:10.1109/5.726791), Fig. 2. For 32x32x1 images `lenet5` has 60,000 parameters and
+`lenet` has 61,706. The loss of `lenet5` is `losses.distance`.
 
-Departures of `lenet5` from the paper: the codes of the ten classes are our drawings of the digits,
-in the manner of its Fig. 3.
+Departures from the paper in `lenet5`: the codes of the ten classes are our own drawings of the
+digits, in the style of Fig. 3.
 
-Departures of `lenet`: C3 sees all six maps of S2 instead of the sparse Table I; S2 and S4 are
-plain averages, without trainable coefficient and bias; the output is a dense layer under softmax
-instead of distances to fixed codes; `activation` is selectable (the paper: a scaled tanh), and
-dropout on the two hidden dense layers can be switched on.
+Departures from the paper in `lenet`: C3 is connected to all six feature maps of S2 instead of the
+subsets of Table I. S2 and S4 are average pooling without trainable coefficient and bias. The output
+is a dense layer for softmax instead of distances to fixed codes. `activation` is selectable and
+ReLU by default, where the paper has a scaled tanh. The two hidden dense layers have optional
+dropout.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,14 @@ from jax.typing import DTypeLike
 from cnn_jax import errors, ops
 from cnn_jax.models import digit_codes, layers
 
-MIN_IMAGE_SIZE = 16  # below this nothing is left of the image after S4
+MIN_IMAGE_SIZE = 16  # Smaller images have no pixels left after S4.
 
 
 class LeNet(nn.Module):
-    """Two convolutions with average pooling, two hidden dense layers; layers named as in Fig. 2."""
+    """Simplified LeNet-5: two convolutions, each with average pooling, and three dense layers.
+
+    The layers have the names of Fig. 2.
+    """
 
     num_classes: int
     activation: str = "relu"
@@ -57,7 +61,7 @@ class LeNet(nn.Module):
         return layers.as_logits(output(x))
 
 
-# Table I: which maps of S2 each map of C3 sees.
+# Table I: the feature maps of S2 connected to each feature map of C3.
 _C3_INPUTS = (
     *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 0), (5, 0, 1)),
     *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (3, 4, 5, 0), (4, 5, 0, 1), (5, 0, 1, 2)),
@@ -65,13 +69,13 @@ _C3_INPUTS = (
 )
 
 
-def squash(x: jax.Array) -> jax.Array:
-    """`A tanh(S x)` with `A` = 1.7159, `S` = 2/3: it maps 1 to 1 and -1 to -1 (appendix A)."""
+def scaled_tanh(x: jax.Array) -> jax.Array:
+    """Returns `1.7159 tanh(2 x / 3)`, which maps 1 to 1 and -1 to -1 (appendix A)."""
     return 1.7159 * jnp.tanh(x * (2 / 3))
 
 
 def uniform_by_fan_in(fan_in: int) -> Initializer:
-    """Uniform in ±2.4 / `fan_in` (appendix A)."""
+    """Returns an initializer: uniform between -2.4 / `fan_in` and 2.4 / `fan_in` (appendix A)."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -2.4 / fan_in, 2.4 / fan_in)
@@ -80,7 +84,11 @@ def uniform_by_fan_in(fan_in: int) -> Initializer:
 
 
 class Subsampling(nn.Module):
-    """The sum of each 2x2 pixels, by a coefficient of its map, plus a bias; `[B, H/2, W/2, C]`."""
+    """Trainable 2x2 subsampling, `[B, H, W, C]` to `[B, H / 2, W / 2, C]`.
+
+    Multiplies the sum of each 2x2 window by a coefficient and adds a bias. The parameters
+    `coefficient` and `bias` have one value per channel.
+    """
 
     dtype: DTypeLike
 
@@ -94,9 +102,14 @@ class Subsampling(nn.Module):
 
 
 class SparseConv(nn.Module):
-    """A 5x5 convolution without padding whose maps see some of the input's, as C3's do.
+    """5x5 convolution without padding between selected pairs of channels, such as C3.
 
-    Parameters: `kernel` `[5, 5, connections]` and `bias`, one for each map.
+    Maps `[B, H, W, C]` to `[B, H - 4, W - 4, outputs]`. Parameters: `kernel`
+    `[5, 5, connections]` and `bias` `[outputs]`.
+
+    Attributes:
+      inputs: for each output channel, the input channels connected to it.
+      dtype: dtype of the computation.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -126,7 +139,13 @@ class SparseConv(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """The network of 1998; its logits are the negative squared distances of F6 to the codes."""
+    """LeNet-5 of 1998 with Euclidean RBF outputs.
+
+    The logits are the negative squared distances between F6 `[B, 84]` and the codes of the classes.
+
+    Raises:
+      ValueError: there are more classes than codes.
+    """
 
     num_classes: int
     dtype: DTypeLike = jnp.float32
@@ -136,19 +155,20 @@ class LeNet5(nn.Module):
         layers.check_image_size(images, MIN_IMAGE_SIZE, "lenet5")
         if self.num_classes > len(digit_codes.CODES):
             raise errors.UserError(
-                f"lenet5 has codes for {len(digit_codes.CODES)} classes, got {self.num_classes}"
+                f"lenet5 has output codes for at most {len(digit_codes.CODES)} classes, got "
+                f"{self.num_classes}; for more classes use lenet"
             )
         c1 = layers.Conv(
             *(6, (5, 5)), kernel_init=uniform_by_fan_in(25), dtype=self.dtype, name="C1"
         )
-        x = squash(c1(images))  # [B, 28, 28, 6] for a 32x32 image
-        x = layers.feature(self, "S2", squash(Subsampling(self.dtype, name="S2")(x)))
-        x = squash(SparseConv(_C3_INPUTS, self.dtype, name="C3")(x))  # [B, 10, 10, 16]
-        x = layers.feature(self, "S4", squash(Subsampling(self.dtype, name="S4")(x)))
+        x = scaled_tanh(c1(images))  # [B, 28, 28, 6] for a 32x32 image
+        x = layers.feature(self, "S2", scaled_tanh(Subsampling(self.dtype, name="S2")(x)))
+        x = scaled_tanh(SparseConv(_C3_INPUTS, self.dtype, name="C3")(x))  # [B, 10, 10, 16]
+        x = layers.feature(self, "S4", scaled_tanh(Subsampling(self.dtype, name="S4")(x)))
         x = layers.flatten(x)
         for name, width in (("C5", 120), ("F6", 84)):
             init = uniform_by_fan_in(x.shape[-1])
-            x = squash(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
+            x = scaled_tanh(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
         x = layers.as_logits(x)
         codes = jnp.asarray(digit_codes.CODES[: self.num_classes], x.dtype)
         return -jnp.square(x[:, None] - codes).sum(-1)

@@ -1,10 +1,10 @@
-"""Logistic regression and the multilayer perceptron: the baselines that convolution must beat.
+"""Baselines without convolutions: logistic regression and the multilayer perceptron.
 
 Rumelhart, Hinton & Williams 1986, 'Learning representations by back-propagating errors',
-Nature 323 (doi:10.1038/323533a0). Without hidden layers the network is multinomial logistic
-regression; its depth and width are `widths`.
+Nature 323 (doi:10.1038/323533a0). `widths` lists the units of the hidden layers. Without hidden
+layers the network is multinomial logistic regression.
 
-Departures from the paper: softmax and cross-entropy in place of squared error; `activation` is
+Departures from the paper: softmax and cross-entropy replace the squared error. `activation` is
 selectable and ReLU by default.
 """
 
@@ -19,7 +19,15 @@ from cnn_jax.models import layers
 
 
 class MLP(nn.Module):
-    """Dense layers of `widths` units on the flattened image, each followed by `activation`."""
+    """Multilayer perceptron on the flattened image.
+
+    Attributes:
+      num_classes: the number of logits.
+      widths: units of each hidden layer.
+      activation: name of the activation function after each hidden layer.
+      dropout_rate: rate of the dropout after each hidden layer.
+      dtype: dtype of the computation.
+    """
 
     num_classes: int
     widths: tuple[int, ...] = (256,)
@@ -41,7 +49,7 @@ class MLP(nn.Module):
 
 
 class LogisticRegression(nn.Module):
-    """One dense layer from pixels to logits, from zero: the loss is convex."""
+    """One dense layer from pixels to logits, initialised to zero because the loss is convex."""
 
     num_classes: int
     dtype: DTypeLike = jnp.float32

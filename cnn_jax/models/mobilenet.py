@@ -1,15 +1,16 @@
 """MobileNet v1, v2 and v3.
 
-Howard et al. 2017, 'MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
-Applications' (arXiv:1704.04861), Table 1: `mobilenetv1_*`, 4,231,976 parameters. Sandler et al.
-2018, 'MobileNetV2: Inverted Residuals and Linear Bottlenecks' (arXiv:1801.04381), Table 2:
-`mobilenetv2_*`. Howard et al. 2019, 'Searching for MobileNetV3' (arXiv:1905.02244), Tables 1 and 2:
-`mobilenetv3_large_*`, `mobilenetv3_small_*`. What follows the name is the percentage of channels.
+`mobilenetv1_*`: Howard et al. 2017, 'MobileNets: Efficient Convolutional Neural Networks for Mobile
+Vision Applications' (arXiv:1704.04861), Table 1; `mobilenetv1_100` has 4,231,976 parameters.
+`mobilenetv2_*`: Sandler et al. 2018, 'MobileNetV2: Inverted Residuals and Linear Bottlenecks'
+(arXiv:1801.04381), Table 2. `mobilenetv3_large_*` and `mobilenetv3_small_*`: Howard et al. 2019,
+'Searching for MobileNetV3' (arXiv:1905.02244), Tables 1 and 2. The number at the end of a name is
+the width multiplier in percent.
 
-Departures from the papers: ReLU6 in v1, and in v3 multiples of 8 as the channels of squeeze-and-
-excitation and none of it after the small form's last convolution, as in the authors' code. Padding
-and normalisation are timm's; Keras' models have `padding="SAME"` and `epsilon=1e-3`. Weights start
-as in `inverted_residual`.
+Departures from the papers, all as in the authors' code: v1 uses ReLU6. In v3 the channels of
+squeeze-and-excitation are multiples of 8, and the small network has no squeeze-and-excitation after
+its last convolution. Padding and normalisation are as in timm; Keras' models use `padding="SAME"`
+and `epsilon=1e-3`. The initialisation is that of `inverted_residual`.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,10 +42,11 @@ V2_STAGES = (  # Table 2: expansion, channels, blocks
 
 
 class MobileNetV1(MobileNetwork):
-    """A 3x3 convolution, depthwise separable ones, and the classifier.
+    """MobileNet v1: a 3x3 convolution, depthwise separable convolutions, and the classifier.
 
     Attributes:
-      strides: of the first convolution and of each stage; ones suit small images.
+      strides: strides of the first convolution and of the first block of each stage. Small images
+        need more strides of 1.
     """
 
     dropout_rate: float = 0.001
@@ -52,7 +54,7 @@ class MobileNetV1(MobileNetwork):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        first, *strides = _checked(self.strides, len(V1_STAGES))
+        first, *strides = _check_strides(self.strides, len(V1_STAGES))
         unit = self.unit(nn.relu6, train=train)
         x = unit(self.width(32), (3, 3), stride=first, name="stem")(images)
         x = self.stages(layers.feature(self, "stem", x), self._blocks(unit, strides))
@@ -67,9 +69,15 @@ class MobileNetV1(MobileNetwork):
 
 
 class DepthwiseSeparable(nn.Module):
-    """A depthwise convolution and a 1x1 convolution, each with its activation (v1, Fig. 3).
+    """Depthwise separable convolution of v1 (Fig. 3): a depthwise and a 1x1 convolution.
 
-    `[B, H, W, C]` to `[B, H / stride, W / stride, features]`.
+    Normalisation and activation follow both convolutions. Maps `[B, H, W, C]` to
+    `[B, H / stride, W / stride, features]`.
+
+    Attributes:
+      features: channels of the result.
+      stride: stride of the depthwise convolution.
+      unit: builds a convolution with its normalisation and activation function.
     """
 
     features: int
@@ -83,17 +91,18 @@ class DepthwiseSeparable(nn.Module):
 
 
 class MobileNetV2(MobileNetwork):
-    """A 3x3 convolution, inverted residual blocks, a 1x1 convolution and the classifier.
+    """MobileNet v2: a 3x3 convolution, inverted residuals, a 1x1 convolution and the classifier.
 
     Attributes:
-      strides: of the first convolution and of each stage; ones suit small images.
+      strides: strides of the first convolution and of the first block of each stage. Small images
+        need more strides of 1.
     """
 
     strides: tuple[int, ...] = (2, 1, 2, 2, 2, 1, 2, 1)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        first, *strides = _checked(self.strides, len(V2_STAGES))
+        first, *strides = _check_strides(self.strides, len(V2_STAGES))
         unit = self.unit(nn.relu6, train=train)
         x = unit(self.width(32), (3, 3), stride=first, name="stem")(images)
         x = self.stages(layers.feature(self, "stem", x), self._blocks(unit, strides, train))
@@ -114,14 +123,27 @@ class MobileNetV2(MobileNetwork):
             inputs = features
 
 
-def _checked(strides: tuple[int, ...], stages: int) -> tuple[int, ...]:
+def _check_strides(strides: tuple[int, ...], stages: int) -> tuple[int, ...]:
+    """Returns `strides`, or raises UserError unless there are `stages + 1` of them."""
     if len(strides) != stages + 1:
-        raise errors.UserError(f"model.strides must be {stages + 1} numbers, got {strides!r}")
+        raise errors.UserError(
+            f"model.strides must hold {stages + 1} numbers, one for the first convolution and one "
+            f"for each of the {stages} stages, got {strides!r}"
+        )
     return strides
 
 
 class Bottleneck(NamedTuple):
-    """A row of v3's tables."""
+    """Inverted residual block: one row of v3's Tables 1 and 2.
+
+    Attributes:
+      kernel_size: height and width of the depthwise convolution.
+      expanded: channels of the depthwise convolution.
+      width: channels of the result.
+      squeeze: if True, the block has squeeze-and-excitation.
+      activation: activation function of the block.
+      stride: stride of the depthwise convolution.
+    """
 
     kernel_size: int
     expanded: int
@@ -132,14 +154,20 @@ class Bottleneck(NamedTuple):
 
 
 class Form(NamedTuple):
-    """One of v3's tables: the blocks of each stage, and the channels of the last two layers."""
+    """Configuration of a MobileNet v3 (Table 1 or 2).
+
+    Attributes:
+      stages: blocks of each stage.
+      last: channels of the 1x1 convolution after the stages.
+      head: channels of the layer between the pooling and the classifier.
+    """
 
     stages: tuple[tuple[Bottleneck, ...], ...]
     last: int
     head: int
 
 
-_RE, _HS = nn.relu, nn.hard_swish
+_RE, _HS = nn.relu, nn.hard_swish  # abbreviations of the tables
 FORMS = {
     "large": Form(  # Table 1
         stages=(
@@ -184,10 +212,13 @@ FORMS = {
 
 
 class MobileNetV3(MobileNetwork):
-    """Inverted residual blocks with hard-swish, and a layer of the head after the pooling (Fig. 5).
+    """MobileNet v3: inverted residuals, and a head with a hidden layer after the pooling (Fig. 5).
 
     Attributes:
       form: 'large' or 'small'.
+
+    Raises:
+      ValueError: `form` is neither 'large' nor 'small'.
     """
 
     form: str = "large"

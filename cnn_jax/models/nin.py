@@ -1,9 +1,10 @@
 """Network in Network.
 
-Lin, Chen & Yan 2013 (arXiv:1312.4400), Fig. 2; the paper leaves the widths open, these are those
-of the authors' Caffe definitions: 966,986 parameters for CIFAR-10, 7,595,176 for ImageNet.
+Lin, Chen & Yan 2013 (arXiv:1312.4400), Fig. 2. The paper does not state the widths; these are from
+the authors' Caffe definitions. `nin_cifar` has 966,986 parameters for CIFAR-10, `nin` has 7,595,176
+for ImageNet.
 
-Departures from the paper: weights start from He's normal distribution.
+Departures from the paper: the initialisation is He normal.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,15 +22,17 @@ from cnn_jax.models import layers
 
 
 class Block(NamedTuple):
-    """An MLP convolution: one convolution, then a small dense network at every pixel (Fig. 1).
+    """MLP convolution (Fig. 1): a convolution, 1x1 convolutions, and a pooling.
 
     Attributes:
-      widths: channels of the convolution and of those of 1x1; the last block's classes come on top.
-      kernel_size: height and width of the first one.
-      stride: of the first one.
-      padding: of the first one.
-      pool: max or avg, over 3x3 pixels with stride 2, rounding up; or global.
-      dropout: whether some of what leaves it is dropped.
+      widths: channels of each convolution. The last block has a further 1x1 convolution with
+        `num_classes` channels.
+      kernel_size: height and width of the first convolution's kernel, in pixels.
+      stride: stride of the first convolution.
+      padding: padding of the first convolution, in pixels.
+      pool: 'max' or 'avg' for 3x3 windows with stride 2 in ceil mode, or 'global' for the mean over
+        all pixels.
+      dropout: if True, dropout follows the pooling.
     """
 
     widths: tuple[int, ...]
@@ -61,11 +64,19 @@ _IMAGENET = (
 
 
 class NiN(nn.Module):
-    """MLP convolutions with pooling after each; the last channels are the classes."""
+    """Network in Network: MLP convolutions whose last channels are the classes.
+
+    Attributes:
+      num_classes: the number of logits.
+      blocks: MLP convolutions in order.
+      min_image_size: smallest height and width in pixels. Smaller images have no pixels left.
+      dropout_rate: rate of the dropout of the blocks with dropout.
+      dtype: dtype of the computation.
+    """
 
     num_classes: int
     blocks: tuple[Block, ...]
-    min_image_size: int  # below this nothing is left of the image
+    min_image_size: int
     dropout_rate: float = 0.5
     dtype: DTypeLike = jnp.float32
 
@@ -77,6 +88,7 @@ class NiN(nn.Module):
             classes = (self.num_classes,) if block.pool == "global" else ()
             for depth, width in enumerate(block.widths + classes):
                 size, stride, padding = (1, 1, 0) if depth else block[1:4]
+                # cccp: cascaded cross channel parametric pooling, the paper's 1x1 convolutions.
                 conv = layers.Conv(
                     width,
                     (size, size),

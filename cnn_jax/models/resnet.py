@@ -1,15 +1,17 @@
-"""Residual networks: ResNet, ResNeXt, wide and CIFAR forms, and plain ones to compare.
+"""Residual networks: ResNet, ResNeXt, wide ResNet, ResNets for CIFAR, and plain networks.
 
 He, Zhang, Ren & Sun 2015, 'Deep Residual Learning for Image Recognition' (arXiv:1512.03385),
-Table 1 and section 4.2; Xie et al. 2016 (arXiv:1611.05431), Table 1: `resnext50_32x4d`; Zagoruyko &
-Komodakis 2016 (arXiv:1605.07146): `wide_resnet50_2`; He, T. et al. 2018 (arXiv:1812.01187), Fig. 2:
-`resnet50d`. `plain18` and `plain34` have no shortcuts (Fig. 3, middle). `resnet20` to `resnet110`
-are those for CIFAR-10, with shortcuts without parameters (option A).
+Table 1 and section 4.2: `resnet18` to `resnet152`. `resnet20` to `resnet110` are the networks for
+CIFAR-10, whose shortcuts have no parameters (option A). `plain18` and `plain34` are the baselines
+without shortcuts (Fig. 3, middle).
 
-Departures from the paper: bottlenecks halve the image in their 3x3 convolution, as torchvision's
-and timm's do, but for `resnet50_v1`, Keras' and the paper's, which does it in the first 1x1 and has
-biases in its convolutions and an epsilon of 1.001e-5, as in Keras. Weights start from He's normal
-distribution over the fan-out.
+`resnext50_32x4d`: Xie et al. 2016 (arXiv:1611.05431), Table 1. `wide_resnet50_2`: Zagoruyko &
+Komodakis 2016 (arXiv:1605.07146). `resnet50d`: He, T. et al. 2018 (arXiv:1812.01187), Fig. 2.
+
+Departures from the paper: the stride of bottlenecks is in their 3x3 convolution, as in torchvision
+and timm. In `resnet50_v1` it is in the first 1x1 convolution, as in the paper and Keras. That
+network also has Keras' biases in convolutions and epsilon of 1.001e-5. The initialisation is He
+normal with the fan-out.
 """
 
 from collections.abc import Callable
@@ -27,32 +29,39 @@ from cnn_jax.models import layers
 
 STEMS = ("7x7", "3x3", "deep")
 
-# What is added to a block's residual: from its input, the channels of its output and its stride.
+# Computes a block's shortcut from its input, the number of output channels and the stride.
 Shortcut = Callable[[jax.Array, int, int], jax.Array]
 
 
 class ResNet(nn.Module):
-    """A stem, stages of residual blocks, and a dense layer on the mean of all pixels.
+    """Residual network: a stem, stages of residual blocks, global average pooling, a dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: blocks in each stage.
-      bottleneck: whether blocks are of 1x1, 3x3 and 1x1 convolutions, not of two 3x3.
-      widths: channels of each stage; bottlenecks give four times as many.
-      groups: of the 3x3 convolutions in bottlenecks.
-      width_per_group: channels of each group in the first stage.
-      stem: '7x7' with a pooling, 'deep' of three 3x3 with a pooling, or '3x3' for CIFAR.
-      shortcut: where a block changes the shape: 'projection', 'pooled_projection' with a pooling
-        for the stride (ResNet-D), 'padding' with zeros (option A); 'none' for no shortcut anywhere.
-      stride_first: whether a bottleneck's stride is in its first convolution.
-      squeeze_share: channels of squeeze-and-excitation, as a share of the block's; 0 for none.
-      padding: 'HALF', symmetric, or 'SAME' as in TensorFlow.
-      conv_bias: whether convolutions have biases too.
-      epsilon: of the normalisation.
-      zero_init_residual: whether each block begins as its shortcut alone (arXiv:1706.02677, 5.1).
-      stochastic_depth_rate: of the last block, rising from 0 in the first.
-      dropout_rate: before the classifier.
-      dtype: what is computed in.
+      stage_sizes: number of blocks in each stage.
+      bottleneck: if True, blocks have 1x1, 3x3 and 1x1 convolutions. If False, two 3x3.
+      widths: channels of the 3x3 convolutions in each stage. Bottlenecks return four times as many.
+      groups: number of groups of the 3x3 convolutions in bottlenecks.
+      width_per_group: channels per group in the first stage. Later stages scale it with `widths`.
+      stem: '7x7' with max-pooling, 'deep' for three 3x3 convolutions with max-pooling, or '3x3'
+        without pooling, for CIFAR.
+      shortcut: shortcut of blocks that change the shape. 'projection' is a 1x1 convolution,
+        'pooled_projection' average-pools before it (ResNet-D), and 'padding' adds channels of zeros
+        (option A). 'none' removes the shortcut from all blocks.
+      stride_first: if True, a bottleneck's stride is in its first convolution.
+      squeeze_share: channels of squeeze-and-excitation, as a share of the block's channels. 0 for
+        no squeeze-and-excitation.
+      padding: 'HALF', which is symmetric, or 'SAME' as in TensorFlow.
+      conv_bias: if True, convolutions have biases.
+      epsilon: constant added to the variance in batch normalisation.
+      zero_init_residual: if True, the last scale of each block starts at zero, so that the block
+        initially returns its shortcut (arXiv:1706.02677, section 5.1).
+      stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
+      dropout_rate: rate of the dropout before the classifier.
+      dtype: dtype of the computation.
+
+    Raises:
+      ValueError: `stem` or `shortcut` has an unknown name.
     """
 
     num_classes: int
@@ -107,7 +116,7 @@ class ResNet(nn.Module):
             raise errors.unknown("model.stem", self.stem, STEMS)
         x = images
         width = self.widths[0]
-        if self.stem == "deep":  # ResNet-C
+        if self.stem == "deep":  # the stem of ResNet-C
             for i, stride in ((1, 2), (2, 1)):
                 x = conv(width // 2, (3, 3), stride, name=f"stem_conv{i}")(x)
                 x = nn.relu(norm(name=f"stem_bn{i}")(x))
@@ -139,7 +148,7 @@ class ResNet(nn.Module):
         kinds: dict[str, Shortcut | None] = {
             "projection": partial(projection, conv=conv, norm=norm),
             "pooled_projection": partial(_pooled_projection, conv=conv, norm=norm),
-            "padding": _padding,
+            "padding": _zero_padded,
             "none": None,
         }
         if self.shortcut not in kinds:
@@ -148,19 +157,20 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """What both kinds of block share: the sum of a residual and a shortcut, and its ReLU.
+    """Base class of residual blocks: adds residual and shortcut, then applies ReLU.
 
     Attributes:
-      channels: of the 3x3 convolutions in an ordinary ResNet.
-      stride: how much smaller the result is.
-      reshapes: whether the shortcut has to change the shape.
-      drop_rate: of stochastic depth.
-      conv: makes a convolution; takes features, kernel size and stride.
-      norm: makes a normalisation that knows whether it trains.
-      shortcut: that changes the shape; None for blocks without any shortcut.
-      squeeze_share: of the block's channels, between the layers of its squeeze-and-excitation.
-      zero_init: whether the last normalisation starts with a scale of zero.
-      train: whether stochastic depth is on.
+      channels: channels of the 3x3 convolutions in a ResNet with one group.
+      stride: stride of the block.
+      reshapes: if True, `shortcut` changes the shape of the input. If False, the input itself is
+        the shortcut.
+      drop_rate: rate of stochastic depth.
+      conv: builds a convolution; takes features, kernel size and stride.
+      norm: builds a normalisation in training or evaluation mode; takes a name.
+      shortcut: function that changes the shape of the input. None for no shortcut.
+      squeeze_share: channels of squeeze-and-excitation, as a share of the block's; 0 for none.
+      zero_init: if True, the scale of the last normalisation starts at zero.
+      train: whether stochastic depth is active.
     """
 
     channels: int
@@ -175,7 +185,7 @@ class Block(nn.Module):
     train: bool
 
     def add(self, residual: jax.Array, x: jax.Array) -> jax.Array:
-        """The block's result, `[B, H / stride, W / stride, C]`."""
+        """Returns the ReLU of residual plus shortcut, `[B, H / stride, W / stride, C]`."""
         features = residual.shape[-1]
         if self.squeeze_share:
             reduced = layers.divisible(self.squeeze_share * features, least_share=0.0)
@@ -190,12 +200,12 @@ class Block(nn.Module):
 
     @property
     def last_scale_init(self) -> Initializer:
-        """How the scale of the last normalisation starts."""
+        """Initializer of the last normalisation's scale."""
         return nn.initializers.zeros_init() if self.zero_init else nn.initializers.ones_init()
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions beside a shortcut (Fig. 5, left)."""
+    """Residual block with two 3x3 convolutions (Fig. 5, left)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -206,12 +216,12 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Fig. 5, right).
+    """Residual block with 1x1, 3x3 and 1x1 convolutions (Fig. 5, right).
 
     Attributes:
-      groups: of the 3x3 convolution.
-      expansion: of its channels, over `channels`.
-      stride_first: whether the stride is in the first convolution, not in the second.
+      groups: number of groups of the 3x3 convolution.
+      expansion: channels of the 3x3 convolution, divided by `channels`.
+      stride_first: if True, the first convolution has the stride. If False, the second one.
     """
 
     groups: int
@@ -233,7 +243,7 @@ class Bottleneck(Block):
 def projection(
     x: jax.Array, features: int, stride: int, *, conv: layers.ModuleDef, norm: layers.ModuleDef
 ) -> jax.Array:
-    """A 1x1 convolution and its normalisation (option B), children of the module that calls."""
+    """Applies a 1x1 convolution and a normalisation (option B) as children of the caller."""
     y = conv(features, (1, 1), stride, name="downsample_conv")(x)
     return norm(name="downsample_bn")(y)
 
@@ -241,16 +251,17 @@ def projection(
 def _pooled_projection(
     x: jax.Array, features: int, stride: int, *, conv: layers.ModuleDef, norm: layers.ModuleDef
 ) -> jax.Array:
+    """Average-pools by `stride`, then projects with stride 1 (ResNet-D)."""
     if stride > 1:
         x = ops.avg_pool(x, stride, ceil_mode=True, count_include_pad=False)
     return projection(x, features, 1, conv=conv, norm=norm)
 
 
-def _padding(x: jax.Array, features: int, stride: int) -> jax.Array:
-    """Every `stride`th pixel, with as many channels of zeros before as after (option A)."""
-    more = features - x.shape[-1]
+def _zero_padded(x: jax.Array, features: int, stride: int) -> jax.Array:
+    """Keeps every `stride`-th pixel and adds channels of zeros on both sides (option A)."""
+    added = features - x.shape[-1]
     x = x[:, ::stride, ::stride]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (added // 2, added - added // 2)))
 
 
 IMAGENET_SIZES = {
@@ -263,12 +274,12 @@ IMAGENET_SIZES = {
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
 
-def _imagenet(depth: int, **fields: Any) -> layers.Variant:
+def _imagenet_variant(depth: int, **fields: Any) -> layers.Variant:
     build = partial(ResNet, stage_sizes=IMAGENET_SIZES[depth], bottleneck=depth >= 50, **fields)
     return layers.Variant(build, (224, 224, 3))
 
 
-def _cifar(depth: int) -> layers.Variant:
+def _cifar_variant(depth: int) -> layers.Variant:
     build = partial(
         ResNet,
         stage_sizes=((depth - 2) // 6,) * 3,
@@ -281,13 +292,13 @@ def _cifar(depth: int) -> layers.Variant:
 
 
 VARIANTS = {
-    **{f"resnet{depth}": _imagenet(depth) for depth in IMAGENET_SIZES},
-    **{f"plain{depth}": _imagenet(depth, shortcut="none") for depth in (18, 34)},
-    "resnet50_v1": _imagenet(50, stride_first=True, conv_bias=True, epsilon=1.001e-5),
-    "resnet50d": _imagenet(50, stem="deep", shortcut="pooled_projection"),
-    "resnext50_32x4d": _imagenet(50, groups=32, width_per_group=4),
-    "resnext101_32x8d": _imagenet(101, groups=32, width_per_group=8),
-    "wide_resnet50_2": _imagenet(50, width_per_group=128),
-    "wide_resnet101_2": _imagenet(101, width_per_group=128),
-    **{f"resnet{depth}": _cifar(depth) for depth in CIFAR_DEPTHS},
+    **{f"resnet{depth}": _imagenet_variant(depth) for depth in IMAGENET_SIZES},
+    **{f"plain{depth}": _imagenet_variant(depth, shortcut="none") for depth in (18, 34)},
+    "resnet50_v1": _imagenet_variant(50, stride_first=True, conv_bias=True, epsilon=1.001e-5),
+    "resnet50d": _imagenet_variant(50, stem="deep", shortcut="pooled_projection"),
+    "resnext50_32x4d": _imagenet_variant(50, groups=32, width_per_group=4),
+    "resnext101_32x8d": _imagenet_variant(101, groups=32, width_per_group=8),
+    "wide_resnet50_2": _imagenet_variant(50, width_per_group=128),
+    "wide_resnet101_2": _imagenet_variant(101, width_per_group=128),
+    **{f"resnet{depth}": _cifar_variant(depth) for depth in CIFAR_DEPTHS},
 }

@@ -1,16 +1,18 @@
-"""Residual networks whose blocks normalise and activate first: ResNet v2.
+"""ResNet v2: residual networks with pre-activation blocks.
 
 He, Zhang, Ren & Sun 2016, 'Identity Mappings in Deep Residual Networks', ECCV (arXiv:1603.05027),
-Fig. 4(e), full pre-activation, in the bottlenecks and stages of 'Deep Residual Learning for Image
-Recognition' (arXiv:1512.03385), Table 1: `resnetv2_50`, `resnetv2_101` and `resnetv2_152`, as in
-timm, 25,549,352, 44,541,480 and 60,185,128 parameters for 1000 classes. `resnetv2_50_keras` is
-Keras' ResNet50V2, which halves the image in the last block of a stage, not in the first of the
-next, pads with zeros before the pooling, and has biases where no normalisation follows.
+Fig. 4(e), full pre-activation. Bottlenecks and stages are those of 'Deep Residual Learning for
+Image Recognition' (arXiv:1512.03385), Table 1. `resnetv2_50`, `resnetv2_101` and `resnetv2_152` are
+as in timm, with 25,549,352, 44,541,480 and 60,185,128 parameters for 1000 classes.
 
-Departures from the paper: bottlenecks halve the image in their 3x3 convolution, not in the first
-1x1, and the first normalisation comes after the pooling, as part of the first block (the paper's
-appendix has it before). Weights start from He's normal distribution over the fan-out, those of the
-classifier from one with a standard deviation of 0.01.
+`resnetv2_50_keras` is Keras' ResNet50V2. It has the stride in the last block of a stage instead of
+the first block of the next. It pads with zeros before the max-pooling, and it has biases in the
+convolutions that no normalisation follows.
+
+Departures from the paper: the stride of bottlenecks is in their 3x3 convolution instead of the
+first 1x1. The first normalisation follows the pooling and belongs to the first block; in the
+paper's appendix it precedes the pooling. The initialisation is He normal with the fan-out. The
+classifier's weights are normal with standard deviation 0.01.
 """
 
 from functools import partial
@@ -26,20 +28,21 @@ from cnn_jax.models import layers
 
 
 class ResNetV2(nn.Module):
-    """A stem, stages of bottlenecks, a last normalisation, and a dense layer on the pixels' mean.
+    """ResNet v2: a stem, stages of bottlenecks, a normalisation, global pooling, a dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: blocks in each stage.
-      widths: channels of each stage's 3x3 convolutions; its blocks give four times as many.
-      stride_last: whether stages but the last end with the stride, where others begin with it.
-      zero_padded_pooling: whether the stem's pooling sees zeros around the image, which are more
-        than what is negative there, or nothing at all.
-      conv_bias: whether convolutions that no normalisation follows have biases.
-      epsilon: of the normalisation.
-      stochastic_depth_rate: of the last block, rising from 0 in the first.
-      dropout_rate: before the classifier.
-      dtype: what is computed in.
+      stage_sizes: number of blocks in each stage.
+      widths: channels of the 3x3 convolutions in each stage. Blocks return four times as many.
+      stride_last: if True, the last block of each stage but the last has the stride. If False, the
+        first block of each stage but the first has it.
+      zero_padded_pooling: if True, the stem's max-pooling pads with zeros, which exceed the
+        negative values at the border. If False, it pads with minus infinity.
+      conv_bias: if True, the convolutions that no normalisation follows have biases.
+      epsilon: constant added to the variance in batch normalisation.
+      stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
+      dropout_rate: rate of the dropout before the classifier.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -71,7 +74,7 @@ class ResNetV2(nn.Module):
             for index in range(size):
                 x = block(
                     channels=width,
-                    stride=2 if self._halves(stage, index) else 1,
+                    stride=2 if self._has_stride(stage, index) else 1,
                     projects=index == 0,
                     drop_rate=next(rates),
                     name=f"stage{stage}_{index}",
@@ -88,26 +91,29 @@ class ResNetV2(nn.Module):
             return ops.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2)
         return ops.max_pool(x, 3, 2, padding=1)
 
-    def _halves(self, stage: int, index: int) -> bool:
+    def _has_stride(self, stage: int, index: int) -> bool:
+        """Returns True if block `index` (from 0) of `stage` (from 1) has a stride of 2."""
         if self.stride_last:
             return stage < len(self.stage_sizes) and index == self.stage_sizes[stage - 1] - 1
         return stage > 1 and index == 0
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, each after a normalisation and ReLU, beside a shortcut.
+    """Pre-activation bottleneck: 1x1, 3x3 and 1x1 convolutions and a shortcut.
 
-    `[B, H, W, C]` to `[B, H / stride, W / stride, 4 channels]`.
+    Normalisation and ReLU precede each convolution. Maps `[B, H, W, C]` to
+    `[B, H / stride, W / stride, 4 channels]`.
 
     Attributes:
-      channels: of the 3x3 convolution.
-      stride: of the 3x3 convolution.
-      projects: whether the shortcut is a 1x1 convolution, which sees what is normalised already.
-      drop_rate: of stochastic depth.
-      conv: makes a convolution without bias; takes features, kernel size and stride.
-      norm: makes a normalisation that knows whether it trains.
-      bias: whether the last convolution and the shortcut's have biases all the same.
-      train: whether stochastic depth is on.
+      channels: channels of the 3x3 convolution.
+      stride: stride of the 3x3 convolution.
+      projects: if True, the shortcut is a 1x1 convolution of the normalised and activated input. If
+        False, it is the input, subsampled by `stride`.
+      drop_rate: rate of stochastic depth.
+      conv: builds a convolution without bias; takes features, kernel size and stride.
+      norm: builds a normalisation in training or evaluation mode; takes a name.
+      bias: if True, the last convolution and the shortcut's convolution have biases.
+      train: whether stochastic depth is active.
     """
 
     channels: int

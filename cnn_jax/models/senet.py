@@ -1,14 +1,15 @@
-"""Squeeze-and-excitation networks: residual blocks that weigh their channels.
+"""Squeeze-and-excitation networks: residual networks with channel attention.
 
 Hu, Shen, Albanie, Sun & Wu 2017, 'Squeeze-and-Excitation Networks' (arXiv:1709.01507).
-`seresnet50` and `seresnext50_32x4d`, timm's, are Table 1's in the ResNets of `resnet.py`.
-`legacy_seresnet50`, SE-ResNet-50 as the authors released it with Caffe, halves the image in the
-first 1x1 convolution of a block. `senet154` is the appendix's and the authors' last: a ResNeXt-152
-of 64 groups, with a deep stem, narrower blocks and 3x3 shortcuts.
 
-Departures from the paper: none but that `seresnet50` halves the image in the 3x3 convolution. The
-released two pool after the stem without padding, the last window over the border, as Caffe did,
-and so they do here. Weights start from He's normal distribution over the fan-out.
+`seresnet50` and `seresnext50_32x4d` are the networks of Table 1 as in timm, built by `resnet.py`.
+`legacy_seresnet50` is SE-ResNet-50 as the authors released it with Caffe; its blocks have the
+stride in the first 1x1 convolution. `senet154` is the last network the authors released, described
+in the appendix: a ResNeXt-152 with 64 groups, a deep stem, narrower blocks and 3x3 shortcuts.
+
+Departures from the paper: the blocks of `seresnet50` have the stride in the 3x3 convolution.
+`legacy_seresnet50` and `senet154` pool after the stem without padding and in ceil mode, as in the
+released Caffe models. The initialisation is He normal with the fan-out.
 """
 
 from functools import partial
@@ -22,23 +23,23 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import layers, resnet
 
-MIN_IMAGE_SIZE = 3  # of the released two: less is smaller than the window of their pooling
+MIN_IMAGE_SIZE = 3  # The stem's max-pooling of `SENet` has no output for smaller images.
 
-_SQUEEZE_SHARE = 1 / 16  # r = 16 (section 4)
+_SQUEEZE_SHARE = 1 / 16  # reduction ratio r = 16 (section 4)
 
 
 class SENet(nn.Module):
-    """The released networks: a stem, stages of residual blocks, a dense layer on the pixels' mean.
+    """Squeeze-and-excitation network as the authors released it.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: blocks in each stage.
-      modified: whether stem, blocks and shortcuts have the appendix's changes (a), (b) and (c).
-      widths: channels of each stage; blocks give four times as many.
-      groups: of the 3x3 convolutions in blocks.
-      squeeze_share: channels of squeeze-and-excitation, as a share of the block's.
-      dropout_rate: before the classifier.
-      dtype: what is computed in.
+      stage_sizes: number of blocks in each stage.
+      modified: if True, blocks, stem and shortcuts have the appendix's changes (a), (b) and (c).
+      widths: channels of each stage. Blocks return four times as many.
+      groups: number of groups of the 3x3 convolutions.
+      squeeze_share: channels of squeeze-and-excitation, as a share of the block's channels.
+      dropout_rate: rate of the dropout before the classifier.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -94,7 +95,7 @@ class SENet(nn.Module):
         block: layers.ModuleDef = NarrowBottleneck
         if not self.modified:
             block = partial(resnet.Bottleneck, expansion=1.0, stride_first=True)
-        project = _wide_projection if self.modified else resnet.projection
+        project = _projection_3x3 if self.modified else resnet.projection
         return partial(
             block,
             drop_rate=0.0,
@@ -109,10 +110,10 @@ class SENet(nn.Module):
 
 
 class NarrowBottleneck(resnet.Block):
-    """1x1, 3x3 and 1x1 convolutions, the first with half the channels (the appendix's (a)).
+    """Bottleneck whose first convolution has half the channels of the others (appendix, (a)).
 
     Attributes:
-      groups: of the 3x3 convolution.
+      groups: number of groups of the 3x3 convolution.
     """
 
     groups: int
@@ -128,16 +129,19 @@ class NarrowBottleneck(resnet.Block):
         return self.add(self.norm(name="bn3", scale_init=self.last_scale_init)(y), x)
 
 
-def _wide_projection(
+def _projection_3x3(
     x: jax.Array, features: int, stride: int, *, conv: layers.ModuleDef, norm: layers.ModuleDef
 ) -> jax.Array:
-    """A projection that leaves no pixel out: 3x3 where the stride is 2 (the appendix's (c))."""
+    """Projects with a 3x3 convolution if the stride is 2, so that no pixel is skipped.
+
+    Otherwise, the convolution is 1x1. Source: change (c) of the appendix.
+    """
     kernel_size = (3, 3) if stride > 1 else (1, 1)
     y = conv(features, kernel_size, stride, name="downsample_conv")(x)
     return norm(name="downsample_bn")(y)
 
 
-def _residual(**fields: Any) -> layers.Variant:
+def _resnet_variant(**fields: Any) -> layers.Variant:
     build = partial(
         resnet.ResNet,
         stage_sizes=resnet.IMAGENET_SIZES[50],
@@ -147,14 +151,14 @@ def _residual(**fields: Any) -> layers.Variant:
     return layers.Variant(build, (224, 224, 3))
 
 
-def _released(depth: int, **fields: Any) -> layers.Variant:
+def _released_variant(depth: int, **fields: Any) -> layers.Variant:
     build = partial(SENet, stage_sizes=resnet.IMAGENET_SIZES[depth], **fields)
     return layers.Variant(build, (224, 224, 3))
 
 
 VARIANTS = {
-    "seresnet50": _residual(),
-    "seresnext50_32x4d": _residual(groups=32, width_per_group=4),
-    "legacy_seresnet50": _released(50, modified=False),
-    "senet154": _released(152, modified=True, groups=64, dropout_rate=0.2),
+    "seresnet50": _resnet_variant(),
+    "seresnext50_32x4d": _resnet_variant(groups=32, width_per_group=4),
+    "legacy_seresnet50": _released_variant(50, modified=False),
+    "senet154": _released_variant(152, modified=True, groups=64, dropout_rate=0.2),
 }

@@ -1,11 +1,11 @@
 """ShuffleNet v2.
 
 Ma, Zhang, Zheng & Sun 2018, 'ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture
-Design' (arXiv:1807.11164), Table 5, with the blocks of Fig. 3 (c) and (d): 2,278,604 parameters for
-`shufflenet_v2_x1_0` and 1000 classes, as in torchvision. What follows the `x` scales the channels.
+Design' (arXiv:1807.11164), Table 5, with the blocks of Fig. 3 (c) and (d). `shufflenet_v2_x1_0` has
+2,278,604 parameters for 1000 classes, as in torchvision. The suffix is the width multiplier: `x1_5`
+means 1.5.
 
-Departures from the paper: none. It says nothing of how weights start; here they do from He's normal
-distribution.
+Departures from the paper: none. The paper does not state the initialisation; here it is He normal.
 """
 
 from functools import partial
@@ -22,12 +22,12 @@ DEPTHS = (4, 8, 4)  # units in stages 2 to 4
 
 
 class ShuffleNetV2(nn.Module):
-    """A convolution, a pooling, three stages of units, a 1x1 convolution and the classifier.
+    """ShuffleNet v2: a 3x3 convolution, max-pooling, three stages of units, a 1x1 convolution.
 
     Attributes:
       num_classes: the number of logits.
       widths: channels of the first convolution, of each stage, and of the last convolution.
-      dtype: what is computed in.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -52,18 +52,22 @@ class ShuffleNetV2(nn.Module):
 
 
 class Unit(nn.Module):
-    """Half of the channels as they are, the other half through a branch (Fig. 3 c)."""
+    """Unit of stride 1 (Fig. 3 c), `[B, H, W, C]` to the same shape.
+
+    Half of the channels pass unchanged, the other half pass through a branch of convolutions. A
+    channel shuffle combines both halves.
+    """
 
     conv: layers.ModuleDef
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kept, changed = jnp.split(x, 2, axis=-1)
-        return shuffled(kept, _branch(changed, kept.shape[-1], 1, self.conv))
+        return channel_shuffle(kept, _branch(changed, kept.shape[-1], 1, self.conv))
 
 
 class Downsampling(nn.Module):
-    """Two branches that halve the image, `[B, H, W, C]` to `[B, H / 2, W / 2, features]` (d)."""
+    """Unit of stride 2 (Fig. 3 d), `[B, H, W, C]` to `[B, H / 2, W / 2, features]`."""
 
     features: int
     conv: layers.ModuleDef
@@ -72,24 +76,31 @@ class Downsampling(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = _depthwise("branch1", x, 2, self.conv)
         y = self.conv(self.features // 2, (1, 1), name="branch1_last")(y)
-        return shuffled(y, _branch(x, self.features // 2, 2, self.conv))
+        return channel_shuffle(y, _branch(x, self.features // 2, 2, self.conv))
 
 
-def shuffled(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Their channels in turns, twice `[B, H, W, C]` to `[B, H, W, 2 C]`: the channel shuffle."""
+def channel_shuffle(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Interleaves the channels of two arrays `[B, H, W, C]` into `[B, H, W, 2 C]`, left first."""
     *shape, channels = left.shape
     return jnp.stack([left, right], axis=-1).reshape(*shape, 2 * channels)
 
 
 def _branch(x: jax.Array, features: int, stride: int, conv: layers.ModuleDef) -> jax.Array:
-    """1x1, depthwise and 1x1 convolutions, children of the module that calls this."""
+    """Applies 1x1, depthwise and 1x1 convolutions as children of the calling module."""
     y = conv(features, (1, 1), name="branch2_first")(x)
     y = _depthwise("branch2", y, stride, conv)
     return conv(features, (1, 1), name="branch2_last")(y)
 
 
 def _depthwise(branch: str, x: jax.Array, stride: int, conv: layers.ModuleDef) -> jax.Array:
-    """A 3x3 convolution of each channel by itself, without an activation."""
+    """Applies the depthwise 3x3 convolution `{branch}_depthwise` and a normalisation.
+
+    Args:
+      branch: the name of the block's branch.
+      x: `[B, H, W, C]`.
+      stride: the stride of the convolution.
+      conv: `layers.ConvNorm` with the settings of the network.
+    """
     channels = x.shape[-1]
     return conv(
         channels,

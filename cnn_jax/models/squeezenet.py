@@ -1,12 +1,13 @@
-"""SqueezeNet: AlexNet's accuracy with a fiftieth of its parameters.
+"""SqueezeNet: AlexNet's accuracy with 50 times fewer parameters.
 
-Iandola, Han, Moskewicz, Ashraf, Dally & Keutzer 2016 (arXiv:1602.07360), Table 1: `squeezenet1_0`,
-1,248,424 parameters for 1000 classes. `squeezenet1_1` is the authors' later network
-(github.com/forresti/SqueezeNet), which pools earlier and computes 2.4 times less: 1,235,496.
+Iandola, Han, Moskewicz, Ashraf, Dally & Keutzer 2016 (arXiv:1602.07360), Table 1: `squeezenet1_0`
+has 1,248,424 parameters for 1000 classes. `squeezenet1_1` is the authors' later network
+(github.com/forresti/SqueezeNet). It pools earlier, needs 2.4 times less computation, and has
+1,235,496 parameters.
 
-Departures from the paper: conv1 is not padded, so that 224 pixels leave 109 of the table's 111; the
-authors' own definition takes images of 227. All weights but conv10's start from He's normal
-distribution.
+Departures from the paper: conv1 has no padding. For 224x224 images its output has 109x109 pixels;
+Table 1 states 111x111, which the authors' own definition reaches with 227x227 images. The
+initialisation is He normal, except in conv10.
 """
 
 from functools import partial
@@ -19,14 +20,19 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import layers
 
-# The squeezing channels of fire2 to fire9; each expands to eight times as many.
+# Channels of the squeeze layers of fire2 to fire9. The expand layers have eight times as many.
 SQUEEZE = (16, 16, 32, 32, 48, 48, 64, 64)
 
 
 class Fire(nn.Module):
-    """1x1 kernels that squeeze, then 1x1 and 3x3 kernels side by side that expand (Fig. 1).
+    """Fire module (Fig. 1), `[B, H, W, C]` to `[B, H, W, 8 squeeze]`.
 
-    `[B, H, W, C_in]` to `[B, H, W, 8 squeeze]`.
+    A 1x1 squeeze convolution is followed by parallel 1x1 and 3x3 expand convolutions, whose outputs
+    are concatenated.
+
+    Attributes:
+      squeeze: channels of the squeeze convolution.
+      dtype: dtype of the computation.
     """
 
     squeeze: int
@@ -44,14 +50,14 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """A convolution, eight fire modules, and a 1x1 convolution to the classes, averaged.
+    """SqueezeNet: a convolution, eight fire modules, a 1x1 convolution, global average pooling.
 
     Attributes:
-      num_classes: channels of conv10.
-      conv1: its channels and the size of its kernels.
-      pooled: the layers, by number, that a pooling follows.
-      dropout_rate: before conv10.
-      dtype: what is computed in.
+      num_classes: the number of logits, which are the averaged channels of conv10.
+      conv1: channels and kernel size of conv1.
+      pooled: numbers of the layers followed by max-pooling; 1 is conv1, 2 is fire2.
+      dropout_rate: rate of the dropout before conv10.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -63,7 +69,7 @@ class SqueezeNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         channels, size = self.conv1
-        # conv1 has to leave 2^3 pixels, of which three poolings that round up make one.
+        # conv1 must leave at least 8 pixels: each of the three poolings in ceil mode halves them.
         layers.check_image_size(images, 14 + size, "squeezenet")
         conv1 = layers.Conv(channels, (size, size), stride=2, dtype=self.dtype, name="conv1")
         x = self._pool(1, layers.feature(self, "conv1", nn.relu(conv1(images))))

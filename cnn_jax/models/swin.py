@@ -1,14 +1,15 @@
-"""Swin Transformers: attention in windows that shift, on maps that shrink.
+"""Swin Transformers: hierarchical vision transformers with attention in shifted windows.
 
 Liu et al. 2021, 'Swin Transformer: Hierarchical Vision Transformer using Shifted Windows'
 (arXiv:2103.14030), Figs. 2 to 4, eqs. 3 and 4, section 3.3: Swin-T, Swin-S and Swin-B, as in timm.
 
-Departures from the paper: images of any size from 4x4 pixels on. Pixels beyond a multiple of four
-are left out; maps that windows do not cover exactly, and maps of an odd size before they are
-merged, are padded with zeros at the bottom and at the right, as in timm; a map that is no larger
-than a window is one window. Weights start as in the authors' code, from a normal distribution with
-a deviation of 0.02, the embedding of patches from torch's uniform distribution, with a bias of
-zero.
+Departures from the paper: images may have any size from 4x4 pixels. Rows and columns beyond a
+multiple of 4 pixels are dropped. Feature maps are padded with zeros at the bottom and right, as in
+timm, to a multiple of the window, and to an even size before patch merging. A feature map that is
+no larger than a window forms one window.
+
+The initialisation is that of the authors' code: weights are normal with standard deviation 0.02.
+The patch embedding has PyTorch's default uniform initialisation and zero bias.
 """
 
 from functools import partial
@@ -23,20 +24,22 @@ from cnn_jax import ops
 from cnn_jax.models import attention, layers
 
 PATCH_SIZE = 4
-EPSILON = 1e-5  # of the normalisations
+EPSILON = 1e-5  # of layer normalisation
 
 
 class SwinTransformer(nn.Module):
-    """Embedded patches, stages of blocks with a merging of patches before all but the first.
+    """Swin Transformer: patch embedding, stages of transformer blocks, global average pooling.
+
+    Patch merging precedes all stages but the first.
 
     Attributes:
       num_classes: the number of logits.
-      stage_sizes: blocks in each stage; every second one shifts its windows.
-      width: channels in the first stage; each other has twice those of the one before.
-      heads: in each stage.
-      window: height and width of the windows.
-      stochastic_depth_rate: of the last block, rising from 0 in the first.
-      dtype: what is computed in.
+      stage_sizes: number of blocks in each stage. Every second block shifts its windows.
+      width: channels in the first stage. Each further stage doubles them.
+      heads: number of attention heads in each stage.
+      window: height and width of the windows, in pixels of the feature map.
+      stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -50,12 +53,12 @@ class SwinTransformer(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         norm = partial(nn.LayerNorm, EPSILON, dtype=self.dtype)
-        x = layers.feature(self, "stem", self._patches(images, norm))  # [B, H / 4, W / 4, C]
+        x = layers.feature(self, "stem", self._embed_patches(images, norm))  # [B, H / 4, W / 4, C]
         shared: dict[str, Any] = {"dropout_rate": 0.0, "train": train, "dtype": self.dtype}
         rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         for stage, (size, heads) in enumerate(zip(self.stage_sizes, self.heads, strict=True)):
             if stage > 0:
-                x = self._merged(x, norm, f"layers_{stage}_downsample")
+                x = self._merge_patches(x, norm, f"layers_{stage}_downsample")
             make_attention = partial(attention.WindowAttention, heads, window=self.window, **shared)
             for index in range(size):
                 block = attention.TransformerBlock(
@@ -73,7 +76,7 @@ class SwinTransformer(nn.Module):
         )
         return layers.as_logits(head(x))
 
-    def _patches(self, images: jax.Array, norm: layers.ModuleDef) -> jax.Array:
+    def _embed_patches(self, images: jax.Array, norm: layers.ModuleDef) -> jax.Array:
         layers.check_image_size(images, PATCH_SIZE, "swin")
         embed = layers.Conv(
             self.width,
@@ -85,12 +88,12 @@ class SwinTransformer(nn.Module):
         )
         return norm(name="patch_embed_norm")(embed(images))
 
-    def _merged(self, x: jax.Array, norm: layers.ModuleDef, name: str) -> jax.Array:
-        """Each 2x2 pixels as one with twice the channels, `[B, H, W, C]` to `[B, H', W', 2C]`."""
+    def _merge_patches(self, x: jax.Array, norm: layers.ModuleDef, name: str) -> jax.Array:
+        """Merges 2x2 patches: `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), 2 C]`."""
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-        # Down before across: the order in which the authors concatenate them.
+        # Concatenates the pixels of a 2x2 patch column by column, as the authors' code does.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
         reduce = nn.Dense(
             2 * channels,

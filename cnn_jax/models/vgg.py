@@ -1,14 +1,14 @@
-"""VGG: 3x3 convolutions alone, in five stages.
+"""VGG: five stages of 3x3 convolutions and three dense layers.
 
 Simonyan & Zisserman 2014, 'Very Deep Convolutional Networks for Large-Scale Image Recognition'
-(arXiv:1409.1556), Table 1, columns A, B, D and E: `vgg11`, `vgg13`, `vgg16`, `vgg19`, of
-132,863,336, 133,047,848, 138,357,544 and 143,667,240 parameters for 1000 classes (Table 2). With
-`_bn`, torchvision's networks with a batch normalisation (arXiv:1502.03167) after each convolution,
-whose bias stays.
+(arXiv:1409.1556), Table 1, columns A, B, D and E: `vgg11`, `vgg13`, `vgg16` and `vgg19`. They have
+132,863,336, 133,047,848, 138,357,544 and 143,667,240 parameters for 1000 classes (Table 2). The
+variants with `_bn` are torchvision's: batch normalisation (arXiv:1502.03167) follows each
+convolution, which keeps its bias.
 
-Departures from the paper: convolutions start from He's normal distribution over the fan-out, as
-torchvision's do, where the paper starts the deep networks from a trained shallow one. The shape of
-fc6 follows the images at `init`: torchvision instead brings every image to 7x7 pixels before it.
+Departures from the paper: convolutions use He normal initialisation with the fan-out, as in
+torchvision. The paper initialises the deep networks with a trained shallow network. The shape of
+fc6 depends on the image size at `init`; torchvision instead pools every image to 7x7 pixels.
 """
 
 from functools import partial
@@ -21,9 +21,9 @@ from jax.typing import DTypeLike
 from cnn_jax import errors, ops
 from cnn_jax.models import layers
 
-MIN_IMAGE_SIZE = 32  # five poolings by two
+MIN_IMAGE_SIZE = 32  # Five poolings each halve the image.
 
-# Convolutions in each stage, by the column of Table 1.
+# Number of convolutions in each stage; comments name the column of Table 1.
 DEPTHS = {
     "vgg11": (1, 1, 2, 2, 2),  # A
     "vgg13": (2, 2, 2, 2, 2),  # B
@@ -36,15 +36,18 @@ _dense_init = nn.initializers.normal(0.01)
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions that each end in a pooling by two, then three dense layers.
+    """VGG network: stages of 3x3 convolutions and 2x2 max-pooling, then three dense layers.
 
     Attributes:
-      num_classes: units of the last dense layer.
-      depths: convolutions in each stage.
-      widths: channels in each stage; Dive into Deep Learning, section 8.2, has a quarter of them.
-      batch_norm: whether each convolution is followed by it.
-      dropout_rate: of fc6 and fc7.
-      dtype: what is computed in.
+      num_classes: the number of logits.
+      depths: number of convolutions in each stage.
+      widths: channels in each stage. Dive into Deep Learning, section 8.2, uses a quarter of them.
+      batch_norm: if True, batch normalisation follows each convolution.
+      dropout_rate: rate of the dropout after fc6 and fc7.
+      dtype: dtype of the computation.
+
+    Raises:
+      ValueError: the lengths of `widths` and `depths` differ.
     """
 
     num_classes: int
@@ -59,7 +62,8 @@ class VGG(nn.Module):
         layers.check_image_size(images, MIN_IMAGE_SIZE, "vgg")
         if len(self.widths) != len(self.depths):
             raise errors.UserError(
-                f"vgg needs {len(self.depths)} widths, one for each stage, got {self.widths}"
+                f"model.widths must hold {len(self.depths)} numbers, one for each stage, "
+                f"got {self.widths}"
             )
         x = images
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
@@ -74,19 +78,27 @@ class VGG(nn.Module):
         output = nn.Dense(self.num_classes, kernel_init=_dense_init, dtype=self.dtype, name="fc8")
         return layers.as_logits(output(x))
 
-    def _convolve(self, place: str, width: int, x: jax.Array, train: bool) -> jax.Array:
+    def _convolve(self, suffix: str, width: int, x: jax.Array, train: bool) -> jax.Array:
+        """Applies a 3x3 convolution with `width` channels, batch normalisation if enabled, ReLU.
+
+        Args:
+          suffix: stage and position, such as '1_2' for `conv1_2`.
+          width: the number of output channels.
+          x: `[B, H, W, C]`.
+          train: True to normalise with the statistics of the batch.
+        """
         conv = layers.Conv(
             width,
             (3, 3),
             padding=1,
             kernel_init=_conv_init,
             dtype=self.dtype,
-            name=f"conv{place}",
+            name=f"conv{suffix}",
         )
         x = conv(x)
         if self.batch_norm:
             norm = layers.batch_norm(train=train, dtype=self.dtype)
-            x = norm(name=f"bn{place}")(x)
+            x = norm(name=f"bn{suffix}")(x)
         return nn.relu(x)
 
 

@@ -1,14 +1,16 @@
-"""Vision Transformers: an image as a sequence of patches.
+"""Vision Transformers: transformers on the sequence of an image's patches.
 
 Dosovitskiy et al. 2020, 'An Image is Worth 16x16 Words: Transformers for Image Recognition at
-Scale' (arXiv:2010.11929), Fig. 1, eqs. 1 to 4: `vit_base_patch16_224` is ViT-Base of Table 1 with
-patches of 16 pixels. `vit_small_patch16_224` and `vit_tiny_patch16_224` are the smaller ones of
-Touvron et al. 2020 (arXiv:2012.12877), Table 1, without distillation. All as in timm.
+Scale' (arXiv:2010.11929), Fig. 1, eqs. 1 to 4. `vit_base_patch16_224` is ViT-Base of Table 1 with
+patches of 16x16 pixels. `vit_small_patch16_224` and `vit_tiny_patch16_224` are the smaller networks
+of Touvron et al. 2020 (arXiv:2012.12877), Table 1, without distillation. All are as in timm.
 
-Departures from the paper: the classifier is one dense layer, which is the paper's for fine-tuning,
-not the one with a hidden layer for pre-training. Weights start as in timm, from a normal
-distribution with a deviation of 0.02, the class token near zero, and the embedding of patches from
-torch's uniform distribution, with a bias of zero.
+Departures from the paper: the classifier is one dense layer, which the paper uses for fine-tuning.
+For pre-training the paper adds a hidden layer.
+
+The initialisation is that of timm: weights are normal with standard deviation 0.02, and the class
+token has standard deviation 1e-6. The patch embedding has PyTorch's default uniform initialisation
+and zero bias.
 """
 
 from functools import partial
@@ -22,24 +24,27 @@ from jax.typing import DTypeLike
 from cnn_jax import errors
 from cnn_jax.models import attention, layers
 
-EPSILON = 1e-6  # of the normalisations
+EPSILON = 1e-6  # of layer normalisation
 
 
 class VisionTransformer(nn.Module):
-    """Embedded patches and a class token, transformer blocks, and a dense layer on that token.
+    """Vision Transformer: patch embedding, class token, transformer blocks, a dense layer.
 
-    There is a position embedding for each patch, so that parameters depend on the image's size.
+    Each patch has its own position embedding, so the parameter shapes depend on the image size.
 
     Attributes:
       num_classes: the number of logits.
       width: channels of each token.
-      depth: how many blocks.
-      heads: of each attention.
-      patch_size: height and width of the patches in pixels.
-      dropout_rate: after the position embedding and each dense layer but those of queries, keys and
-        values and the classifier (Appendix B.1).
-      stochastic_depth_rate: of the last block, rising from 0 in the first.
-      dtype: what is computed in.
+      depth: number of transformer blocks.
+      heads: number of attention heads.
+      patch_size: height and width of the patches, in pixels.
+      dropout_rate: rate of the dropout after the position embedding and after each dense layer,
+        except for the query, key and value projections and the classifier (appendix B.1).
+      stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
+      dtype: dtype of the computation.
+
+    Raises:
+      ValueError: height or width of the images is not a multiple of `patch_size`.
     """
 
     num_classes: int
@@ -53,8 +58,8 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        patches = layers.feature(self, "stem", self._patches(images))  # [B, H / 16, W / 16, C]
-        x = self._tokens(patches)  # [B, 1 + N, C]
+        patches = layers.feature(self, "stem", self._embed_patches(images))
+        x = self._tokens(patches)  # [B, 1 + N, C] for N patches
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         shared: dict[str, Any] = {
             "dropout_rate": self.dropout_rate,
@@ -76,14 +81,15 @@ class VisionTransformer(nn.Module):
         )
         return layers.as_logits(head(x[:, 0]))
 
-    def _patches(self, images: jax.Array) -> jax.Array:
+    def _embed_patches(self, images: jax.Array) -> jax.Array:
+        """Returns one embedding per patch, `[B, H / patch_size, W / patch_size, C]`."""
         size = self.patch_size
         layers.check_image_size(images, size, "vit")
         height, width = images.shape[1:3]
         if height % size or width % size:
             raise errors.UserError(
                 f"vit needs images whose height and width are multiples of {size} pixels, "
-                f"got {height}x{width}"
+                f"got {height}x{width}; set data.image_size or model.patch_size"
             )
         embed = layers.Conv(
             self.width,
@@ -96,6 +102,7 @@ class VisionTransformer(nn.Module):
         return embed(images)
 
     def _tokens(self, patches: jax.Array) -> jax.Array:
+        """Returns class token and patches plus position embeddings, `[B, 1 + H W, C]`."""
         batch, height, width, channels = patches.shape
         near_zero = nn.initializers.normal(1e-6)
         token = self.param("cls_token", near_zero, (1, 1, channels), jnp.float32)

@@ -1,13 +1,13 @@
 """Wide residual networks for CIFAR.
 
 Zagoruyko & Komodakis 2016, 'Wide Residual Networks', BMVC (arXiv:1605.07146), Table 1 with the
-block of Fig. 1(d): `wrn_16_8`, `wrn_28_10` and `wrn_40_4`, named by depth and width as there, of
-10,961,370, 36,479,194 and 8,949,210 parameters for ten classes. Those for ImageNet, with
-bottlenecks, are in `resnet`.
+block of Fig. 1(d). `wrn_16_8`, `wrn_28_10` and `wrn_40_4` are named by depth and width, as in the
+paper. They have 10,961,370, 36,479,194 and 8,949,210 parameters for ten classes. The wide networks
+for ImageNet have bottlenecks and are in `resnet`.
 
-Departures from the paper: none that is known; as in the authors' code, a block that changes the
-number of channels takes its shortcut, a 1x1 convolution, from the input after normalisation and
-ReLU. Weights start from He's normal distribution over the fan-out, also as there.
+Departures from the paper: none known. Two details are from the authors' code. The shortcut of a
+block that changes the number of channels is a 1x1 convolution of the normalised and activated
+input. The initialisation is He normal with the fan-out.
 """
 
 from functools import partial
@@ -22,17 +22,18 @@ from cnn_jax.models import layers
 
 
 class WideResNet(nn.Module):
-    """A 3x3 convolution, three stages of pre-activation blocks, and a dense layer on the mean.
+    """Wide ResNet: a 3x3 convolution, three stages of pre-activation blocks, a dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      depth: convolutions in a chain and the dense layer, 6 n + 4 with n blocks in each stage.
-      width: channels, as a multiple of 16, 32 and 64 in the three stages.
-      dropout_rate: between the convolutions of each block.
-      dtype: what is computed in.
+      depth: number of convolutions, 6 n + 4 for n blocks in each stage: the first one, two in each
+        block, and one in the shortcut of each stage's first block.
+      width: width multiplier of the 16, 32 and 64 channels of the three stages.
+      dropout_rate: rate of the dropout between the convolutions of each block.
+      dtype: dtype of the computation.
 
     Raises:
-      ValueError: a depth that gives no whole number of blocks.
+      ValueError: `depth` is not 6 n + 4 for a positive integer n.
     """
 
     num_classes: int
@@ -45,7 +46,9 @@ class WideResNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         size, rest = divmod(self.depth - 4, 6)
         if size < 1 or rest:
-            raise errors.UserError(f"model.depth must be 10, 16, 22 and so on, got {self.depth}")
+            raise errors.UserError(
+                f"model.depth must be 6 n + 4, such as 10, 16, 22 or 28, got {self.depth}"
+            )
         conv = partial(
             layers.Conv,
             padding="HALF",
@@ -72,16 +75,17 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each after a normalisation and ReLU, beside a shortcut.
+    """Pre-activation block: two 3x3 convolutions and a shortcut.
 
-    `[B, H, W, C]` to `[B, H / stride, W / stride, channels]`.
+    Normalisation and ReLU precede each convolution. Maps `[B, H, W, C]` to
+    `[B, H / stride, W / stride, channels]`.
 
     Attributes:
-      channels: of the result.
-      stride: of the first convolution.
-      conv: makes a convolution; takes features, kernel size and stride.
-      norm: makes a normalisation that knows whether it trains.
-      dropout: makes a dropout that knows whether it trains.
+      channels: channels of the result.
+      stride: stride of the first convolution and of the shortcut.
+      conv: builds a convolution; takes features, kernel size and stride.
+      norm: builds a normalisation in training or evaluation mode; takes a name.
+      dropout: builds a dropout in training or evaluation mode.
     """
 
     channels: int

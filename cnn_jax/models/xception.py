@@ -1,12 +1,12 @@
-"""Xception: depthwise separable convolutions with shortcuts.
+"""Xception: residual network of depthwise separable convolutions.
 
 Chollet 2016, 'Xception: Deep Learning with Depthwise Separable Convolutions' (arXiv:1610.02357),
-Fig. 5, without the optional dense layers: 22,855,952 parameters for 1000 classes, as in Keras, the
-author's release, and in timm's `legacy_xception`.
+Fig. 5, without the optional dense layers. It has 22,855,952 parameters for 1000 classes, as in
+Keras, which is the author's release, and in timm's `legacy_xception`.
 
-Departures from the paper: poolings pad by one pixel on all sides, as in timm; `padding` 'SAME' and
-an epsilon of 1e-3 are Keras', whose weights timm converted. Weights start from He's normal
-distribution over the fan-out, timm's choice; the paper says nothing of it.
+Departures from the paper: max-pooling pads by one pixel on all sides, as in timm. Keras, whose
+weights timm converted, has `padding="SAME"` and `epsilon=1e-3`. The paper does not state the
+initialisation; here it is He normal with the fan-out, as in timm.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import layers
 
-MIN_IMAGE_SIZE = 7  # below this nothing is left of the image after the first two convolutions
+MIN_IMAGE_SIZE = 7  # Smaller images have no pixels left after the first two convolutions.
 
-# Channels after each separable convolution of each block; the first block of a stage halves the
-# image.
+# The channels of each separable convolution, by stage and block. The first block of a stage halves
+# the image.
 STAGES = (
     ((128, 128),),
     ((256, 256),),
@@ -33,14 +33,14 @@ STAGES = (
 
 
 class Xception(nn.Module):
-    """Two convolutions, twelve blocks, two separable convolutions, and a dense layer on the mean.
+    """Xception: two convolutions, twelve blocks, two separable convolutions, a dense layer.
 
     Attributes:
       num_classes: the number of logits.
-      padding: of the poolings, 'HALF' the window or 'SAME', TensorFlow's.
-      epsilon: of the normalisation.
-      dropout_rate: before the classifier.
-      dtype: what is computed in.
+      padding: padding of the max-poolings: 'HALF' for half the window, or 'SAME' as in TensorFlow.
+      epsilon: constant added to the variance in batch normalisation.
+      dropout_rate: rate of the dropout before the classifier.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -66,7 +66,7 @@ class Xception(nn.Module):
                 number += 1
                 x = Block(
                     widths,
-                    starts_active=number > 1,
+                    starts_with_relu=number > 1,
                     pool=pool if index == 0 else None,
                     conv=conv,
                     norm=norm,
@@ -81,18 +81,21 @@ class Xception(nn.Module):
 
 
 class Block(nn.Module):
-    """Separable convolutions, a pooling if the block halves the image, and a shortcut.
+    """Residual block of separable convolutions.
+
+    Normalisation follows each convolution. ReLU precedes each convolution except the first.
 
     Attributes:
-      widths: channels after each of the convolutions.
-      starts_active: whether a ReLU comes before the first convolution, as before all the others.
-      pool: that halves the image; None for blocks that keep its size, and their input as shortcut.
-      conv: makes a convolution without bias; takes features, kernel size and stride.
-      norm: makes a normalisation that knows whether it trains.
+      widths: channels of each separable convolution.
+      starts_with_relu: if True, a ReLU also precedes the first convolution.
+      pool: pooling that halves the image; the shortcut is then a 1x1 convolution of stride 2. None
+        for blocks that keep the shape and have the input as the shortcut.
+      conv: builds a convolution without bias; takes features, kernel size and stride.
+      norm: builds a normalisation in training or evaluation mode; takes a name.
     """
 
     widths: tuple[int, ...]
-    starts_active: bool
+    starts_with_relu: bool
     pool: Callable[[jax.Array], jax.Array] | None
     conv: layers.ModuleDef
     norm: layers.ModuleDef
@@ -101,7 +104,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
         for i, width in enumerate(self.widths, 1):
-            if i > 1 or self.starts_active:
+            if i > 1 or self.starts_with_relu:
                 y = nn.relu(y)
             y = SeparableConv(width, self.conv, name=f"sepconv{i}")(y)
             y = self.norm(name=f"bn{i}")(y)
@@ -112,7 +115,7 @@ class Block(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A 3x3 convolution of each channel by itself, then a 1x1 convolution; nothing in between."""
+    """Depthwise 3x3 convolution, then a 1x1 convolution, without activation in between."""
 
     features: int
     conv: layers.ModuleDef

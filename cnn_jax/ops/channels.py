@@ -1,9 +1,14 @@
-"""Batch normalisation, and what it is made of: moments of channels, and a line for each channel.
+"""Batch normalisation, the moments of channels, and scale and shift of each channel.
 
-The latter are linear maps between images and two numbers for each channel, and the transposes of
-each other: `S(x; y) = (sum x, sum x y)` over all pixels, and `A(p; y) = p_0 + p_1 y` at each pixel.
-The gradient of normalised images to the images, `P`, is made of the two, and its own transpose.
-Each takes as few passes over the images as it can.
+The primitives are chosen so that each makes as few passes over the images as possible:
+
+- `_sums`: `S(x; y) = (sum x, sum x y)` over all pixels, `[2, C]`.
+- `_affine`: `A(p; y) = p_0 + p_1 y` at each pixel. `A` and `S` are linear in their first operand,
+  and for a fixed `y` they are transposes of each other.
+- `_planes`: `p_0 + p_1 x + p_2 y` at each pixel.
+- `_input_gradient`: gradient of batch normalisation with respect to its input, composed of `_sums`
+  and `_planes`. It is linear in its first operand and its own transpose.
+- `_materialized`: identity that XLA does not fuse.
 """
 
 from collections.abc import Mapping
@@ -25,19 +30,20 @@ Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
-    """`x` with mean `bias` and deviation `scale` in each channel, and the `moments` that it had.
+    """Normalises each channel of `x` to the mean `bias` and the standard deviation `scale`.
 
-    Computed in float32 at least. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), algorithm 1, and
+    Computes in float32 or wider. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), algorithm 1, and
     section 3 for the gradients.
 
     Args:
       x: `[..., C]`.
       scale: `[C]`.
       bias: `[C]`.
-      epsilon: added to the variance.
+      epsilon: constant added to the variance.
 
     Returns:
-      The shape and type of `x`; mean and variance, `[C]`.
+      Normalised images with the shape and dtype of `x`, and the mean `[C]` and variance `[C]` of
+      `x`.
     """
     mean, variance = moments(x)
     factor = scale * lax.rsqrt(variance + epsilon)
@@ -51,9 +57,9 @@ def _batch_normalize_jvp(
     dx, dscale, dbias = tangents
     y, mean, variance = batch_normalize(*primals, epsilon)
     inverse = lax.rsqrt(variance + epsilon)
-    sums = _of(_sums, dx, x) / _pixels(x)
+    sums = _apply(_sums, dx, x) / _pixels(x)
     dfactor = inverse * dscale
-    dy = _of(_project, dx, x, jnp.stack([scale * inverse, mean, inverse]))
+    dy = _apply(_input_gradient, dx, x, jnp.stack([scale * inverse, mean, inverse]))
     dy += scale_and_shift(x, dfactor, dbias - mean * dfactor)
     return (y, mean, variance), (dy, sums[0], 2 * (sums[1] - mean * sums[0]))
 
@@ -62,84 +68,96 @@ batch_normalize.defjvp(_batch_normalize_jvp)
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of each channel, `[..., C]` to `[C]` twice, in float32 at least.
+    """Returns the mean `[C]` and variance `[C]` of each channel of `[..., C]`, in float32 or wider.
 
-    The variance, of a batch as if it were all there is, is the mean of the squares less the square
-    of the mean, as in Flax; rounding does not make it negative.
+    The variance is the biased one: the mean of the squares minus the square of the mean, as in
+    Flax. It is clipped at 0, because rounding can make it negative.
     """
-    mean, mean_square = _of(_sums, x, x) / _pixels(x)
+    mean, mean_square = _apply(_sums, x, x) / _pixels(x)
     return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
 def scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """`scale x + shift`, computed in float32 at least.
+    """Returns `scale * x + shift` for each channel, computed in float32 or wider.
 
     Args:
       x: `[..., C]`.
-      scale: `[C]`, of the type that `moments` returns for `x`.
-      shift: likewise.
+      scale: `[C]`, in the dtype that `moments` returns for `x`.
+      shift: `[C]`, in the dtype of `scale`.
 
     Returns:
-      The shape and type of `x`.
+      Array with the shape and dtype of `x`.
     """
-    return _of(_lines, jnp.stack([shift, scale]), x)
+    return _apply(_affine, jnp.stack([shift, scale]), x)
 
 
 def materialize(x: jax.Array) -> jax.Array:
-    """`x`, which on a CPU is computed once, and so is its gradient.
+    """Returns `x` unchanged; on a CPU, XLA computes and stores it, and its gradient, only once.
 
-    XLA would else compute it again within whatever uses it: where many layers use what one has
-    computed, as in a DenseNet, that takes longer than all the rest of the gradient's sums.
+    Otherwise XLA may fuse the computation of `x` into each of its users and repeat it there. In a
+    DenseNet many layers read the output of one layer. Without `materialize`, the repeated sums of
+    its gradient take longer than all other sums of the backward pass.
     """
-    return _of(_materialized, x)
+    return _apply(_materialized, x)
 
 
 def _pixels(x: jax.Array) -> int:
     return x.size // x.shape[-1]
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _widen(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _reference_sums(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the sums of `x` and of `x * y` over all pixels, `[..., C]` to `[2, C]`."""
     pixels = tuple(range(x.ndim - 1))
-    return jnp.stack([_wide(x).sum(pixels), (_wide(x) * _wide(y)).sum(pixels)])
+    return jnp.stack([_widen(x).sum(pixels), (_widen(x) * _widen(y)).sum(pixels)])
 
 
-def _reference_lines(lines: jax.Array, y: jax.Array) -> jax.Array:
-    return (lines[0] + lines[1] * _wide(y)).astype(y.dtype)
+def _reference_affine(coefficients: jax.Array, y: jax.Array) -> jax.Array:
+    return (coefficients[0] + coefficients[1] * _widen(y)).astype(y.dtype)
 
 
 def _reference_planes(planes: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    return (planes[0] + planes[1] * _wide(x) + planes[2] * _wide(y)).astype(y.dtype)
+    """Returns an affine function of `x` and `y`; `planes` are its coefficients, `[3, C]`."""
+    return (planes[0] + planes[1] * _widen(x) + planes[2] * _widen(y)).astype(y.dtype)
 
 
-def _projected(
+def _compute_input_gradient(
     sums: primitive.Function,
     planes: primitive.Function,
     dy: jax.Array,
     x: jax.Array,
     statistics: jax.Array,
 ) -> jax.Array:
-    """The gradient to `x`, by these ways to sum and to add; `_projection` says more."""
-    return planes(_projection(sums(dy, x) / _pixels(x), statistics), dy, x)
-
-
-_reference_projected = partial(_projected, _reference_sums, _reference_planes)
-
-
-def _projection(means: jax.Array, statistics: jax.Array) -> jax.Array:
-    """The planes over `dy` and `x` that are the gradient to `x`.
-
-    That is, `factor` times `dy` less its mean and less its part along the normalised `x`.
+    """Computes the gradient of `batch_normalize` with respect to `x`.
 
     Args:
-      means: of `dy` and of `dy x`, `[2, C]`.
-      statistics: `factor`, the mean and the inverse deviation of `x`, `[3, C]`.
+      sums: implementation of `_sums`.
+      planes: implementation of `_planes`.
+      dy: gradient of the normalised images, `[..., C]`.
+      x: `[..., C]`.
+      statistics: `[3, C]`, see `_gradient_coefficients`.
+    """
+    return planes(_gradient_coefficients(sums(dy, x) / _pixels(x), statistics), dy, x)
+
+
+_reference_input_gradient = partial(_compute_input_gradient, _reference_sums, _reference_planes)
+
+
+def _gradient_coefficients(means: jax.Array, statistics: jax.Array) -> jax.Array:
+    """Returns the gradient with respect to `x` as coefficients of 1, `dy` and `x` per channel.
+
+    The gradient is `factor * (dy - mean(dy) - z * mean(dy * z))`, where `z` is the normalised `x`
+    and `factor` is `scale` divided by the standard deviation.
+
+    Args:
+      means: means of `dy` and of `dy * x` over all pixels, `[2, C]`.
+      statistics: `factor`, and the mean and inverse standard deviation of `x`, `[3, C]`.
 
     Returns:
-      `[3, C]`.
+      Coefficients `[3, C]`.
     """
     factor, mean, inverse = statistics
     slope = -factor * jnp.square(inverse) * (means[1] - mean * means[0])
@@ -150,70 +168,76 @@ _sums = primitive.define(
     "channel_sums",
     _reference_sums,
     _reference_sums,
-    primitive.Native(native.covers_sums, native.sums),
+    primitive.Native(native.supports_sums, native.sums),
 )
-_lines = primitive.define("channel_lines", _reference_lines, _reference_lines)
-# Without derivatives, as it is but a step of the next one.
+_affine = primitive.define("channel_affine", _reference_affine, _reference_affine)
+# `_planes` has no differentiation rules: only `_input_gradient` uses it, which has its own.
 _planes = primitive.define(
     "channel_planes",
     _reference_planes,
     _reference_planes,
-    primitive.Native(native.covers_planes, native.planes),
+    primitive.Native(native.supports_planes, native.planes),
 )
-_project = primitive.define(
-    "project_channels", _reference_projected, partial(_projected, _sums.bind, _planes.bind)
+_input_gradient = primitive.define(
+    "batch_normalize_input_gradient",
+    _reference_input_gradient,
+    partial(_compute_input_gradient, _sums.bind, _planes.bind),
 )
 _materialized = primitive.define(
-    "materialize", lambda x: x, lax.optimization_barrier, images=(True,)
+    "materialize", lambda x: x, lax.optimization_barrier, has_batch=(True,)
 )
 _REFERENCES: Mapping[Primitive, primitive.Function] = MappingProxyType(
     {
         _sums: _reference_sums,
-        _lines: _reference_lines,
-        _project: _reference_projected,
+        _affine: _reference_affine,
+        _input_gradient: _reference_input_gradient,
         _materialized: lambda x: x,
     }
 )
 
 
-def _of(operation: Primitive, *operands: jax.Array) -> jax.Array:
-    """The operation's result; by `jax.numpy` alone if sharding is not left to XLA."""
-    is_automatic = all(map(primitive.is_automatic, operands))
+def _apply(operation: Primitive, *operands: jax.Array) -> jax.Array:
+    """Applies a primitive, or its reference implementation if XLA does not choose the sharding."""
+    is_automatic = all(map(primitive.is_auto_sharded, operands))
     result: jax.Array = (operation.bind if is_automatic else _REFERENCES[operation])(*operands)
     return result
 
 
-_SECOND = np.array([[False], [True]])
+_SECOND_SUM = np.array([[False], [True]])  # Mask over the sums `[2, C]`.
 
 
-def _products(x: jax.Array, y: jax.Array) -> jax.Array:
-    """How `S(x; y)` changes with `y` by `x`, or with `x` by `y`, but for the first sum."""
-    return jnp.where(_SECOND, _sums.bind(x, y), 0)
+def _sums_tangent(dy: jax.Array, x: jax.Array) -> jax.Array:
+    """Tangent of `S(x; y)` with respect to `y`: `(0, sum x dy)`."""
+    return jnp.where(_SECOND_SUM, _sums.bind(dy, x), 0)
 
 
 ad.defjvp(
     _sums,
     lambda dx, _, y: _sums.bind(dx, y),
-    lambda dy, x, _: _products(dy, x),
+    lambda dy, x, _: _sums_tangent(dy, x),
 )
 ad.defjvp(
-    _lines,
-    lambda dlines, _, y: _lines.bind(dlines, y),
-    lambda dy, lines, _: (lines[1] * _wide(dy)).astype(dy.dtype),
+    _affine,
+    lambda tangent, _, y: _affine.bind(tangent, y),
+    lambda dy, coefficients, _: (coefficients[1] * _widen(dy)).astype(dy.dtype),
 )
-# Both are linear in their first operand, the other one given.
-ad.primitive_transposes[_sums] = lambda cotangent, _, y: (_lines.bind(cotangent, y), None)
-ad.primitive_transposes[_lines] = lambda cotangent, _, y: (_sums.bind(cotangent, y), None)
+# Both maps are linear in their first operand when the second one is fixed.
+ad.primitive_transposes[_sums] = lambda cotangent, _, y: (_affine.bind(cotangent, y), None)
+ad.primitive_transposes[_affine] = lambda cotangent, _, y: (_sums.bind(cotangent, y), None)
 
 
-def _derivative(index: int) -> primitive.Function:
-    """How the projection changes with one operand: a second derivative, left to XLA."""
+def _tangent_rule(index: int) -> primitive.Function:
+    """Returns the function for the tangent of `_input_gradient` with respect to operand `index`.
+
+    The tangent is a second derivative of batch normalisation. It is computed by differentiating the
+    reference implementation.
+    """
 
     def rule(tangent: jax.Array, *operands: jax.Array) -> jax.Array:
         def function(operand: jax.Array) -> jax.Array:
             changed = list(operands)
             changed[index] = operand
-            return _reference_projected(*changed)
+            return _reference_input_gradient(*changed)
 
         return jax.jvp(function, (operands[index],), (tangent,))[1]
 
@@ -221,13 +245,13 @@ def _derivative(index: int) -> primitive.Function:
 
 
 ad.defjvp(
-    _project,
-    lambda ddy, _, x, statistics: _project.bind(ddy, x, statistics),
-    _derivative(1),
-    _derivative(2),
+    _input_gradient,
+    lambda ddy, _, x, statistics: _input_gradient.bind(ddy, x, statistics),
+    _tangent_rule(1),
+    _tangent_rule(2),
 )
-ad.primitive_transposes[_project] = lambda cotangent, _, x, statistics: (
-    _project.bind(cotangent, x, statistics),
+ad.primitive_transposes[_input_gradient] = lambda cotangent, _, x, statistics: (
+    _input_gradient.bind(cotangent, x, statistics),
     None,
     None,
 )

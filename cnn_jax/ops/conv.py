@@ -1,10 +1,10 @@
-"""Convolution with the signature and results of `jax.lax`, and fast on a CPU too.
+"""Convolution with the signature and results of `jax.lax.conv_general_dilated`, fast on a CPU.
 
-A convolution `y = C(x, w)` is bilinear, so `<C(x, w), dy>` is linear in each of three arguments,
-and its derivatives by them are three bilinear maps: the output, the gradient of the input, the
-gradient of the kernel. The transposes of each are the other two. Each is a primitive here, with a
-lowering of its own for the CPU; on every other platform it lowers to what `jax.lax` makes of it.
-Forward and reverse mode work, to any order, and stay within the three.
+A convolution `y = C(x, w)` is bilinear, so `<C(x, w), dy>` is linear in each of `x`, `w` and `dy`.
+Its partial derivatives are three bilinear maps: the output, the input gradient and the kernel
+gradient. The two transposes of each map are the other two maps. Each map is a primitive with its
+own lowering on a CPU; on other platforms it lowers to `jax.lax`. Forward-mode and reverse-mode
+derivatives of any order use only these three primitives.
 """
 
 import functools
@@ -37,12 +37,13 @@ def conv_general_dilated(
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, several times faster on a CPU for images.
+    """Computes `jax.lax.conv_general_dilated`, several times faster on a CPU for images.
 
-    Arguments, result, dtypes and errors are those of `jax.lax.conv_general_dilated`. Covered are
-    real floating-point `[B, H, W, C]` by `[kh, kw, C/g, O]` (`"NHWC"`, `"HWIO"`, `"NHWC"`), with
-    any strides, kernel dilation, groups and non-negative padding, under `jit` with automatic
-    sharding; all else is passed on to `jax.lax`. In 16 bits, sums are in float32.
+    Arguments, result, dtypes and errors are those of `jax.lax.conv_general_dilated`. The faster
+    lowering supports real floating-point images `[B, H, W, C]` and kernels `[kh, kw, C/g, O]`
+    (`"NHWC"`, `"HWIO"`, `"NHWC"`). It supports any strides, kernel dilation, groups and
+    non-negative padding, under `jit` with automatic sharding. All other arguments are passed to
+    `jax.lax`. 16-bit inputs are summed in float32.
 
     Use it in Flax as `nn.Conv(..., conv_general_dilated=cnn_jax.ops.conv_general_dilated)`.
 
@@ -63,7 +64,7 @@ def conv_general_dilated(
         "preferred_element_type": preferred_element_type,
     }
 
-    result = jax.eval_shape(  # Raises what jax.lax raises.
+    result = jax.eval_shape(  # Raises the errors of jax.lax.
         functools.partial(
             lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options
         ),
@@ -71,7 +72,7 @@ def conv_general_dilated(
         rhs,
     )
     window = _window(lhs, rhs, window_strides, padding, options)
-    if window is None or result.size == 0 or not all(map(primitive.is_automatic, (lhs, rhs))):
+    if window is None or result.size == 0 or not all(map(primitive.is_auto_sharded, (lhs, rhs))):
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
     return _output.bind(lhs, rhs, window=window)
 
@@ -83,7 +84,7 @@ def _window(
     padding: str | Sequence[tuple[int, int]],
     options: dict[str, Any],
 ) -> Window | None:
-    """The geometry, or nothing where it is not covered."""
+    """Returns the geometry, or None if the primitives do not support the arguments."""
     if (
         lhs.ndim != 4
         or lhs.dtype != rhs.dtype
@@ -111,7 +112,7 @@ def _window(
         for size, kernel, stride, dilation, (low, high) in axes
     )
     precision = options["precision"]
-    if precision is None:  # What the surroundings ask for now; derivatives come later.
+    if precision is None:  # Read now: derivatives may be traced outside of this context.
         precision = jax.config.values["jax_default_matmul_precision"]
     elif isinstance(precision, list):
         precision = tuple(precision)
@@ -153,24 +154,25 @@ _output = primitive.define(
     "conv",
     _reference_output,
     cpu.output,
-    primitive.Native(native.covers, native.output),
-    images=(True, False),
+    primitive.Native(native.supports, native.output),
+    has_batch=(True, False),
 )
 _input_gradient = primitive.define(
     "conv_input_gradient",
     _reference_input_gradient,
     cpu.input_gradient,
-    primitive.Native(native.covers, native.input_gradient),
-    images=(True, False),
+    primitive.Native(native.supports, native.input_gradient),
+    has_batch=(True, False),
 )
 _kernel_gradient = primitive.define(
     "conv_kernel_gradient",
     _reference_kernel_gradient,
     cpu.kernel_gradient,
-    primitive.Native(native.covers, native.kernel_gradient),
+    primitive.Native(native.supports, native.kernel_gradient),
 )
 
-# Each rule gets the cotangent, then the two operands, of which its own is unknown.
+# The arguments of each transpose rule are the cotangent and the two operands. The first rule
+# transposes with respect to the first operand, the second one with respect to the second.
 ad.defbilinear(
     _output,
     lambda dy, _, kernel, window: _input_gradient.bind(dy, kernel, window=window),

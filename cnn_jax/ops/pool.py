@@ -1,4 +1,9 @@
-"""Pooling of `[B, H, W, C]`, over windows, all pixels or channels; fast on a CPU too."""
+"""Maximum and average pooling of `[B, H, W, C]` over windows, all pixels or channels.
+
+Pooling over windows is built from primitives with their own lowering on a CPU. Maximum pooling has
+`_maximum`, its tangent `_select` and the transpose of the tangent, `_scatter`. Average pooling has
+`_window_sum` and its transpose.
+"""
 
 import dataclasses
 import math
@@ -16,7 +21,7 @@ from cnn_jax.ops.cpu import pool as cpu
 from cnn_jax.ops.native import pool as native
 from cnn_jax.ops.window import Axis, Padding, Pair, paddings, pair
 
-# Larger windows, such as a whole image, are left to XLA: one view for each tap would be too many.
+# Windows with more taps use `jax.lax`: the CPU lowering makes one view of the images for each tap.
 _MOST_TAPS = 25
 
 
@@ -28,27 +33,27 @@ def max_pool(
     *,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The largest value in each window; the gradient goes to the first pixel that has it.
+    """Returns the maximum of each window; the gradient goes to the first pixel that has it.
 
     Args:
       x: `[B, H, W, C]`.
       window: height and width in pixels, or one number for both.
-      stride: step between windows, `window` when not given; smaller than the window, they overlap.
-      padding: pixels of minus infinity on each side, or 'HALF' or 'SAME', see `ops.window`.
-      ceil_mode: whether windows may reach beyond the padding at the bottom and at the right, so
-        that no pixel is left out, as in Caffe and in torch with this option.
+      stride: vertical and horizontal stride, or one number for both; `window` by default. Windows
+        overlap if the stride is smaller than the window.
+      padding: pixels of minus infinity on each side, or 'HALF' or 'SAME'; see `ops.window`.
+      ceil_mode: if True, windows may extend beyond the padding at the bottom and at the right, so
+        that they cover every pixel. Caffe always does this, torch with its option `ceil_mode`.
 
     Returns:
-      `[B, (H + 2 padding - window) // stride + 1, ..., C]`; with `ceil_mode` the quotient is
-      rounded up instead, and windows that start beyond the image are dropped. Where there is no
-      padding, Caffe keeps these, but then there are none unless the stride exceeds the window.
+      `[B, (H + 2 padding - window) // stride + 1, ..., C]`. With `ceil_mode` the quotient is
+      rounded up, and windows that start after the last pixel are dropped. Without padding, Caffe
+      keeps these windows; they only exist if the stride exceeds the window.
 
     Raises:
-      ValueError: the window is larger than the padded image, so that there would be no result; or
-        a padding of another name.
+      ValueError: the window is larger than the padded image, or `padding` is an unknown name.
     """
     rows, columns = axes(x, window, stride, padding, ceil_mode)
-    if not _covers(x, rows, columns):
+    if not _supports(x, rows, columns):
         return _reference_maximum(x, rows=rows, columns=columns)
     return _maximum.bind(x, rows=rows, columns=columns)
 
@@ -62,30 +67,29 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> jax.Array:
-    """The mean of each window; padding counts as zeros, in the sum and in the number of pixels.
+    """Returns the mean of each window: the sum of its pixels divided by their number.
 
     Args:
       x: `[B, H, W, C]`.
       window: see `max_pool`.
       stride: see `max_pool`.
       padding: pixels of zeros on each side.
-      ceil_mode: see `max_pool`; what it adds beyond the padding never counts, as in Caffe and
-        torch.
-      count_include_pad: whether padding counts in the number of pixels: it always does in Caffe,
-        by default in torch, and never in TensorFlow's 'SAME'.
+      ceil_mode: see `max_pool`. Pixels beyond the padding do not count, as in Caffe and torch.
+      count_include_pad: if True, the number of pixels includes the padding. Caffe always includes
+        it, torch includes it by default, and TensorFlow's 'SAME' never does.
 
     Returns:
-      The shape of `max_pool`.
+      Means, in the shape that `max_pool` returns.
 
     Raises:
-      ValueError: the window is larger than the padded image; or padding does not count and is as
-        large as the window, so that there would be means of no pixels.
+      ValueError: the window is larger than the padded image. Or `count_include_pad` is False and
+        the padding is at least as large as the window, so that a window would have no pixels.
     """
     rows, columns = axes(x, window, stride, padding, ceil_mode)
-    if _covers(x, rows, columns):
-        total = _total.bind(x, rows=rows, columns=columns)
+    if _supports(x, rows, columns):
+        total = _window_sum.bind(x, rows=rows, columns=columns)
     else:
-        total = _reference_total(x, rows=rows, columns=columns)
+        total = _reference_window_sum(x, rows=rows, columns=columns)
     amounts = pair(padding)
     if not ceil_mode and (count_include_pad or amounts == (0, 0)):
         return total / (rows.kernel * columns.kernel)
@@ -95,19 +99,19 @@ def avg_pool(
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """The mean of all pixels, `[B, H, W, C]` to `[B, C]`, summed in float32 at least.
+    """Returns the mean of all pixels, `[B, H, W, C]` to `[B, C]`, summed in float32 or wider.
 
-    Lin et al. 2014 (arXiv:1312.4400), section 3.2.
+    Source: Lin et al. 2014 (arXiv:1312.4400), section 3.2.
     """
-    return jnp.mean(x, axis=(1, 2))  # which sums 16 bits in float32
+    return jnp.mean(x, axis=(1, 2))  # jnp.mean sums 16-bit inputs in float32.
 
 
 def channel_max_pool(x: jax.Array, window: int, stride: int | None = None) -> jax.Array:
-    """The largest of each `window` neighbouring channels, `[B, ..., C]` to `[B, ..., C']`.
+    """Returns the maximum of each `window` neighbouring channels, `[B, ..., C]` to `[B, ..., C']`.
 
-    With `stride == window`, the default, this is the maxout of Goodfellow et al. 2013
-    (arXiv:1302.4389), section 3. `C'` is `(C - window) / stride + 1`; in ties the gradient goes to
-    the first.
+    `C'` is `(C - window) / stride + 1`. With `stride == window`, the default, this is the maxout of
+    Goodfellow et al. 2013 (arXiv:1302.4389), section 3. If several channels have the maximum, the
+    gradient goes to the first.
 
     Raises:
       ValueError: the windows do not cover all channels.
@@ -116,18 +120,19 @@ def channel_max_pool(x: jax.Array, window: int, stride: int | None = None) -> ja
 
 
 def channel_avg_pool(x: jax.Array, window: int, stride: int | None = None) -> jax.Array:
-    """The mean of each `window` neighbouring channels; all else as in `channel_max_pool`."""
+    """Returns the mean of each `window` neighbouring channels; see `channel_max_pool`."""
     return _over_channels(avg_pool, x, window, stride)
 
 
 def _over_channels(
     pool: Callable[..., jax.Array], x: jax.Array, window: int, stride: int | None
 ) -> jax.Array:
-    """Pooling of images `[B, ..., C, 1]`: their channels are what neighbours."""
+    """Pools the channels of `x` as the columns of images `[B, pixels, C, 1]`."""
     step, channels = window if stride is None else stride, x.shape[-1]
     if not 1 <= window <= channels or not 1 <= step <= window or (channels - window) % step:
         raise ValueError(
-            f"windows of {window} channels with stride {step} do not cover {channels} channels"
+            f"windows of {window} channels with stride {step} do not cover {channels} channels;"
+            " required: 1 <= stride <= window <= channels, and (channels - window) % stride == 0"
         )
     images = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), channels, 1)
     y = pool(images, (1, window), (1, step))
@@ -137,7 +142,10 @@ def _over_channels(
 def axes(
     x: jax.Array, window: Pair, stride: Pair | None, padding: Padding, ceil_mode: bool = False
 ) -> tuple[Axis, Axis]:
-    """The geometry of the rows and of the columns; see `max_pool`."""
+    """Returns the geometry of the rows and of the columns.
+
+    Args and raised errors are those of `max_pool`.
+    """
     sizes, windows = x.shape[1:3], pair(window)
     strides = windows if stride is None else pair(stride)
     ends = paddings(padding, sizes, windows, strides)
@@ -147,35 +155,35 @@ def axes(
     if rows.output < 1 or columns.output < 1:
         raise ValueError(
             f"a window of {windows} pixels is larger than an image of {tuple(sizes)} with"
-            f" padding {padding!r}"
+            f" padding {padding!r}; use larger images or a smaller window"
         )
     return rows, columns
 
 
 def _rounded_up(axis: Axis) -> Axis:
-    """The same with as much more, or less, at the end that the windows reach it."""
+    """Returns `axis` with the padding at its end that gives the outputs of `ceil_mode`."""
     rest = axis.size + axis.low + axis.high - axis.kernel
-    within = -(-(axis.size + axis.low) // axis.stride)  # windows that start before the image ends
+    within = -(-(axis.size + axis.low) // axis.stride)  # Windows that start before the image ends.
     output = min(-(-rest // axis.stride) + 1, within)
     end = (output - 1) * axis.stride + axis.kernel - axis.low
     return dataclasses.replace(axis, high=max(end - axis.size, 0))
 
 
 def _counts(axis: Axis, padding: int) -> np.ndarray:
-    """Of each window, how many pixels are of the image or of the `padding` beside it: `[H']`."""
+    """Returns the number of pixels of each window in the image or its `padding`: `[H']`."""
     if padding == 0 and max(axis.low, axis.high) >= axis.kernel:
         raise ValueError(
-            f"padding {axis.low} that does not count has to be smaller than the window of"
-            f" {axis.kernel} pixels"
+            "with count_include_pad=False the padding must be smaller than the window; got padding"
+            f" {axis.low} and a window of {axis.kernel} pixels"
         )
     starts = np.arange(axis.output) * axis.stride - axis.low
     ends = np.minimum(starts + axis.kernel, axis.size + padding)
     return ends - np.maximum(starts, -padding)
 
 
-def _covers(x: jax.Array, rows: Axis, columns: Axis) -> bool:
+def _supports(x: jax.Array, rows: Axis, columns: Axis) -> bool:
     few = rows.kernel * columns.kernel <= _MOST_TAPS
-    return few and x.size > 0 and x.dtype in primitive.DTYPES and primitive.is_automatic(x)
+    return few and x.size > 0 and x.dtype in primitive.DTYPES and primitive.is_auto_sharded(x)
 
 
 def _reduce_window(x: jax.Array, initial: float, operation: Any, axes: tuple[Axis, Axis]) -> Any:
@@ -202,37 +210,48 @@ def _reference_scatter(dy: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis
     return pull_back(dy)[0]
 
 
-def _reference_total(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
+def _reference_window_sum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
     return _reduce_window(x, 0.0, lax.add, (rows, columns))
 
 
-def _reference_spread(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
+def _reference_window_sum_transpose(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
     shape = (dy.shape[0], rows.size, columns.size, dy.shape[-1])
     x = jax.ShapeDtypeStruct(shape, dy.dtype)
-    return jax.linear_transpose(lambda x: _reference_total(x, rows=rows, columns=columns), x)(dy)[0]
+    return jax.linear_transpose(lambda x: _reference_window_sum(x, rows=rows, columns=columns), x)(
+        dy
+    )[0]
 
 
 _maximum = primitive.define(
     "max_pool",
     _reference_maximum,
     cpu.maximum,
-    primitive.Native(native.covers, native.maximum),
-    images=(True,),
+    primitive.Native(native.supports, native.maximum),
+    has_batch=(True,),
 )
-_select = primitive.define("max_pool_select", _reference_select, cpu.select, images=(True, True))
+_select = primitive.define("max_pool_select", _reference_select, cpu.select, has_batch=(True, True))
 _scatter = primitive.define(
     "max_pool_scatter",
     _reference_scatter,
     cpu.scatter,
-    primitive.Native(native.covers, native.scatter),
-    images=(True, True),
+    primitive.Native(native.supports, native.scatter),
+    has_batch=(True, True),
 )
-_total = primitive.define("sum_pool", _reference_total, cpu.total, images=(True,))
-_spread = primitive.define("sum_pool_spread", _reference_spread, cpu.spread, images=(True,))
+_window_sum = primitive.define("sum_pool", _reference_window_sum, cpu.window_sum, has_batch=(True,))
+_window_sum_transpose = primitive.define(
+    "sum_pool_transpose",
+    _reference_window_sum_transpose,
+    cpu.window_sum_transpose,
+    has_batch=(True,),
+)
 
 
 def _transposed_by(transpose: Any) -> Any:
-    """The rule of a map that is linear in its first operand, whose transpose takes the others."""
+    """Returns the transpose rule of a map that is linear in its first operand only.
+
+    Args:
+      transpose: primitive of the transposed map. It takes the cotangent and the other operands.
+    """
 
     def rule(cotangent: Any, _: Any, *others: jax.Array, **static: Any) -> tuple[Any, ...]:
         return (transpose.bind(cotangent, *others, **static), *(None for _ in others))
@@ -241,10 +260,10 @@ def _transposed_by(transpose: Any) -> Any:
 
 
 ad.defjvp(_maximum, _select.bind)
-# Where the maximum is does not change with a small change of x, so that x has no rule.
+# The position of the maximum is piecewise constant in x, so the tangent with respect to x is zero.
 ad.defjvp(_select, lambda tangent, _, x, **static: _select.bind(tangent, x, **static), None)
 ad.defjvp(_scatter, lambda tangent, _, x, **static: _scatter.bind(tangent, x, **static), None)
 ad.primitive_transposes[_select] = _transposed_by(_scatter)
 ad.primitive_transposes[_scatter] = _transposed_by(_select)
-ad.deflinear2(_total, lambda dy, _, **static: [_spread.bind(dy, **static)])
-ad.deflinear2(_spread, lambda x, _, **static: [_total.bind(x, **static)])
+ad.deflinear2(_window_sum, lambda dy, _, **static: [_window_sum_transpose.bind(dy, **static)])
+ad.deflinear2(_window_sum_transpose, lambda x, _, **static: [_window_sum.bind(x, **static)])

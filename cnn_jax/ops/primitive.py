@@ -1,4 +1,4 @@
-"""Primitives that have a lowering of their own for the CPU and `jax.lax`'s elsewhere."""
+"""JAX primitives with their own lowering on a CPU and that of `jax.lax` on other platforms."""
 
 import contextlib
 import contextvars
@@ -19,59 +19,63 @@ from cnn_jax import errors
 
 Function = Callable[..., jax.Array]
 
-# Of what the primitives may be given; `jax.lax` has more.
+# Dtypes that the primitives support. Callers pass arrays of other dtypes to `jax.lax`.
 DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
-# What an operation may be made into on a CPU; where a way has nothing for it, the next has.
-WAYS = ("native", "xla", "plain")
-_way = contextvars.ContextVar("way", default="native")
+# Lowerings for a CPU; see the context manager `lowering`.
+LOWERINGS = ("native", "xla", "plain")
+_lowering = contextvars.ContextVar("lowering", default="native")
 
 
 @contextlib.contextmanager
-def lowering(way: str) -> Iterator[None]:
-    """What is lowered within is made into one of these on a CPU, to compare or to test them.
+def lowering(name: str) -> Iterator[None]:
+    """Selects the CPU lowering of operations that are compiled inside the context.
 
-    - 'native': kernels of our own; what happens without this, too;
-    - 'xla': XLA's operations, put together for speed;
-    - 'plain': what `jax.lax` makes of it.
+    - 'native': C++ kernels, or 'xla' where no kernel applies. This is the default.
+    - 'xla': combinations of XLA operations that are fast on a CPU.
+    - 'plain': the lowering of `jax.lax`.
 
-    That is when a function is compiled, not when it is called, and not where JAX has it compiled
-    already:
+    Use it to compare or to test the lowerings. It takes effect when a function is compiled, not
+    when it is called. It does not change functions that JAX has already compiled.
 
     >>> f = jax.jit(lambda x: x + 1)
     >>> with lowering("plain"):
     ...     compiled = f.lower(jnp.ones(3)).compile()
 
+    Args:
+      name: 'native', 'xla' or 'plain'.
+
     Raises:
-      ValueError: another way.
+      ValueError: `name` is not one of the three.
     """
-    if way not in WAYS:
-        raise errors.unknown("way", way, WAYS)
-    token = _way.set(way)
+    if name not in LOWERINGS:
+        raise errors.unknown("lowering", name, LOWERINGS)
+    token = _lowering.set(name)
     try:
         yield
     finally:
-        _way.reset(token)
+        _lowering.reset(token)
 
 
-def is_automatic(x: jax.Array) -> bool:
-    """Whether XLA decides how `x` is sharded, and not its type or a `shard_map`.
+def is_auto_sharded(x: jax.Array) -> bool:
+    """Returns True if XLA chooses the sharding of `x`: all axes of its mesh are of type `Auto`.
 
-    The others need rules of their own, which `jax.lax` has and these primitives have not.
+    Explicit sharding and `shard_map` need sharding rules for each primitive. `jax.lax` has such
+    rules; the primitives defined here do not.
     """
     return all(kind == AxisType.Auto for kind in jax.typeof(x).sharding.mesh.axis_types)
 
 
 @dataclasses.dataclass(frozen=True)
 class Native:
-    """A kernel of our own.
+    """Native kernel of a primitive.
 
     Attributes:
-      covers: whether it takes these operands.
-      function: the result.
+      supports: returns True if the kernel supports the operands.
+      function: computes the result.
     """
 
-    covers: Callable[..., bool]
+    supports: Callable[..., bool]
     function: Function
 
 
@@ -80,17 +84,20 @@ def define(
     reference: Function,
     cpu: Function,
     native: Native | None = None,
-    images: Sequence[bool] = (),
+    has_batch: Sequence[bool] = (),
 ) -> Primitive:
-    """A primitive without derivatives; these are for the caller to add.
+    """Defines a primitive without differentiation rules, which the caller adds.
 
     Args:
-      name: shown in jaxprs.
-      reference: what it is, in terms of `jax.lax`: its result, and its lowering off the CPU.
-      cpu: the same result, faster on a CPU, out of XLA's operations.
-      native: the same by a kernel of our own, for one device and for this machine alone.
-      images: which operands have one entry for each image, if the result has; `vmap` over just
-        these then makes more images of them, and is otherwise `jax.lax`'s.
+      name: name of the primitive in jaxprs.
+      reference: implementation in terms of `jax.lax`. It defines the shape and dtype of the result,
+        and it is the lowering on platforms other than the CPU.
+      cpu: implementation in XLA operations that are fast on a CPU.
+      native: kernel for programs that run on one device of this machine.
+      has_batch: for each operand, True if its leading axis is the batch axis; the result must have
+        a leading batch axis too. If `vmap` maps exactly these operands, the batching rule merges
+        the mapped axis into the batch axis. Otherwise the rule applies `vmap` to `reference`. An
+        empty sequence always selects the second rule.
     """
     primitive = Primitive(name)
 
@@ -111,15 +118,15 @@ def define(
     def batched(
         operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Any
     ) -> tuple[jax.Array, int]:
-        if [axis is not None for axis in axes] != list(images):
+        if [axis is not None for axis in axes] != list(has_batch):
             return jax.vmap(functools.partial(reference, **static), tuple(axes))(*operands), 0
         front = [
             x if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(operands, axes, strict=True)
         ]
         merged = [
-            lax.collapse(x, 0, 2) if is_image else x
-            for x, is_image in zip(front, images, strict=True)
+            lax.collapse(x, 0, 2) if has_axis else x
+            for x, has_axis in zip(front, has_batch, strict=True)
         ]
         result = primitive.bind(*merged, **static)
         return result.reshape(*front[0].shape[:2], *result.shape[1:]), 0
@@ -133,17 +140,17 @@ def define(
 
 
 def _cpu_rule(reference: Function, cpu: Function, native: Native | None) -> Callable[..., Any]:
-    """The lowering on a CPU, by the way that `lowering` says."""
+    """Returns the lowering rule for a CPU. The context manager `lowering` selects its result."""
 
     def rule(context: mlir.LoweringRuleContext, *operands: Any, **static: Any) -> Any:
-        way = _way.get()
+        selected = _lowering.get()
 
         def function(*operands: jax.Array) -> jax.Array:
-            if way == "plain":
+            if selected == "plain":
                 return reference(*operands, **static)
-            if native is None or way == "xla" or _is_portable(context):
+            if native is None or selected == "xla" or _is_portable(context):
                 return cpu(*operands, **static)
-            best = native.function if native.covers(*operands, **static) else cpu
+            best = native.function if native.supports(*operands, **static) else cpu
             return best(*operands, **static)
 
         return mlir.lower_fun(function, multiple_results=False)(context, *operands)
@@ -152,7 +159,11 @@ def _cpu_rule(reference: Function, cpu: Function, native: Native | None) -> Call
 
 
 def _is_portable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether what is lowered may run elsewhere, or in parts that XLA makes of it."""
+    """Returns True if the program is exported, or compiled for several devices.
+
+    An exported program may run on another machine. XLA partitions a program for several devices.
+    Native kernels support neither.
+    """
     module = context.module_context
     devices = getattr(module.axis_context, "num_devices", None)
     return bool(module.lowering_parameters.for_export) or devices != 1

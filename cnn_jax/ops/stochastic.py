@@ -1,4 +1,4 @@
-"""Operations that draw numbers in training: the result is a function of the key."""
+"""Random operations for training: stochastic pooling and DropConnect."""
 
 import itertools
 
@@ -19,21 +19,24 @@ def stochastic_pool(
     *,
     key: jax.Array | None,
 ) -> jax.Array:
-    """One pixel of each window, drawn with a probability proportional to its value.
+    """Draws one pixel of each window with a probability proportional to its value.
 
-    Zeiler & Fergus 2013 (arXiv:1301.3557), section 3; without a key, for evaluation, the mean by
-    the same probabilities, `sum_i p_i a_i`, of section 3.1. Windows draw independently, also where
-    they overlap; the gradient goes to the pixel that is drawn. Windows of zeros are zero.
+    Source: Zeiler & Fergus 2013 (arXiv:1301.3557), section 3. Without a PRNG key, for evaluation,
+    it returns the mean weighted by these probabilities, `sum_i p_i a_i` (section 3.1).
+
+    Windows draw independently, even if they overlap. The gradient goes to the drawn pixel. The
+    result for a window of zeros is zero.
 
     Args:
-      x: `[B, H, W, C]`, not negative, such as after a ReLU; in 16 bits, sums are in float32.
+      x: `[B, H, W, C]`, not negative, for example after a ReLU. 16-bit inputs are summed in
+        float32.
       window: see `max_pool`.
       stride: see `max_pool`.
-      padding: pixels of zeros on each side, which are never drawn.
-      key: a key of `jax.random`, or None in evaluation.
+      padding: pixels of zeros on each side. They are never drawn.
+      key: PRNG key for training, or None for evaluation.
 
     Returns:
-      The shape of `max_pool`.
+      Array with the dtype of `x`, in the shape that `max_pool` returns.
 
     Raises:
       ValueError: the window is larger than the padded image.
@@ -46,7 +49,7 @@ def stochastic_pool(
 
 def _weighted_mean(x: jax.Array, window: Pair, stride: Pair | None, padding: Pair) -> jax.Array:
     mean, mean_square = (avg_pool(a, window, stride, padding) for a in (x, jnp.square(x)))
-    # Where all are zeros; the gradient of 0 / 0 would be a NaN that one `where` lets through.
+    # Windows of zeros are divided by 1. A `where` around 0 / 0 would still have a NaN gradient.
     return mean_square / jnp.where(mean == 0, 1, mean)
 
 
@@ -56,8 +59,9 @@ def _drawn(
     taps = views.taps(x, *axes(x, window, stride, padding))
     *cumulative, total = itertools.accumulate(map(lax.stop_gradient, taps))
     threshold = total * jax.random.uniform(key, total.shape, total.dtype)
-    # The pixel with which the sum first exceeds the threshold: never a zero, nor any if the total
-    # is zero, which then is the result, as a NaN is.
+    # Inverse transform sampling: the result is the pixel at which the cumulative sum first exceeds
+    # the threshold. A pixel of value zero never does. If the total is zero or NaN, no pixel does,
+    # and the result is the total.
     result = jnp.where(total > threshold, taps[-1], total)
     for tap, sum_so_far in zip(reversed(taps[:-1]), reversed(cumulative), strict=True):
         result = jnp.where(sum_so_far > threshold, tap, result)
@@ -65,22 +69,23 @@ def _drawn(
 
 
 def drop_connect(kernel: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """The weights of a layer in training, each zero with probability `rate`, else scaled up.
+    """Sets each weight to zero with probability `rate` and divides the others by `1 - rate`.
 
-    Wan et al. 2013 (ICML, PMLR 28(3):1058-1066), section 3. Kept weights are divided by `1 - rate`,
-    so that the mean of the result is `kernel`, which is what evaluation uses as it is: the mean
-    activation, for which the paper samples from a Gaussian of the same mean and variance. The
-    paper leaves kept weights as they are and scales that mean instead: the same network with
-    another scale of its weights. Not the stochastic depth that EfficientNet's code calls
-    drop_connect, which drops residual branches.
+    Source: Wan et al. 2013 (ICML, PMLR 28(3):1058-1066), section 3. The mean of the result is
+    `kernel`, so evaluation uses `kernel` unchanged. This is not the stochastic depth that
+    EfficientNet's code calls drop_connect, which drops residual branches.
 
-    The paper draws another mask for each image of a batch:
-    `jax.vmap(drop_connect, (None, None, 0))(kernel, rate, keys)` is `[B, *kernel.shape]`.
+    The paper draws one mask for each image of a batch. For such masks,
+    `jax.vmap(drop_connect, (None, None, 0))(kernel, rate, keys)` returns `[B, *kernel.shape]`.
+
+    Departures from the paper: evaluation with `kernel` gives the mean activation, where the paper
+    samples from a Gaussian of the same mean and variance. The paper does not scale the kept weights
+    and scales the mean instead, which is the same network with another scale of its weights.
 
     Args:
-      kernel: any shape.
-      rate: in [0, 1).
-      key: a key of `jax.random`.
+      kernel: weights of any shape.
+      rate: probability in [0, 1).
+      key: PRNG key.
 
     Raises:
       ValueError: `rate` is not in [0, 1).

@@ -1,4 +1,7 @@
-"""The geometry of a convolution: all that is known before there is any data."""
+"""Geometry of a convolution or pooling: window, stride, padding and dilation of each axis.
+
+All of it is static: it is known when a function is traced.
+"""
 
 import dataclasses
 import math
@@ -6,30 +9,31 @@ import math
 from jax import lax
 
 Pair = int | tuple[int, int]
-# Pixels on each side of each axis; or 'HALF' of the window, rounded down; or 'SAME', TensorFlow's:
-# what makes the output `ceil(size / stride)` long, an odd pixel of it at the end.
+# Padding on both sides of each axis. Pixels: one number for both axes, or one for each axis.
+# 'HALF': half the window, rounded down. 'SAME': TensorFlow's rule. It makes the output
+# `ceil(size / stride)` long; if the total padding is odd, the extra pixel is at the end.
 Padding = Pair | str
 PADDINGS = ("HALF", "SAME")
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """A number for both axes, or one for each."""
+    """Returns `value` as a pair; a single number applies to both axes."""
     return (value, value) if isinstance(value, int) else value
 
 
 def paddings(
     padding: Padding, size: tuple[int, ...], window: tuple[int, int], stride: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Pixels before and after the image, for each axis.
+    """Returns the padding in pixels before and after each axis.
 
     Args:
-      padding: see `Padding`.
-      size: height and width of the image.
-      window: those of the kernel or of the pooling.
-      stride: along each axis.
+      padding: pixels, 'HALF' or 'SAME'; see `Padding`.
+      size: height and width of the image, in pixels.
+      window: height and width of the kernel or of the pooling window.
+      stride: vertical and horizontal stride.
 
     Raises:
-      ValueError: a padding of another name.
+      ValueError: `padding` is a string other than 'HALF' and 'SAME'.
 
     >>> paddings("SAME", (224, 224), (3, 3), (2, 2))
     [(0, 1), (0, 1)]
@@ -39,7 +43,9 @@ def paddings(
     if padding == "HALF":
         return [(length // 2, length // 2) for length in window]
     if padding != "SAME":
-        raise ValueError(f"unknown padding {padding!r}; allowed: {', '.join(PADDINGS)}, or numbers")
+        raise ValueError(
+            f"unknown padding {padding!r}; allowed: {', '.join(PADDINGS)}, or a number of pixels"
+        )
     totals = (
         max((-(-size[i] // stride[i]) - 1) * stride[i] + window[i] - size[i], 0) for i in range(2)
     )
@@ -48,15 +54,17 @@ def paddings(
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One spatial axis: output `o` meets, through tap `k`, input `stride o + dilation k - low`.
+    """Geometry of one spatial axis.
+
+    Output `o` reads input `stride * o + dilation * k - low` through tap `k`.
 
     Attributes:
-      size: how many inputs.
-      kernel: how many taps.
-      stride: from one output to the next, in inputs.
-      dilation: from one tap to the next, in inputs.
-      low: zeros before the first input; negative, so many inputs are left out.
-      high: zeros after the last input, likewise.
+      size: number of inputs.
+      kernel: number of taps.
+      stride: distance between neighbouring outputs, in inputs.
+      dilation: distance between neighbouring taps, in inputs.
+      low: number of zeros before the first input. If negative, the first `-low` inputs are cropped.
+      high: number of zeros after the last input. If negative, the last `-high` inputs are cropped.
     """
 
     size: int
@@ -68,26 +76,37 @@ class Axis:
 
     @property
     def output(self) -> int:
-        """How many outputs."""
+        """Number of outputs."""
         reach = self.dilation * (self.kernel - 1) + 1
         return (self.size + self.low + self.high - reach) // self.stride + 1
 
     @property
     def first_position(self) -> int:
-        """Of the positions `q` at `stride q + phase - low`, the first that holds an input."""
+        """First position that holds an input.
+
+        Position `q` consists of the inputs `stride * q + phase - low`, with `phase` in
+        `range(stride)`.
+        """
         return self.low // self.stride
 
     @property
     def positions(self) -> int:
-        """How many positions hold inputs, whatever their phase."""
+        """Number of positions that hold an input in at least one phase."""
         return -(-(self.size + self.low) // self.stride) - self.first_position
 
     def phase(self, remainder: int) -> tuple[range, "Axis"]:
-        """How the gradient gets from the outputs to the inputs at one remainder of the stride.
+        """Returns the geometry of the input gradient for one phase.
+
+        A phase consists of the inputs `stride * q + remainder - low` for all positions `q`. Only
+        some taps reach these inputs.
+
+        Args:
+          remainder: number of the phase, in `range(stride)`.
 
         Returns:
-          The taps that reach them, and the axis of the convolution that takes the outputs, by
-          these taps in reverse, to one value for each position; no taps, no axis worth having.
+          The taps that reach the phase, and the axis of a convolution with stride 1. The
+          convolution applies these taps, in reverse order, to the output gradient. It gives one
+          value for each position. If no tap reaches the phase, the axis has no meaning.
         """
         step = self.stride // math.gcd(self.stride, self.dilation)
         hits = (k for k in range(step) if (k * self.dilation - remainder) % self.stride == 0)
@@ -101,12 +120,12 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The static side of a convolution of `[B, H, W, C]` with `[kh, kw, C/g, O]`.
+    """Geometry of a convolution of `[B, H, W, C]` with `[kh, kw, C/g, O]`.
 
     Attributes:
-      rows: the vertical axis.
-      columns: the horizontal axis.
-      groups: `g`, into how many parts the channels fall.
+      rows: vertical axis.
+      columns: horizontal axis.
+      groups: number of channel groups `g`.
       precision: see `jax.lax.conv_general_dilated`.
     """
 

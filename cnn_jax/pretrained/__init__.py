@@ -1,8 +1,11 @@
-"""Weights of other libraries as variables of our networks, and back.
+"""Conversion of published weights to variables of these networks, and back.
 
-`load("resnet50.a1_in1k")` gives a network with timm's weights from the Hugging Face Hub and the
-preprocessing that belongs to them, `load("resnet50-0676ba61.pth")` the same of a local file;
-`from_torch` and `to_torch` turn a state dict into variables and back.
+- `loading`: `load`, a network with published weights and their preprocessing, in one call.
+- `convert`, `layout`, `heads`: state dict to variables and back, with strict checks; new heads.
+- `preprocessing`: resize, crop and normalisation of timm and torchvision; class names.
+- `families/`: the rename tables, one file per network family.
+- `formats/`: safetensors and torch.save files, the Hugging Face Hub, torchvision's releases.
+- `keras/`: `from_keras`, the weights of `keras.applications`.
 """
 
 from cnn_jax.pretrained.convert import from_torch, to_torch

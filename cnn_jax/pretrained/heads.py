@@ -1,4 +1,7 @@
-"""The layers that weights may lack: those that depend on the number of classes, auxiliary heads."""
+"""Layers that a checkpoint may lack: the classification head and auxiliary heads.
+
+The head consists of the variables whose shape depends on the number of classes.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +14,34 @@ from flax import traverse_util
 from cnn_jax import models
 from cnn_jax.pretrained import convert
 
-_AUXILIARY = "auxiliary_heads"  # the option of the networks that have some
+_AUXILIARY = "auxiliary_heads"  # the field of networks that have auxiliary heads
 
 
 def num_classes(name: str, state_dict: Mapping[str, np.ndarray], **overrides: Any) -> int:
-    """The number of classes that a state dict of network `name` is for; 0 if it lacks the head."""
+    """Returns the number of classes of a state dict's head, or 0 if it has no head.
+
+    Args:
+      name: the network.
+      state_dict: name to array, in torch's layout.
+      **overrides: fields of the network.
+    """
     head = _head(name, state_dict, overrides).values()
     found = (state_dict[entry.name].shape for entry in head if entry.name in state_dict)
     return max((shape[0] for shape in found if shape), default=0)
 
 
-def without_auxiliary(
+def detect_auxiliary(
     name: str, state_dict: Mapping[str, np.ndarray], **overrides: Any
 ) -> dict[str, Any]:
-    """`overrides`, and that network `name` has no auxiliary heads if the state dict has none."""
+    """Returns `overrides`, with `auxiliary_heads=False` if the state dict has no auxiliary heads.
+
+    Returns `overrides` unchanged if they set `auxiliary_heads` or the network has no such field.
+
+    Args:
+      name: the network.
+      state_dict: name to array, in torch's layout.
+      **overrides: fields of the network.
+    """
     if _AUXILIARY in overrides or _AUXILIARY not in models.options(name):
         return overrides
     plain = {**overrides, _AUXILIARY: False}
@@ -36,7 +53,7 @@ def without_auxiliary(
     return overrides if present else plain
 
 
-def with_new(
+def with_new_head(
     name: str,
     state_dict: Mapping[str, np.ndarray],
     *,
@@ -44,14 +61,17 @@ def with_new(
     seed: int,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """As `convert.from_torch`, but what depends on the number of classes is as the network begins.
+    """Converts a state dict like `convert.from_torch`, but with a newly initialised head.
 
     Args:
       name: the network.
-      state_dict: the weights; those of the head are not looked at.
+      state_dict: the weights; entries of the head are ignored.
       num_classes: of the new head.
-      seed: of its parameters.
+      seed: of the new head's parameters.
       **overrides: fields of the network.
+
+    Raises:
+      ValueError: the weights other than the head do not fit the network.
     """
     model = models.create(name, num_classes=num_classes, **overrides)
     images = jnp.zeros((1, *models.input_shape(name)))
@@ -60,16 +80,29 @@ def with_new(
     @jax.jit
     def initial() -> dict[convert.Path, jax.Array]:
         flat = traverse_util.flatten_dict(model.init(jax.random.key(seed), images, train=False))
-        return {path: flat[path] for path in head}  # The rest is not even computed.
+        return {path: flat[path] for path in head}  # XLA drops the computation of the rest.
 
-    body = without(name, state_dict, num_classes=num_classes, **overrides)
+    body = with_zero_head(name, state_dict, num_classes=num_classes, **overrides)
     return traverse_util.unflatten_dict(body | jax.tree.map(np.asarray, initial()))
 
 
-def without(
+def with_zero_head(
     name: str, state_dict: Mapping[str, np.ndarray], *, num_classes: int, **overrides: Any
 ) -> dict[convert.Path, np.ndarray]:
-    """The variables by their paths as `convert.from_torch` gives them, zeros for the head."""
+    """Converts a state dict like `convert.from_torch`, but with zeros for the head.
+
+    Args:
+      name: the network.
+      state_dict: the weights; entries of the head are ignored.
+      num_classes: of the head.
+      **overrides: fields of the network.
+
+    Returns:
+      The variables by their paths, flattened.
+
+    Raises:
+      ValueError: the weights other than the head do not fit the network.
+    """
     head = _head(name, state_dict, overrides)
     expected = convert.entries(name, state_dict, num_classes=num_classes, **overrides)
     blank = {
@@ -85,7 +118,12 @@ def without(
 def _head(
     name: str, state_dict: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
 ) -> dict[convert.Path, convert.Entry]:
+    """Returns the entries whose shape differs between 1 and 2 classes."""
     one, two = (
         convert.entries(name, state_dict, num_classes=count, **overrides) for count in (1, 2)
     )
-    return {path: entry for path, entry in one.items() if entry.ours != two[path].ours}
+    return {
+        path: entry
+        for path, entry in one.items()
+        if entry.variable_shape != two[path].variable_shape
+    }

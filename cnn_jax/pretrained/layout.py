@@ -1,14 +1,19 @@
-"""How torch lays out the arrays that we keep in Flax's way."""
+"""Array layouts: conversion between torch's and Flax's order of axes."""
 
 import numpy as np
 
 
 def from_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
-    """An array of a state dict in our layout: the inverse of `to_torch`.
+    """Converts an array of a state dict to Flax's layout: the inverse of `to_torch`.
 
     Args:
-      array: a convolution `[O, I, kh, kw]`, a dense layer `[O, I]`, or any vector.
-      channels: of the image that was flattened to be a dense layer's input.
+      array: a convolution kernel `[O, I, kh, kw]`, a dense kernel `[O, I]`, or a vector. Arrays of
+        other ranks are returned unchanged.
+      channels: for a dense kernel whose input is a flattened square image, the number of channels
+        of that image. Torch flattens `[C, H, W]`, Flax `[H, W, C]`.
+
+    Returns:
+      `[kh, kw, I, O]`, `[I, O]`, or the array itself.
     """
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
@@ -22,7 +27,15 @@ def from_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
 
 
 def to_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
-    """A convolution `[kh, kw, I, O]`, a dense layer `[I, O]` or a vector in torch's layout."""
+    """Converts an array of Flax to torch's layout: the inverse of `from_torch`.
+
+    Args:
+      array: a convolution kernel `[kh, kw, I, O]`, a dense kernel `[I, O]`, or a vector.
+      channels: as in `from_torch`.
+
+    Returns:
+      `[O, I, kh, kw]`, `[O, I]`, or the array itself.
+    """
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if array.ndim != 2:
@@ -35,7 +48,7 @@ def to_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
 
 
 def shape_in_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of our array there."""
+    """Returns the shape that `to_torch` gives an array of shape `shape`."""
     if len(shape) == 4:
         height, width, inputs, outputs = shape
         return (outputs, inputs, height, width)

@@ -1,4 +1,4 @@
-"""What published weights want done to a picture, as timm's and torchvision's evaluation does it."""
+"""Preprocessing for published weights: the evaluation transforms of timm and torchvision."""
 
 import dataclasses
 import math
@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import errors, models
-from cnn_jax.data import images, pixels
+
+# Functions below import `cnn_jax.data` themselves: it loads Pillow and the data sources, which the
+# conversion of weights does not need.
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-CROP_SHARE = 0.875
+HALF = (0.5, 0.5, 0.5)  # As mean and as standard deviation, scales pixels from [0, 1] to [-1, 1].
+CROP_RATIO = 0.875  # image_size / resize_size; timm's default of `crop_pct`
 _CROP_MODES = ("center", "squash")
-# The networks whose inputs are from -1 to 1, with the interpolation. Torchvision, which gives
-# these as ImageNet's mean and deviation, turns that around within GoogLeNet and Inception v3.
-_CENTRED = {
+# Interpolation of the networks whose inputs are in [-1, 1]. For GoogLeNet and Inception v3
+# torchvision documents ImageNet's mean and standard deviation, but converts inside the network.
+_INTERPOLATION_OF_SYMMETRIC = {
     "googlenet_bn": "bilinear",
     "inception_v3": "bilinear",
     **dict.fromkeys((f"tf_efficientnet_lite{number}" for number in range(5)), "bicubic"),
@@ -28,16 +30,16 @@ _IMAGENET_CLASSES = Path(__file__).parent / "imagenet_classes.txt"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes an input, and what the outputs are called.
+    """Conversion of an image to a network's input, and the names of the network's outputs.
 
     Attributes:
-      image_size: height and width of the input.
-      resize_size: pixels that the shorter side is scaled to, before the centre is cropped.
+      image_size: height and width of the input in pixels.
+      resize_size: length in pixels to which the shorter side is resized, before the centre crop.
       class_names: the name of each output.
       mean: per channel, of pixels in [0, 1].
-      std: their standard deviation.
+      std: standard deviation per channel, of pixels in [0, 1].
       interpolation: one of `images.INTERPOLATIONS`, with antialiasing.
-      squash: whether to scale both sides to `resize_size`, whatever the proportions.
+      squash: whether both sides are resized to `resize_size`, without keeping the aspect ratio.
     """
 
     image_size: int
@@ -49,7 +51,13 @@ class Preprocessing:
     squash: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what `fit` could not do."""
+        """Checks the fields.
+
+        Raises:
+          ValueError: a field has a value that `fit` or `__call__` does not support.
+        """
+        from cnn_jax.data import images
+
         if not 1 <= self.image_size <= self.resize_size:
             raise errors.UserError(
                 f"image_size must be from 1 to resize_size, {self.resize_size}, "
@@ -59,79 +67,108 @@ class Preprocessing:
             raise errors.unknown("interpolation", self.interpolation, images.INTERPOLATIONS)
         if not len(self.mean) == len(self.std) == 3 or min(self.std) <= 0:
             raise errors.UserError(
-                f"mean and std must be of three channels, std positive, got {self.mean}, {self.std}"
+                "mean and std must have three values, one per channel, and std must be positive; "
+                f"got mean {self.mean}, std {self.std}"
             )
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """The input `[image_size, image_size, C]` float32 for a picture `[h, w, C]` uint8."""
-        return pixels.normalise(self.fit(picture), self.mean, self.std)
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Resizes, crops and normalises an image.
 
-    def fit(self, picture: np.ndarray) -> np.ndarray:
-        """A picture `[h, w, C]` uint8 as `[image_size, image_size, C]` uint8."""
+        Args:
+          image: `[h, w, C]` uint8.
+
+        Returns:
+          `[image_size, image_size, C]` float32.
+        """
+        from cnn_jax.data import pixels
+
+        return pixels.normalise(self.fit(image), self.mean, self.std)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """Resizes and crops an image.
+
+        Args:
+          image: `[h, w, C]` uint8.
+
+        Returns:
+          `[image_size, image_size, C]` uint8.
+        """
+        from cnn_jax.data import images
+
         if self.squash:
-            both = (self.resize_size, self.resize_size)
-            scaled = images.stretch(picture, both, self.interpolation)
+            size = (self.resize_size, self.resize_size)
+            resized = images.stretch(image, size, self.interpolation)
         else:
-            scaled = images.scale_shorter(picture, self.resize_size, self.interpolation)
-        return images.crop_centre(scaled, self.image_size)
+            resized = images.scale_shorter(image, self.resize_size, self.interpolation)
+        return images.crop_centre(resized, self.image_size)
 
 
 def for_network(name: str, num_classes: int) -> Preprocessing:
-    """What is usual for a network's published weights, where nothing more is known."""
+    """Returns the usual preprocessing of a network's published weights.
+
+    It is the default for weights that come without a description of their preprocessing.
+
+    Args:
+      name: the network.
+      num_classes: of the checkpoint.
+    """
     size = models.input_shape(name)[0]
-    centred = _CENTRED.get(name)
+    symmetric = _INTERPOLATION_OF_SYMMETRIC.get(name)
     return Preprocessing(
         image_size=size,
-        resize_size=round(size / CROP_SHARE),
+        resize_size=round(size / CROP_RATIO),
         class_names=class_names(num_classes),
-        mean=IMAGENET_MEAN if centred is None else HALF,
-        std=IMAGENET_STD if centred is None else HALF,
-        interpolation=centred or "bilinear",
+        mean=IMAGENET_MEAN if symmetric is None else HALF,
+        std=IMAGENET_STD if symmetric is None else HALF,
+        interpolation=symmetric or "bilinear",
     )
 
 
 def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
-    """What timm's config.json says.
+    """Returns the preprocessing that timm's config.json describes.
 
     Args:
-      config: its content.
+      config: the content of config.json.
       num_classes: of the checkpoint.
 
     Raises:
-      ValueError: something that is not done here, or of another type than it should be.
+      ValueError: a value is of the wrong type or not supported.
     """
-    card = config.get("pretrained_cfg", config)
+    settings = config.get("pretrained_cfg", config)
     try:
-        channels, height, width = map(int, card.get("input_size") or (3, 224, 224))
-        crop_mode = card.get("crop_mode") or "center"
+        channels, height, width = map(int, settings.get("input_size") or (3, 224, 224))
+        crop_mode = settings.get("crop_mode") or "center"
         if crop_mode not in _CROP_MODES:
             raise errors.unknown("crop_mode", crop_mode, _CROP_MODES)
         if (channels, height) != (3, width):
             raise errors.UserError(f"input_size must be [3, N, N], got {[channels, height, width]}")
         return Preprocessing(
             image_size=height,
-            resize_size=math.floor(height / (card.get("crop_pct") or CROP_SHARE)),
-            class_names=_label_names({**card, **config}, num_classes),
-            mean=tuple(map(float, card.get("mean") or IMAGENET_MEAN)),
-            std=tuple(map(float, card.get("std") or IMAGENET_STD)),
-            interpolation=card.get("interpolation") or "bicubic",
+            resize_size=math.floor(height / (settings.get("crop_pct") or CROP_RATIO)),
+            class_names=_label_names({**settings, **config}, num_classes),
+            mean=tuple(map(float, settings.get("mean") or IMAGENET_MEAN)),
+            std=tuple(map(float, settings.get("std") or IMAGENET_STD)),
+            interpolation=settings.get("interpolation") or "bicubic",
             squash=crop_mode == "squash",
         )
     except errors.UserError:
         raise
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise errors.UserError(f"pretrained_cfg cannot be understood: {error!r}") from error
+        raise errors.UserError(f"pretrained_cfg has an invalid value: {error!r}") from error
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-    """ImageNet's for 1000 classes, else numbers."""
+    """Returns ImageNet's class names if `num_classes` is 1000, else '0', '1', ..."""
     if num_classes != 1000:
         return tuple(map(str, range(num_classes)))
     return tuple(_IMAGENET_CLASSES.read_text(encoding="utf-8").splitlines())
 
 
 def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-    """The classes in words, where the config has some: a list, or a mapping from the numbers."""
+    """Returns the class names in a timm config, or the default ones if it has none.
+
+    Labels are a list or a mapping from class numbers. Classes without a label get their number.
+    """
     labels = config.get("label_names") or config.get("labels")
     if not labels:
         return class_names(num_classes)

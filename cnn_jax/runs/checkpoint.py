@@ -1,12 +1,13 @@
 """Checkpoints of a run: asynchronous, atomic, verified. The only importer of Orbax.
 
-Orbax writes a step into a temporary directory and renames it when it is whole, so a kill at any
-moment leaves only whole steps. Just before that, the SHA-256 of its files is put beside them; a
-step whose files no longer match is reported and left out, and the one before it used.
+Orbax writes a checkpoint into a temporary directory and renames the directory when it is complete,
+so a kill at any moment leaves only complete checkpoints. Before the rename, the SHA-256 of each
+file is written beside the files. A checkpoint whose files no longer match is reported and skipped.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,56 +18,69 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from cnn_jax import errors
+from cnn_jax.contracts import TrainState
 from cnn_jax.metrics import Totals
 from cnn_jax.runtime import sharding
-from cnn_jax.train.state import TrainState
 
 DIGESTS = "sha256.json"
 Tree = TypeVar("Tree")
 
-NOT_VALIDATED = -1.0  # ranks below every accuracy
+NOT_VALIDATED = -math.inf  # ranks below every validated checkpoint
+# The rank that versions before 0.2.0 stored for a checkpoint that was not validated.
+_OLD_NOT_VALIDATED = -1.0
 
 
 class Restored(NamedTuple, Generic[Tree]):
-    """What a checkpoint holds: the state, and the metrics of the steps since the last log line."""
+    """Content of a checkpoint: the state, and the metrics since the last line of the log."""
 
     state: Tree
     pending: Totals
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run: the newest `keep`, and the best by validation accuracy."""
+    """Writer of a run's checkpoints; it keeps the newest `keep`, and the best by validation."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
-        """Make `directory` ready for writing; what a killed run left half-written goes."""
+    def __init__(self, directory: Path, keep: int, monitor: str) -> None:
+        """Prepares `directory` for writing and removes incomplete checkpoints of a killed run.
+
+        Args:
+          directory: the directory of the checkpoints.
+          keep: the number of newest checkpoints to keep.
+          monitor: the name of the validation metric that ranks the checkpoints.
+        """
         self._directory = directory.absolute()
+        self._monitor = monitor
         self._saving = -1
         newest = checkpoint_managers.LatestN(keep)
-        best = checkpoint_managers.BestN(get_metric_fn=_accuracy, n=1)
+        best = checkpoint_managers.BestN(get_metric_fn=_rank, n=1)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
-                best_fn=_accuracy,
+                best_fn=_rank,
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
             ),
         )
 
     def save(
-        self, step: int, state: TrainState, pending: Totals, accuracy: float | None = None
+        self, step: int, state: TrainState, pending: Totals, rank: float | None = None
     ) -> None:
-        """Start to save; when this returns the state has been copied and may be overwritten.
+        """Copies the state and writes it in the background.
+
+        When this function returns, the caller may overwrite the state. If the step has a checkpoint
+        already, nothing happens.
 
         Args:
-          step: names the checkpoint; one that exists already is left as it is.
+          step: the number of steps taken, which names the checkpoint.
           state: the whole state.
-          pending: the metrics since the last log line, so that a resumed run logs the same.
-          accuracy: by validation at this step, if there was one.
+          pending: the metrics since the last log line, so that a resumed run logs the same lines.
+          rank: the value that 'best' is chosen by, higher is better: the monitored validation
+            metric, negated if lower values are better. None if this step was not validated.
         """
         if step in self._manager.all_steps():
             return
-        ranking = {"accuracy": NOT_VALIDATED if accuracy is None else accuracy}
+        ranking = {"accuracy": rank, "monitor": self._monitor}
         self._manager.wait_until_finished()
         self._saving = step
         self._manager.save(
@@ -79,7 +93,7 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
+        """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -90,56 +104,49 @@ class Checkpoints:
 
 
 def steps(directory: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending."""
+    """Returns the steps that have a checkpoint, ascending."""
     if not directory.is_dir():
         return []
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
 
 
-def restore_newest(
-    directory: Path, like: Tree, quarantine: Path | None = None
-) -> Restored[Tree] | None:
-    """The newest checkpoint that is undamaged; None if there is none.
+def newest(directory: Path, quarantine: Path | None = None) -> int | None:
+    """Returns the step of the newest undamaged checkpoint; None if there is none.
 
     Args:
       directory: the checkpoints of a run.
-      like: a tree of the same shapes and shardings; parts of the state may be left out.
-      quarantine: where damaged checkpoints are moved to; None to leave them.
-
-    Raises:
-      ValueError: a checkpoint is undamaged but of another model or optimizer.
+      quarantine: the directory that damaged checkpoints are moved to; None to leave them.
     """
-    whole = []
+    undamaged = []
     for step in steps(directory):
         try:
             _verify(directory, step)
-            whole.append(step)
+            undamaged.append(step)
         except _DamagedError as error:
-            logging.error("%s; it is left out", error)
+            logging.error("%s; it is skipped", error)
             if quarantine is not None and sharding.is_primary():
                 _move(directory / str(step), quarantine)
-    return _restore(directory, whole[-1], like) if whole else None
+    return undamaged[-1] if undamaged else None
 
 
-def restore(directory: Path, which: str, like: Tree) -> Restored[Tree]:
-    """The checkpoint that a user names.
+def choose(directory: Path, which: str) -> int:
+    """Returns the step of the checkpoint that a user names.
 
     Args:
       directory: the checkpoints of a run.
-      which: 'best' by validation accuracy, 'last', or a step.
-      like: a tree of the same shapes and shardings; parts of the state may be left out.
+      which: 'best' by validation, 'last', or a step.
 
     Raises:
-      ValueError: there is no such checkpoint, it is damaged, or of another model.
+      UserError: there is no such checkpoint, or it is damaged.
     """
     available = steps(directory)
     if not available:
         raise errors.UserError(f"no checkpoint in {directory}")
     if which == "last":
-        restored = restore_newest(directory, like)
-        if restored is None:
+        step = newest(directory)
+        if step is None:
             raise errors.UserError(f"every checkpoint in {directory} is damaged")
-        return restored
+        return step
     try:
         if which == "best":
             step = best_step(directory)
@@ -149,29 +156,21 @@ def restore(directory: Path, which: str, like: Tree) -> Restored[Tree]:
             raise errors.unknown("checkpoint", which, ["best", "last", *map(str, available)])
         _verify(directory, step)
     except _DamagedError as error:
-        raise errors.UserError(f"{error}; all there are: {available}") from error
-    return _restore(directory, step, like)
+        raise errors.UserError(f"{error}; checkpoints in {directory}: {available}") from error
+    return step
 
 
-def best_step(directory: Path) -> int:
-    """The step with the highest validation accuracy, the newest among equals."""
+def restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
+    """Returns the content of a checkpoint.
 
-    def rank(step: int) -> tuple[float, int]:
-        try:
-            content = _read(directory, step, progress=ocp.args.JsonRestore())
-            accuracy = _accuracy(content.progress)
-        except (KeyError, OSError, ValueError) as error:
-            raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
-        return accuracy, step
+    Args:
+      directory: the checkpoints of a run.
+      step: the step of an undamaged checkpoint.
+      like: a tree of the same shapes and shardings; parts of the state may be left out.
 
-    return max(steps(directory), key=rank)
-
-
-class _DamagedError(Exception):
-    """The files of a checkpoint are not what was written."""
-
-
-def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
+    Raises:
+      UserError: the checkpoint is of another model or optimizer.
+    """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     state = ocp.args.PyTreeRestore(
         item=target,
@@ -184,12 +183,33 @@ def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
     return Restored(content.state, {name: (value, count) for name, (value, count) in pending})
 
 
+def best_step(directory: Path) -> int:
+    """Returns the step with the highest rank by validation, the newest among equals."""
+
+    def rank(step: int) -> tuple[float, int]:
+        try:
+            content = _read(directory, step, progress=ocp.args.JsonRestore())
+            return _rank(content.progress), step
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
+
+    return max(steps(directory), key=rank)
+
+
+class _DamagedError(Exception):
+    """Error of a checkpoint whose files are not those that were written."""
+
+
 def _check_structure(directory: Path, step: int, like: Any) -> None:
-    """Raise a ValueError unless the parts that `like` has are stored with its names and shapes."""
+    """Raises a UserError unless the parts that `like` has are stored with its names and shapes."""
     item = directory.absolute() / str(step) / "state"
     stored = ocp.PyTreeCheckpointHandler().metadata(item).tree
     parts = ocp.tree.serialize_tree(like, keep_empty_nodes=True)
-    there, wanted = _shapes({name: stored.get(name, {}) for name in parts}), _shapes(like)
+    requested = {name: stored.get(name, {}) for name in parts}
+    if "extra" in requested:  # Its owners are restored one by one.
+        extra = requested["extra"]
+        requested["extra"] = {name: extra[name] for name in parts["extra"] if name in extra}
+    there, wanted = _shapes(requested), _shapes(like)
     wrong = sorted(
         f"{name} is {there.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
         for name in there.keys() | wanted.keys()
@@ -198,7 +218,7 @@ def _check_structure(directory: Path, step: int, like: Any) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise errors.UserError(
-            f"checkpoint {step} in {directory} is whole, but not of this model and optimizer: "
+            f"checkpoint {step} in {directory} is not of this model and optimizer: "
             f"{'; '.join(wrong[:3])}{more}"
         )
 
@@ -224,12 +244,15 @@ def _verify(directory: Path, step: int) -> None:
     wrong = sorted(name for name in expected if found.get(name) != expected[name])
     if wrong:
         raise _DamagedError(
-            f"checkpoint {step} is damaged: {', '.join(wrong)} is missing or not what was written"
+            f"checkpoint {step} is damaged: {', '.join(wrong)} is missing or was changed"
         )
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file of each item; Orbax's notes beside the items change later."""
+    """Returns the SHA-256 of each file of each item.
+
+    Orbax's own files beside the items are left out, because Orbax changes them later.
+    """
     return {
         file.relative_to(path).as_posix(): _sha256(file)
         for file in path.glob("*/**/*")
@@ -250,5 +273,7 @@ def _move(path: Path, quarantine: Path) -> None:
     path.rename(target)
 
 
-def _accuracy(metrics: Mapping[str, Any]) -> float:
-    return float(metrics["accuracy"])
+def _rank(metrics: Mapping[str, Any]) -> float:
+    rank = metrics["accuracy"]
+    not_validated = rank is None or ("monitor" not in metrics and rank == _OLD_NOT_VALIDATED)
+    return NOT_VALIDATED if not_validated else float(rank)

@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, TensorBoard events, `curves.png`."""
+"""The log of a run: `metrics.jsonl`, TensorBoard events, `curves.png`, and the throughput."""
 
 import json
 import math
@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from cnn_jax.runs import plots, workdir
 
 FINAL = "final"
-ONCE = ("test", FINAL)  # lines that are written when the run has ended, and again if it is resumed
+ONCE = ("test", FINAL)  # splits of the last lines, which a resumed run writes again
 
 
 class RunLog:
-    """One line per event in `metrics.jsonl` and the same numbers for TensorBoard."""
+    """Writer of `metrics.jsonl`, one line per event, and of the same numbers for TensorBoard."""
 
     def __init__(self, directory: Path, start_step: int) -> None:
-        """Continue the log of a run at `start_step`; what came later is dropped, to come again.
+        """Continues the log of a run at `start_step` and removes the lines after that step.
 
         Args:
           directory: the work directory.
-          start_step: the step of the checkpoint that the run goes on from.
+          start_step: the step of the checkpoint that the run continues from.
         """
+        from tensorboardX import SummaryWriter  # It takes half a second to import.
+
         self._directory = directory
         path = directory / workdir.METRICS
         kept = [
@@ -38,15 +38,15 @@ class RunLog:
         self._events = SummaryWriter(str(directory), purge_step=start_step + 1)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float | str]) -> None:
-        """Add a line; it is on its way to the disk when this returns.
+        """Appends a line and flushes it to the operating system.
 
         Args:
-          step: how many steps were taken.
-          epoch: the same in epochs.
+          step: the number of steps taken.
+          epoch: the number of epochs taken.
           split: 'train', 'validation', 'test' or 'final'.
-          values: by name; accuracies as fractions. What is not finite is written as null.
+          values: values by name; accuracies are fractions. Infinity and NaN are written as null,
+            because JSON has neither.
         """
-        # JSON has no word for a loss beyond all numbers.
         known = {
             k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in values.items()
         }
@@ -60,45 +60,45 @@ class RunLog:
                 self._events.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Flush everything and draw the curves."""
+        """Flushes everything and draws the curves."""
         self._file.close()
         self._events.close()
         plots.curves(read(self._directory), self._directory / workdir.CURVES)
 
 
 def read(directory: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; one that a kill cut short is left out."""
+    """Returns the lines of a run's `metrics.jsonl`, without an incomplete last line."""
     path = directory / workdir.METRICS
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
 class Throughput:
-    """Images per second of training, without what happens in between."""
+    """Images per second of training, without the time of validations and checkpoints."""
 
     def __init__(self) -> None:
-        """The clock stands still until `resume`."""
+        """Starts with the clock stopped."""
         self._images = 0
         self._seconds = 0.0
         self._since: float | None = None
 
     def resume(self) -> None:
-        """Let the clock run."""
+        """Starts the clock."""
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Stop the clock."""
+        """Stops the clock."""
         if self._since is not None:
             self._seconds += time.perf_counter() - self._since
             self._since = None
 
     def add(self, images: int) -> None:
-        """Count the images of a step, if the clock runs."""
+        """Adds the images of a step, if the clock runs."""
         if self._since is not None:
             self._images += images
 
     def rate(self) -> dict[str, float]:
-        """`images_per_second` since the last call, nothing where none were counted."""
+        """Returns `images_per_second` since the last call; empty if no images were counted."""
         self.pause()
         images, seconds = self._images, self._seconds
         self._images, self._seconds = 0, 0.0

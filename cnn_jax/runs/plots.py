@@ -1,23 +1,22 @@
-"""Pictures of a run: its curves, and who is taken for whom."""
+"""Plots of a run: learning curves and confusion matrices. Imports matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 MAX_NAMED_CLASSES = 40  # beyond that the names of a confusion matrix cannot be read
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw losses, accuracies and the learning rate over steps.
+    """Draws losses, accuracies and the learning rate over steps.
 
     Args:
       rows: the lines of `metrics.jsonl`.
       path: the PNG file.
     """
-    figure = Figure(figsize=(15, 4), layout="constrained")
+    figure = _figure(15, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
     for split, marker in (("train", ""), ("validation", "."), ("test", "*")):
         for axes, name in ((loss, "loss"), (accuracy, "top1"), (rate, "learning_rate")):
@@ -43,17 +42,17 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> None:
-    """Draw a confusion matrix.
+    """Draws a confusion matrix.
 
     Args:
       matrix: `[K, K]` counts, a row for each true class.
       class_names: the name of each class.
-      title: above the picture.
+      title: the title of the plot.
       path: the PNG file.
     """
     named = len(class_names) <= MAX_NAMED_CLASSES
     side = 2.5 + 0.45 * min(len(class_names), MAX_NAMED_CLASSES)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = _figure(side + 1, side)
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -70,29 +69,8 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: 
     figure.savefig(path, dpi=100)
 
 
-def speeds(groups: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """Draw how many times as fast as its opponents something is.
+def _figure(width: float, height: float) -> Any:
+    """Returns an empty figure; width and height in inches."""
+    from matplotlib.figure import Figure  # It takes half a second to import.
 
-    Args:
-      groups: for each picture, of each opponent, by what was run.
-      path: the PNG file.
-    """
-    most = max(len(cases) for group in groups.values() for cases in group.values())
-    figure = Figure(figsize=(6 * len(groups), 1.5 + 0.5 * most), layout="constrained")
-    pictures = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axes, (title, group) in zip(pictures, groups.items(), strict=True):
-        height = 0.8 / len(group)
-        for index, (opponent, cases) in enumerate(group.items()):
-            places = np.arange(len(cases)) + (index - (len(group) - 1) / 2) * height
-            lengths = [speed - 1 for speed in cases.values()]
-            bars = axes.barh(places, lengths, height, left=1, label=f"against {opponent}")
-            axes.bar_label(bars, [f"{speed:.2f}" for speed in cases.values()], padding=3)
-            axes.set_yticks(range(len(cases)), list(cases))
-        axes.axvline(1, color="black", linewidth=1)
-        axes.set(title=title, xlabel="times as fast", xscale="log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
-        axes.margins(x=0.2)
-        axes.invert_yaxis()
-    figure.legend(*pictures[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=100)
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,5 +1,6 @@
-"""The files of a run and whose they are: a run continues its own directory and no other's."""
+"""The work directory of a run: names of its files, stored config and description, and the lock."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -8,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import errors
+from cnn_jax import errors, plan
+from cnn_jax.contracts import Description
+from cnn_jax.plan import Plan
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
@@ -18,20 +21,20 @@ CHECKPOINTS = "checkpoints"
 DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
 
-# What may change when a run is continued: it does not change the parameters that come out.
-IMMATERIAL = ("log.", "checkpoint.", "eval.", "data.directory", "compilation_cache")
 
+def check(directory: Path, given: Plan) -> None:
+    """Checks that a run with the plan `given` may use `directory`; changes nothing.
 
-def check(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raise a ValueError if a run with `config` must not use `directory`; change nothing."""
-    if directory.exists() and not directory.is_dir():
-        raise errors.UserError(f"the work directory {directory} is a file")
+    Raises:
+      UserError: the directory cannot be made or written, another process writes to it, or it holds
+        a run with another config.
+    """
+    _check_writable(directory)
     if (directory / CONFIG).exists():
-        stored = load(directory, CONFIG)
         changed = [
-            f"  {key}: {old!r} there, {new!r} now"
-            for key, (old, new) in differences(stored, config).items()
-            if not key.startswith(IMMATERIAL)
+            f"  {path}: {old!r} there, {new!r} now"
+            for path, (old, new) in plan.differences(load_plan(directory), given).items()
+            if plan.is_material(path)
         ]
         if changed:
             raise errors.UserError(
@@ -42,75 +45,109 @@ def check(directory: Path, config: Mapping[str, Any]) -> None:
     for name in (METRICS, CHECKPOINTS):
         if (directory / name).exists():
             raise errors.UserError(
-                f"{directory} has {name} but no {CONFIG}, so it is not known whose they are; "
-                "choose another --workdir"
+                f"{directory} has {name} but no {CONFIG}, so its run is unknown; choose another "
+                "--workdir"
             )
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The values that differ between two configs, by dotted key; None where a key is missing.
-
-    >>> differences({"optim": {"name": "sgd"}, "seed": 0}, {"optim": {"name": "adam"}, "seed": 0})
-    {'optim.name': ('sgd', 'adam')}
-    """
-    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
-    return {
-        key: (flat_old.get(key), flat_new.get(key))
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key) != flat_new.get(key)
-    }
 
 
 @contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Keep other processes from writing into `directory`, which is made if need be.
+    """Keeps other processes from writing into `directory`, which is made if it does not exist.
 
     Raises:
-      ValueError: another process has it.
+      UserError: another process has locked the directory, or it cannot be made or written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / _LOCK).open("w") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / _LOCK).open("a")  # "w" would change its time
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise errors.UserError(f"another process is writing to {directory}") from error
+        except OSError as error:  # file systems without locks
+            raise _unusable(directory, error) from error
         yield
 
 
+def save_plan(directory: Path, given: Plan) -> None:
+    """Writes the config of a run."""
+    save(directory, CONFIG, plan.to_dict(given))
+
+
+def load_plan(directory: Path) -> Plan:
+    """Returns the config of a run that any version of cnn_jax has made.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        return plan.stored(_read(directory, CONFIG))
+    except errors.UserError as error:
+        if not (directory / CONFIG).exists():
+            raise
+        raise errors.UserError(f"{directory / CONFIG} is damaged: {error}") from error
+
+
+def save_description(directory: Path, description: Description) -> None:
+    """Writes the description of a run's data set."""
+    save(directory, DATASET, dataclasses.asdict(description))
+
+
+def load_description(directory: Path) -> Description:
+    """Returns the description of a run's data set.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    text = _read(directory, DATASET)
+    try:
+        content = json.loads(text)
+        return Description(**{name: _with_tuples(value) for name, value in content.items()})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise errors.UserError(f"{directory / DATASET} is damaged: {error}") from error
+
+
 def save(directory: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Writes a JSON file; after a crash the file has either its old or its new content."""
     temporary = directory / f"{name}.tmp"
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, directory / name)
 
 
-def load(directory: Path, name: str) -> dict[str, Any]:
-    """Read one of the JSON files; sequences come back as tuples.
-
-    Raises:
-      ValueError: the file is missing or damaged.
-    """
+def _read(directory: Path, name: str) -> str:
     try:
-        content = json.loads((directory / name).read_text())
+        return (directory / name).read_text()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.UserError(f"{directory} is not a work directory: no {name} in it") from error
-    except ValueError as error:  # not JSON, or not text
-        raise errors.UserError(f"{directory / name} is damaged: {error}") from error
-    tuples: dict[str, Any] = _with_tuples(content)
-    return tuples
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.UserError(f"{directory / name} cannot be read: {error}") from error
+
+
+def _check_writable(directory: Path) -> None:
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise errors.UserError(
+            f"the work directory {directory} cannot be made: {existing} is a file"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise errors.UserError(
+            f"the work directory {directory} cannot be written: no permission in {existing}; "
+            "choose another --workdir"
+        )
+    if (directory / _LOCK).exists():
+        with lock(directory):
+            pass
+
+
+def _unusable(directory: Path, error: OSError) -> errors.UserError:
+    return errors.UserError(
+        f"the work directory {directory} cannot be made, written or locked: "
+        f"{error.strerror or error}; choose another --workdir"
+    )
 
 
 def _with_tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return tuple(_with_tuples(inner) for inner in value)
-    return value
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -1,1 +1,10 @@
-"""TODO."""
+"""The process and the machine: devices, random keys, signals, caches, memory, the terminal.
+
+- `sharding.py`: the mesh over devices and hosts, and the layout of arrays on it
+- `prng.py`: independent PRNG keys from the one seed of a run
+- `signals.py`: SIGTERM and Ctrl-C as a request to stop
+- `flags.py`: flags that several commands share
+- `console.py`: progress, messages and exit statuses of the commands
+- `compilation_cache.py`: compiled programs on disk
+- `malloc.py`: the settings of glibc's allocator
+"""

@@ -1,4 +1,4 @@
-"""Compiled programs kept on the disk, so that only the first run of a program compiles it."""
+"""Persistent cache of compiled XLA programs in the user's cache directory."""
 
 import os
 import time
@@ -7,51 +7,61 @@ from pathlib import Path
 import jax
 from absl import logging
 
-MAX_AGE = 30 * 24 * 3600  # seconds
+MAX_AGE = 30 * 24 * 3600  # Lifetime of a cached program, in seconds.
 
 
 def use_cache() -> None:
-    """Keep compiled programs in the user's cache directory, each for a month; call before JAX work.
+    """Enables JAX's persistent compilation cache in the user's cache directory.
 
-    JAX's key for a program covers its text, the versions, the devices and the instructions that
-    the CPU has, so hosts may share the directory. A directory that JAX was given by other means is
-    used instead, and where none can be written, nothing is kept.
+    Call this function before any JAX work. A compiled program is kept for `MAX_AGE`. JAX's key of
+    a program covers its text, the versions, the devices and the instruction set of the CPU, so
+    hosts may share the directory.
+
+    The function changes nothing if JAX already has a cache directory, if the cache is disabled in
+    JAX's configuration, or if the directory is not writable.
     """
     given = jax.config.values
     if given["jax_compilation_cache_dir"] is not None or not given["jax_enable_compilation_cache"]:
         return
     try:
-        directory = _directory()
+        directory = _program_directory()
         directory.mkdir(parents=True, exist_ok=True)
-        _drop_old(directory)
+        _delete_old_programs(directory)
         if not os.access(directory, os.W_OK):
             raise PermissionError(directory)
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
-        logging.info("no compilation cache: %s", error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown.
+        logging.info("no compilation cache, so each run compiles its programs: %s", error)
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    # Dozens of small programs are compiled before the first step.
+    # Caches small programs too: dozens of them are compiled before the first step.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def user_cache() -> Path:
-    """Where what can be made again is kept.
+def user_cache_directory() -> Path:
+    """Returns the user's cache directory: `$XDG_CACHE_HOME/cnn_jax` or `~/.cache/cnn_jax`.
 
     Raises:
-      RuntimeError: nobody knows the home directory.
+      RuntimeError: `XDG_CACHE_HOME` is not set and the home directory is unknown.
     """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "cnn_jax"
 
 
-def _directory() -> Path:
-    """One for each number of cores: XLA splits the work of a program among so many."""
+def _program_directory() -> Path:
+    """Returns the directory for programs compiled for this number of CPU cores.
+
+    XLA divides the work of a program by the number of cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return user_cache() / "xla" / f"{cores}-cores"
+    return user_cache_directory() / "xla" / f"{cores}-cores"
 
 
-def _drop_old(directory: Path) -> None:
-    """JAX itself neither limits the cache nor replaces an entry that a kill cut short."""
+def _delete_old_programs(directory: Path) -> None:
+    """Deletes programs older than `MAX_AGE`.
+
+    JAX does not limit the size of the cache. It does not replace a file that is incomplete because
+    a process was killed.
+    """
     oldest = time.time() - MAX_AGE
     for path in directory.glob("*-cache"):
         if path.stat().st_mtime < oldest:

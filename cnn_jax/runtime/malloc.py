@@ -1,19 +1,21 @@
-"""How this process gets its memory from the operating system."""
+"""Settings of the C library's memory allocator for this process."""
 
 import ctypes
 import platform
 
-# Of glibc's malloc.h.
+# Options of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def keep() -> None:
-    """Keep freed memory for the next request, where the C library is glibc; else do nothing.
+def keep_freed_memory() -> None:
+    """Keeps freed memory in this process for later requests; does nothing without glibc.
 
-    XLA asks for the temporary memory of a step when the step starts and frees it at its end. By
-    default glibc hands blocks of that size back, and the next step pays for each page of them
-    anew: up to half of its time on a CPU (experiments/cpu_speed). Call this before the first
-    computation: threads that have their own part of the heap by then do not change.
+    XLA allocates the temporary memory of a step when the step starts and frees it when the step
+    ends. By default glibc returns blocks of that size to the operating system. The next step then
+    has a page fault for each page: up to half of its time on a CPU (experiments/cpu_speed).
+
+    Call this function before the first computation. Threads that already have their own memory
+    arena keep it.
     """
     if platform.libc_ver()[0] != "glibc":
         return

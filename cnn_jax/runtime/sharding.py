@@ -1,6 +1,8 @@
-"""Devices and hosts: one mesh with the axis `data`, the same program for one device or many."""
+"""Devices and hosts: the mesh, and how state and batches are laid out on it."""
 
+import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +12,87 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cnn_jax import errors
 
 DATA_AXIS = "data"
+FSDP_AXIS = "fsdp"
 MAX_IN_FLIGHT = 2
+
+Rules = tuple[tuple[str, PartitionSpec], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The layout of state and batches on a mesh.
+
+    The batch is split over the mesh axes `data` and `fsdp`. An array of the state takes the
+    partition of the first rule that matches its path. Without a match, its largest axis that
+    divides is split over `fsdp`; without such an axis, every device has a whole copy.
+
+    Attributes:
+      mesh: the devices; with an axis `data`, and optionally others.
+      rules: pairs of a regular expression, searched in paths such as 'params/conv1/kernel', and
+        the partition of the arrays that it matches.
+    """
+
+    mesh: Mesh
+    rules: Rules = ()
+
+    @property
+    def batch(self) -> NamedSharding:
+        """The sharding that splits the leading axis over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(self._batch_axes))
+
+    @property
+    def whole(self) -> NamedSharding:
+        """The sharding with a whole copy on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def batch_divisor(self) -> int:
+        """The number of parts that a batch is split into."""
+        sizes = dict(self.mesh.shape)
+        return int(sizes[DATA_AXIS] * sizes.get(FSDP_AXIS, 1))
+
+    @property
+    def _batch_axes(self) -> tuple[str, ...]:
+        return tuple(name for name in (DATA_AXIS, FSDP_AXIS) if name in self.mesh.axis_names)
+
+    def of(self, shapes: Any) -> Any:
+        """Returns the sharding of every array of a tree.
+
+        Args:
+          shapes: a tree of arrays or of `jax.ShapeDtypeStruct`.
+        """
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: NamedSharding(self.mesh, self._partition(path, leaf.shape)), shapes
+        )
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises a UserError unless a training batch divides among the devices."""
+        parts = self.batch_divisor
+        if batch_size % parts:
+            below = max(batch_size // parts, 1) * parts
+            raise errors.UserError(
+                f"train.batch_size {batch_size} does not divide by the {parts} devices; nearest: "
+                f"{below}, {below + parts}"
+            )
+
+    def _partition(self, path: tuple[Any, ...], shape: tuple[int, ...]) -> PartitionSpec:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, partition in self.rules:
+            if re.search(pattern, name):
+                return partition
+        parts = dict(self.mesh.shape).get(FSDP_AXIS, 1)
+        dividing = [axis for axis, size in enumerate(shape) if size % parts == 0]
+        if parts == 1 or not dividing:
+            return PartitionSpec()
+        largest = max(dividing, key=lambda axis: shape[axis])
+        return PartitionSpec(*[None] * largest, FSDP_AXIS)
 
 
 def start() -> None:
-    """Join the other hosts if a cluster's launcher started this process; call before any JAX work.
+    """Joins the other hosts if a cluster's launcher started this process; call before JAX work.
 
-    Slurm and Open MPI announce themselves by their number of processes, TPU slices by their
-    workers; JAX reads the rest from the same environment.
+    Slurm and Open MPI set the number of processes in the environment, TPU slices the names of
+    their workers. JAX reads the rest from the same environment.
     """
     counts = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     # An interactive allocation sets SLURM_NTASKS too; only a task of a job step has a process id.
@@ -29,47 +104,26 @@ def start() -> None:
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes logs."""
+    """Returns True on the process that writes files and logs (process 0)."""
     return jax.process_index() == 0
 
 
-def make_mesh() -> Mesh:
-    """All devices of all hosts on one axis."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+def make_layout() -> Layout:
+    """Returns the layout over all devices of all hosts, on the one axis `data`."""
+    return Layout(jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,)))
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copy every array of `tree` to every device; all hosts must hold the same values."""
-    return jax.device_put(tree, replicated(mesh))
+def replicate(tree: Any, layout: Layout) -> Any:
+    """Copies every array of `tree` to every device; all hosts must hold the same values."""
+    return jax.device_put(tree, layout.whole)
 
 
 def wait_for_earlier(results: Sequence[Any]) -> None:
-    """Wait for all but the latest `MAX_IN_FLIGHT` of the results of steps, oldest first.
+    """Waits for all but the latest `MAX_IN_FLIGHT` results of steps, oldest first.
 
-    Devices are kept busy by one step running and one waiting. Among many waiting ones the threads
-    of several CPU devices can be dealt out so that no step gets all that it needs, for ever.
+    One running step and one waiting step keep the devices busy. With many waiting steps, the
+    threads of several CPU devices can be distributed so that no step gets all threads it needs:
+    a deadlock.
     """
     if len(results) > MAX_IN_FLIGHT:
         jax.block_until_ready(results[-1 - MAX_IN_FLIGHT])
-
-
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise a ValueError unless `batch_size` is positive and divides among the devices."""
-    if batch_size < 1:
-        raise errors.UserError(f"train.batch_size must be at least 1, got {batch_size}")
-    if batch_size % mesh.size:
-        below = max(batch_size // mesh.size, 1) * mesh.size
-        raise errors.UserError(
-            f"train.batch_size {batch_size} does not divide by the {mesh.size} devices; nearest: "
-            f"{below}, {below + mesh.size}"
-        )

@@ -12,20 +12,25 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Interruption:
-    """Within this context a first SIGTERM or SIGINT is noted; a second one acts at once.
+    """Context that turns a first SIGTERM or SIGINT into a request to stop.
+
+    A second signal has its usual effect.
 
     Attributes:
-      signal: the number of the signal that came, 0 if none did.
+      signal: the number of the received signal; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        """Nothing is changed before the context is entered."""
+        """Initialises the attributes; handlers are installed when the context is entered."""
         self.signal = 0
-        self._asked = 0
+        self._sync_points = 0
         self._previous: dict[int, _Handler] = {}
 
     def __enter__(self) -> Self:
-        """Catch the signals; of several processes' SIGTERM, JAX's own preemption service does."""
+        """Installs the signal handlers, unless there are several processes.
+
+        JAX's preemption service handles the SIGTERM of several processes.
+        """
         if jax.process_count() > 1:
             return self
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -38,17 +43,17 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
+        """Restores the previous signal handlers."""
         self._restore()
 
     def requested(self) -> bool:
-        """Whether to stop now; the n-th answer is the same on all hosts."""
-        self._asked += 1
+        """Returns True if the run should stop now; the n-th call returns the same on all hosts."""
+        self._sync_points += 1
         if jax.process_count() > 1:
-            # JAX's preemption service carries a SIGTERM that any host received to all of them. It
-            # stops them at the number after the largest asked with, so none may be left out: steps,
-            # of which a call takes several, would not do.
-            return multihost_utils.reached_preemption_sync_point(self._asked)
+            # JAX's preemption service sends a SIGTERM of any host to all hosts. It stops them at
+            # the sync point after the largest one that a host has passed. The numbers must be
+            # consecutive: step numbers would not do, because a call takes several steps.
+            return multihost_utils.reached_preemption_sync_point(self._sync_points)
         return self.signal != 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,15 +1,21 @@
-"""A config made into the parts of a run."""
+"""The parts of a run, made from its plan."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import optax
-from ml_collections import ConfigDict
 
-from cnn_jax import data, errors, losses, models, optim
+from cnn_jax import data, errors, evaluators, losses, models, objectives, optim
+from cnn_jax.contracts import Feed, Objective, Source
+from cnn_jax.data import augment, sources
+from cnn_jax.plan import Plan
 from cnn_jax.runtime import sharding
-from cnn_jax.train import state
-from cnn_jax.train import step as steps
+from cnn_jax.runtime.sharding import Layout
+from cnn_jax.train import step
+
+LOG, VALIDATE, SAVE = "log", "validate", "save"
+# Epochs of this many steps stand in for the unknown length of an epoch before the data is read.
+_STEPS_PER_UNREAD_EPOCH = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,103 +23,123 @@ class Job:
     """The parts of a run.
 
     Attributes:
-      config: see configs/base.py.
-      dataset: on the devices.
+      plan: the config.
+      feed: the data, bound to the devices.
+      objective: the network and its loss.
+      optimizer: the optimizer; its last stage multiplies by the schedule.
       schedule: the learning rate by step.
-      train_steps: see `steps.make_train_steps`.
-      eval_step: see `steps.make_eval_step`.
-      fresh: the state before the first step.
-      total_steps: the length of the run.
-      eval_steps: steps from one validation to the next.
+      layout: the devices.
+      train_steps: the compiled training steps; see `step.make_train_steps`.
+      evaluate: the compiled evaluations, by the name of the evaluator.
+      total_steps: the length of the run in steps.
+      intervals: steps from one log line, validation or checkpoint to the next.
     """
 
-    config: ConfigDict
-    dataset: data.Resident
+    plan: Plan
+    feed: Feed
+    objective: Objective
+    optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    train_steps: steps.TrainSteps
-    eval_step: steps.EvalStep
-    fresh: state.TrainState
+    layout: Layout
+    train_steps: step.TrainSteps
+    evaluate: Mapping[str, evaluators.Evaluate]
     total_steps: int
-    eval_steps: int
+    intervals: Mapping[str, int]
+
+    def is_due(self, action: str, step: int) -> bool:
+        """Returns True if `action`, a key of `intervals`, is due after `step` steps."""
+        return step % self.intervals[action] == 0 or step == self.total_steps
 
     def calls(self, start: int) -> Iterator[range]:
-        """The steps from `start` to the end, counted from 0, by calls of `train_steps`.
+        """Yields the range of steps of each call of `train_steps`, from step `start` to the end.
 
-        A call ends where something else is due: a line of the log, validation, a checkpoint, or
-        another epoch's order.
+        Steps are counted from 0 at the start of the run. A call ends at the next log line,
+        validation, checkpoint or epoch.
         """
-        config = self.config
-        due = (
-            config.log.every_steps,
-            config.checkpoint.every_steps,
-            self.eval_steps,
-            self.dataset.steps_per_epoch,
-        )
+        due = (*self.intervals.values(), self.feed.steps_per_epoch)
         while start < self.total_steps:
             wait = min(every - start % every for every in due)
-            stop = min(start + wait, start + config.train.steps_per_call, self.total_steps)
+            stop = min(start + wait, start + self.plan.train.steps_per_call, self.total_steps)
             yield range(start, stop)
             start = stop
 
 
-def make(config: ConfigDict) -> Job:
-    """Read the data and wire the parts of a run; nothing is written.
+def check(plan: Plan) -> None:
+    """Checks everything that needs no data: names, options and values that exclude each other.
 
     Raises:
-      ValueError: a value of the config is not allowed, or the data is not there.
+      UserError: a part of the plan is not allowed.
     """
-    _check(config)
-    loss = losses.make(config.train.loss, config.train.label_smoothing)
-    seed, mesh = config.seed, sharding.make_mesh()
-    dataset = data.make(**config.data, batch_size=config.train.batch_size, seed=seed, mesh=mesh)
-    model = models.create(**config.model, num_classes=dataset.num_classes)
-    epoch = dataset.steps_per_epoch
-    total_steps = config.train.steps or round(config.train.epochs * epoch)
+    models.create(plan.model.name, num_classes=1, dtype=plan.model.dtype, **plan.model.options)
+    losses.make(plan.loss)
+    sources.check(plan.data)
+    augment.make(plan.data)
+    total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
+    if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
+        total_steps *= _STEPS_PER_UNREAD_EPOCH
+    _make_optimizer(plan, total_steps, _STEPS_PER_UNREAD_EPOCH)
+    values = evaluators.names(evaluators.make())
+    if plan.eval.monitor not in values:
+        raise errors.unknown("eval.monitor", plan.eval.monitor, values)
+    sharding.make_layout().check_batch_size(plan.train.batch_size)
+
+
+def make(plan: Plan, source: Source) -> Job:
+    """Reads the data and makes the parts of a run; writes nothing.
+
+    Args:
+      plan: a plan that passed `check`.
+      source: the data set.
+
+    Raises:
+      UserError: the data does not fit the plan.
+    """
+    layout = sharding.make_layout()
+    feed = data.bind(source, plan, layout)
+    objective = objectives.make(plan, feed.description.num_classes)
+    epoch = feed.steps_per_epoch
+    total_steps = plan.train.steps or round(plan.train.epochs * epoch)
     if total_steps < 1:
-        raise errors.UserError(f"train.epochs {config.train.epochs} is less than one step")
-    optimizer = optim.make(**config.optim, total_steps=total_steps, steps_per_epoch=epoch)
-    rate, schedule = config.optim.learning_rate, config.optim.schedule
+        raise errors.UserError(f"train.epochs {plan.train.epochs} is less than one step")
+    schedule, optimizer = _make_optimizer(plan, total_steps, epoch)
     return Job(
-        config=config,
-        dataset=dataset,
-        schedule=optim.make_schedule(
-            rate, **schedule, total_steps=total_steps, steps_per_epoch=epoch
-        ),
-        train_steps=steps.make_train_steps(
-            model,
+        plan=plan,
+        feed=feed,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=schedule,
+        layout=layout,
+        train_steps=step.make_train_steps(
+            objective,
             optimizer,
-            dataset.train_batch,
-            seed=seed,
-            loss=loss,
-            auxiliary_weight=config.train.auxiliary_weight,
-            steps_per_call=config.train.steps_per_call,
-            mesh=mesh,
+            feed.train_batch,
+            seed=plan.seed,
+            steps_per_call=plan.train.steps_per_call,
+            layout=layout,
         ),
-        eval_step=steps.make_eval_step(model, dataset.eval_batch, mesh=mesh),
-        fresh=state.create(model, optimizer, dataset.input_shape, seed, mesh),
+        evaluate={
+            name: evaluators.prepare(objective.predict, feed, evaluator, layout)
+            for name, evaluator in evaluators.make().items()
+        },
         total_steps=total_steps,
-        eval_steps=max(round(config.eval.every_epochs * epoch), 1),
+        intervals={
+            LOG: plan.log.every_steps,
+            VALIDATE: max(round(plan.eval.every_epochs * epoch), 1),
+            SAVE: plan.checkpoint.every_steps,
+        },
     )
 
 
-def _check(config: ConfigDict) -> None:
-    at_least_one = {
-        "train.steps_per_call": config.train.steps_per_call,
-        "eval.batch_size": config.eval.batch_size,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-        "log.every_steps": config.log.every_steps,
+def _make_optimizer(
+    plan: Plan, total_steps: int, steps_per_epoch: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    options = {
+        field.name: getattr(plan.optim, field.name) for field in dataclasses.fields(plan.optim)
     }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise errors.UserError(f"{key} must be at least 1, got {value}")
-    at_least_zero = {
-        "train.epochs": config.train.epochs,
-        "train.steps": config.train.steps,
-        "train.auxiliary_weight": config.train.auxiliary_weight,
-        "eval.every_epochs": config.eval.every_epochs,
-        "seed": config.seed,
-    }
-    for key, value in at_least_zero.items():
-        if value < 0:
-            raise errors.UserError(f"{key} must be at least 0, got {value}")
+    schedule = optim.make_schedule(
+        options.pop("learning_rate"),
+        **dataclasses.asdict(options.pop("schedule")),
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return schedule, optim.make(learning_rate=schedule, **options)

@@ -1,123 +1,89 @@
-"""The two compiled functions: a call of several training steps, and one evaluation step."""
+"""The compiled training step, and the call that takes several of them."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax import lax
-from jax.sharding import Mesh
 
-from cnn_jax import losses, metrics
-from cnn_jax.runtime import prng, sharding
-from cnn_jax.train.state import TrainState
+from cnn_jax.contracts import Batch, Carried, Objective, Sums, TrainState
+from cnn_jax.runtime import prng
+from cnn_jax.runtime.sharding import Layout
 
-Batch = dict[str, jax.Array]
-TrainSteps = Callable[[TrainState, Any, int], tuple[TrainState, metrics.Sums]]
-EvalStep = Callable[[Any, Any], tuple[metrics.Sums, jax.Array]]
+TrainSteps = Callable[[TrainState, Any, int], tuple[TrainState, Sums]]
 
 
 def make_train_steps(
-    model: nn.Module,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     train_batch: Callable[[Any, jax.Array | int, jax.Array], Batch],
     *,
     seed: int,
-    loss: losses.Loss,
-    auxiliary_weight: float,
     steps_per_call: int,
-    mesh: Mesh,
+    layout: Layout,
 ) -> TrainSteps:
-    """`call(state, inputs, count) -> (state, sums)`, jitted; the given state's memory is reused.
+    """Returns `call(state, inputs, count) -> (state, sums)`, jitted; it donates the given state.
 
-    It takes `count` steps. One program serves every `count`, so that a step's arithmetic does not
-    depend on which steps share a call with it. Augmentation and dropout draw from a key made of
-    `seed` and the step. The sums have a leading axis of `steps_per_call`, of which the first
-    `count` count: loss and accuracies over each batch, and the norms of gradient and parameters
-    after each update.
+    A call takes `count` steps. One program serves every `count`, so that the arithmetic of a step
+    does not depend on the other steps of its call. The sums have a leading axis of
+    `steps_per_call`, of which the first `count` entries are valid: the metrics of the objective,
+    and the norms of the gradient and of the parameters after each update.
 
     Args:
-      model: the network.
+      objective: the network and its loss.
       optimizer: the optimizer.
-      train_batch: turns the inputs of a call, the number of a step in it and a key into a batch,
-        inside the compiled function.
-      seed: of augmentation and dropout.
-      loss: see `losses.make`; it shapes the gradient, while the loss shown is the cross-entropy.
-      auxiliary_weight: of each auxiliary head's loss, where the network has such heads.
+      train_batch: makes the batch of a step: `(inputs, index in the call, key) -> batch`; traced.
+      seed: the seed of augmentation and dropout; their keys are functions of (seed, step).
       steps_per_call: the largest `count`.
-      mesh: the devices; the state is whole on each, the batch is split over them.
+      layout: the devices, and the layout of state and batch on them.
     """
 
-    def mean_loss(logits: jax.Array, batch: Batch) -> jax.Array:
-        return (loss(logits, batch["label"]) * batch["weight"]).sum() / batch["weight"].sum()
-
-    def step(
-        state: TrainState, inputs: Any, index: jax.Array | int
-    ) -> tuple[TrainState, metrics.Sums]:
-        augment_key, dropout_key = prng.for_step(seed, state.step)
+    def step(state: TrainState, inputs: Any, index: jax.Array | int) -> tuple[TrainState, Sums]:
+        augment_key, key = prng.for_step(seed, state.step)
         batch = train_batch(inputs, index, augment_key)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=["batch_stats", "aux_logits"],
-            )
-            value = mean_loss(logits, batch)
-            heads = jax.tree.leaves(updates.get("aux_logits", {}))
-            value += sum(auxiliary_weight * mean_loss(head, batch) for head in heads)
-            return value, (logits, updates)
-
-        grads, (logits, updates) = jax.grad(loss_fn, has_aux=True)(state.params)
+        carried = Carried(state.step, state.batch_stats, state.extra)
+        gradient = jax.value_and_grad(objective.loss, has_aux=True)
+        (_, (carried, sums)), grads = gradient(state.params, carried, batch, key)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
-        norms = {
-            "gradient_norm": optax.tree.norm(grads),
-            "parameter_norm": optax.tree.norm(params),
-        }
-        one = jnp.ones((), jnp.float32)
-        sums = metrics.classification(logits, batch["label"], batch["weight"])
-        sums = {**sums, **{name: (value, one) for name, value in norms.items()}}
-        new = TrainState(state.step + 1, params, updates.get("batch_stats", {}), opt_state)
-        return new, sums
+        new = TrainState(state.step + 1, params, carried.batch_stats, opt_state, carried.extra)
+        new = new.replace(extra={**new.extra, **objective.after(new)})
+        return new, {**sums, **_norms(grads, params)}
 
-    def call(state: TrainState, inputs: Any, count: int) -> tuple[TrainState, metrics.Sums]:
+    def call(state: TrainState, inputs: Any, count: int) -> tuple[TrainState, Sums]:
         if steps_per_call == 1:  # A loop around one step would only hide it from the compiler.
             state, sums = step(state, inputs, 0)
-            return state, jax.tree.map(lambda value: value[None], sums)
-        _, like = jax.eval_shape(step, state, inputs, 0)
-        none = jax.tree.map(lambda one: jnp.zeros((steps_per_call, *one.shape), one.dtype), like)
+            sums = jax.tree.map(lambda value: value[None], sums)
+        else:
+            state, sums = _loop(step, state, inputs, count, steps_per_call)
+        return lax.with_sharding_constraint(state, layout.of(state)), sums
 
-        def body(
-            index: jax.Array, carry: tuple[TrainState, metrics.Sums]
-        ) -> tuple[TrainState, metrics.Sums]:
-            state, sums = step(carry[0], inputs, index)
-            return state, jax.tree.map(lambda all_, one: all_.at[index].set(one), carry[1], sums)
-
-        return lax.fori_loop(0, count, body, (state, none))
-
-    whole = sharding.replicated(mesh)
-    return jax.jit(call, donate_argnums=0, out_shardings=(whole, whole))
+    return jax.jit(call, donate_argnums=0, out_shardings=(None, layout.whole))
 
 
-def make_eval_step(model: nn.Module, eval_batch: Callable[[Any], Batch], *, mesh: Mesh) -> EvalStep:
-    """`step(variables, inputs) -> (sums, confusion)`, jitted.
+def _loop(
+    step: Callable[[TrainState, Any, jax.Array | int], tuple[TrainState, Sums]],
+    state: TrainState,
+    inputs: Any,
+    count: int,
+    steps_per_call: int,
+) -> tuple[TrainState, Sums]:
+    """Takes `count` steps in one loop and stacks their sums, `[steps_per_call]` each."""
+    _, like = jax.eval_shape(step, state, inputs, 0)
+    empty = jax.tree.map(lambda one: jnp.zeros((steps_per_call, *one.shape), one.dtype), like)
 
-    Args:
-      model: the network.
-      eval_batch: turns the loop's inputs into a batch, inside the compiled step.
-      mesh: the devices that share the batch.
-    """
+    def body(index: jax.Array, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
+        state, sums = step(carry[0], inputs, index)
+        return state, jax.tree.map(lambda stack, one: stack.at[index].set(one), carry[1], sums)
 
-    def step(variables: Any, inputs: Any) -> tuple[metrics.Sums, jax.Array]:
-        batch = eval_batch(inputs)
-        logits = cast("jax.Array", model.apply(variables, batch["image"], train=False))
-        labels, weight = batch["label"], batch["weight"]
-        sums = metrics.classification(logits, labels, weight)
-        return sums, metrics.confusion(logits, labels, weight)
+    return lax.fori_loop(0, count, body, (state, empty))
 
-    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+def _norms(grads: Any, params: Any) -> Sums:
+    one = jnp.ones((), jnp.float32)
+    return {
+        "gradient_norm": (optax.tree.norm(grads), one),
+        "parameter_norm": (optax.tree.norm(params), one),
+    }

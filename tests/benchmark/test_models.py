@@ -1,4 +1,4 @@
-"""The benchmark of networks times what it says it times, and its command fails clearly."""
+"""Tests of the benchmark of networks: its programs, its figures and its error messages."""
 
 import csv
 import functools
@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.benchmark import __main__, compare_models, models, profiling, timing, torch_models
+from cnn_jax.benchmark import (
+    __main__,
+    compare_models,
+    models,
+    plots,
+    profiling,
+    timing,
+    torch_models,
+)
 from cnn_jax.runtime import malloc
 
 TRAIN = models.Case("lenet", "train", "float32", batch_size=4)
@@ -29,13 +37,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("case", [TRAIN, INFER], ids=lambda case: case.mode)
-def test_ours_and_plain_xla_compute_the_same(case: models.Case) -> None:
+def test_ours_and_plain_xla_give_equal_results(case: models.Case) -> None:
     ours, plain = (models.program(case, plain=plain) for plain in (False, True))
     for left, right in zip(jax.tree.leaves(ours.run()), jax.tree.leaves(plain.run()), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-5)
 
 
-def test_a_training_step_changes_the_parameters_of_the_next() -> None:
+def test_training_steps_update_the_parameters() -> None:
     program = models.program(TRAIN)
 
     def params() -> Any:
@@ -46,12 +54,12 @@ def test_a_training_step_changes_the_parameters_of_the_next() -> None:
     assert not np.array_equal(first["C1"]["kernel"], second["C1"]["kernel"])
 
 
-def test_operations_are_those_of_the_textbook() -> None:
+def test_operation_count_equals_the_textbook_formula() -> None:
     assert INFER.operations() == 2 * 4 * LENET_MULTIPLY_ADDS
     assert TRAIN.operations() == 3 * INFER.operations()
 
 
-def test_the_second_compilation_reads_what_the_first_wrote_and_leaves_the_settings() -> None:
+def test_second_compilation_hits_the_cache_and_restores_the_settings() -> None:
     before = dict(jax.config.values)
     events: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
@@ -63,18 +71,18 @@ def test_the_second_compilation_reads_what_the_first_wrote_and_leaves_the_settin
     np.testing.assert_array_equal(cold.run(), cached.run())
 
 
-def test_the_speeds_are_quotients_of_medians_and_torch_has_its_better_format() -> None:
+def test_speedups_are_ratios_of_medians_against_the_faster_torch_format() -> None:
     seconds = {"ours": (1, 2, 9), "XLA": (8, 8, 8), "torch contiguous": (4, 4, 5)}
     timings = {name: timing.Timing(values) for name, values in seconds.items()}
     timings["torch channels_last"] = timing.Timing((3.0, 1.0, 3.0))
     comparison = compare_models.Comparison(INFER, 1.0, 1.0, 0, timings, {})
     assert comparison.torch == "torch channels_last"
-    assert comparison.speeds == {"torch": 1.5, "XLA": 4.0}
+    assert comparison.speedups == {"torch": 1.5, "XLA": 4.0}
 
 
-def test_a_profile_says_which_kinds_of_operation_take_the_time(tmp_path: Path) -> None:
+def test_profile_ranks_kinds_of_operation_by_time(tmp_path: Path) -> None:
     matrix = jnp.eye(512)
-    # So many products that all else is a small part of them, whatever else the machine does.
+    # Enough products to take over 90 % of the time even on a busy machine.
     products = jax.jit(lambda x: functools.reduce(lambda y, _: y @ x, range(30), x))
     milliseconds = profiling.trace(
         lambda: jax.block_until_ready(products(matrix)), tmp_path / "trace"
@@ -83,7 +91,7 @@ def test_a_profile_says_which_kinds_of_operation_take_the_time(tmp_path: Path) -
     assert list(milliseconds)[-1] == profiling.OTHERS
 
 
-def test_the_command_prints_and_writes_the_table_and_draws_it(tmp_path: Path) -> None:
+def test_command_prints_and_writes_the_table_and_plots_it(tmp_path: Path) -> None:
     paths = {name: tmp_path / name for name in ("csv", "plot.png", "profile")}
     flags = (f"--{name.partition('.')[0]}={path}" for name, path in paths.items())
     result = run(
@@ -91,10 +99,10 @@ def test_the_command_prints_and_writes_the_table_and_draws_it(tmp_path: Path) ->
     )
     assert result.returncode == 0, result.stderr
     rows = list(csv.DictReader(paths["csv"].read_text().splitlines()))
-    asked = [("lenet", "2"), ("lenet", "3"), ("mlp", "16")]
-    assert [(row["model"], row["batch"]) for row in rows] == asked
-    assert all(float(row["images/s"]) > 0 and float(row["times XLA"]) > 0 for row in rows)
-    assert "times as fast as XLA, geometric mean" in result.stdout
+    expected = [("lenet", "2"), ("lenet", "3"), ("mlp", "16")]
+    assert [(row["model"], row["batch"]) for row in rows] == expected
+    assert all(float(row["images/s"]) > 0 and float(row["speedup over XLA"]) > 0 for row in rows)
+    assert "infer, float32: geometric mean of the speedup over XLA: " in result.stdout
     assert paths["plot.png"].read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in paths["profile"].iterdir()} == {
         "lenet@2-infer-float32",
@@ -103,40 +111,56 @@ def test_the_command_prints_and_writes_the_table_and_draws_it(tmp_path: Path) ->
     }
     again = run("--models=lenet", f"--profile={paths['profile']}")
     assert again.returncode == 1
-    assert "exists; it is not overwritten" in again.stderr
+    assert f"{paths['profile']} already exists; choose a new path" in again.stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--models=lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
-        (["--models=lenet@many"], "'many' of 'lenet@many' is not a number of images"),
-        (["--models=lenet", "--batch=0"], "the batch must be at least 1, got 0"),
+        (
+            ["--models=lenet@many"],
+            "--models: 'many' in 'lenet@many' is not a batch size; write NAME",
+        ),
+        (["--models=lenet", "--batch=0"], "--batch must be at least 1, got 0"),
         (["--models=lenet", "--mode=training"], "unknown mode 'training'"),
         (["--models=lenet", "--dtype=float8"], "float8"),
         (["--models=lenet", "--against=keras"], "unknown opponent 'keras'"),
-        (["--models=lenet", "--plot=plot.png"], "a plot needs opponents: some of torch, xla"),
+        (["--models=lenet", "--plot=plot.png"], "--plot needs --against with some of torch, xla"),
         (["--models=lenet", "--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["--models=lenet", "--image_size=-1"], "--image_size must be at least 1, or 0 for the"),
         (["--models=vgg11", "--image_size=16"], "at least 32x32 pixels"),
     ],
 )
-def test_bad_input_is_an_error_before_anything_is_timed(
+def test_invalid_flags_raise_before_anything_is_timed(
     flags: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(malloc, "keep", lambda: None)
+    monkeypatch.setattr(malloc, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(sys, "argv", ["benchmark", "models", *flags])
     with pytest.raises(errors.UserError, match=re.escape(message)):
         __main__.main()
     assert capsys.readouterr().out == ""
 
 
-def test_without_torchvision_the_message_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("missing", ["torch", "torchvision", "timm"])
+def test_missing_opponent_libraries_are_reported_with_the_pip_command(
+    missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnn_jax.benchmark.torch_ops.version", lambda: "torch")
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(errors.UserError, match="pip install torchvision timm"):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(errors.UserError, match="run: pip install torch torchvision timm"):
         torch_models.version()
+
+
+def test_speedups_are_plotted_for_each_opponent(tmp_path: Path) -> None:
+    path = tmp_path / "plot.png"
+    groups = {"train": {"torch": {"lenet@4": 1.5}, "XLA": {"lenet@4": 0.5}}}
+    plots.speedups(groups, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_matplotlib_is_not_loaded_without_a_plot() -> None:
+    code = "import sys; from cnn_jax.benchmark import plots; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

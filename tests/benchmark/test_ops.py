@@ -1,4 +1,4 @@
-"""The benchmark times what it says it times, and its command fails clearly."""
+"""Tests of the benchmark of operations: its programs, its figures and its error messages."""
 
 import csv
 import subprocess
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.benchmark import ops, timing, torch_ops
+from cnn_jax.benchmark import compare_ops, ops, timing, torch_ops
 
 SMALL = (
     ops.Case((2, 6, 6, 4), (3, 3, 2, 8), stride=2, padding=1, groups=2),
@@ -27,9 +27,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("case", SMALL)
 @pytest.mark.parametrize("name", ops.PASSES)
-def test_contenders_compute_the_same(case: ops.Case, name: str) -> None:
+def test_contenders_give_equal_results(case: ops.Case, name: str) -> None:
     if case.is_pooling and name == ops.PASSES[1]:
-        return  # a pooling has no kernel to differentiate by
+        return  # max-pooling has no kernel gradient
     contenders = ops.contenders(case, name)
     ours, plain = (jax.tree.leaves(contenders[key]()) for key in ("ours", "XLA"))
     assert len(ours) == (1 if name == ops.PASSES[0] else 2)
@@ -43,41 +43,50 @@ def test_contenders_take_turns() -> None:
     contenders = {name: lambda name=name: calls.append(name) for name in "ab"}
     turns: list[None] = []
     result = timing.interleaved(contenders, 3, lambda: turns.append(None))
-    # The second call of a turn is the one that counts; the first turn has two more to warm up,
-    # and one to see whether there is time for these.
+    # Only the second call of a turn is timed. The first turn has three more calls: one that shows
+    # that a call is short, and two for warming up.
     assert "".join(calls) == "aaaaabbbbb" + "aabb" * 2
     assert len(turns) == 6
     assert [len(result[name].seconds) for name in "ab"] == [3, 3]
 
 
-def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
+def test_speedups_above_one_mean_that_ours_is_faster() -> None:
+    seconds = {"ours": 2.0, "in scan": 3.0 * ops.SCAN_STEPS, "XLA": 5.0}
+    timings = {name: timing.Timing((value,)) for name, value in seconds.items()}
+    assert compare_ops.cells(timings) == ["2000.0", "0.67", "", "", "2.50"]
+    timings |= {"torch contiguous": timing.Timing((9.0,))}
+    timings |= {"torch channels_last": timing.Timing((1.0,))}
+    assert compare_ops.cells(timings) == ["2000.0", "0.67", "channels_last", "0.50", "2.50"]
+
+
+def test_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     result = run("--cases", SMALLEST, "--rounds=1", f"--csv={path}")
     assert result.returncode == 0, result.stderr
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [row["pass"] for row in rows] == list(ops.PASSES)
-    assert all(float(row["ours ms"]) > 0 and float(row["ours/XLA"]) > 0 for row in rows)
+    assert all(float(row["ours ms"]) > 0 and float(row["speedup over XLA"]) > 0 for row in rows)
     assert result.stdout.count(SMALLEST) == len(rows)
 
 
-def test_a_file_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("mine")
     result = run("--cases", SMALLEST, f"--csv={path}")
     assert result.returncode == 1
-    assert result.stderr.strip() == f"error: {path} exists; it is not overwritten"
+    assert result.stderr.strip() == f"error: {path} already exists; choose a new path"
     assert path.read_text() == "mine"
 
 
-def test_an_unknown_case_is_named_before_anything_is_timed() -> None:
+def test_unknown_case_raises_before_anything_is_timed() -> None:
     result = run("--cases", "3x3 64→64")
     assert result.returncode == 1
     assert "unknown case '3x3 64→64'; did you mean '3x3 64→64 @56'" in result.stderr
 
 
-def test_without_torch_the_message_says_how_to_install_it(
+def test_missing_torch_is_reported_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(errors.UserError, match="pip install torch"):
+    with pytest.raises(errors.UserError, match="run: pip install torch"):
         torch_ops.version()

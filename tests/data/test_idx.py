@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_jax import data, errors
+from cnn_jax import errors
+from cnn_jax.data import resident
 from cnn_jax.data.sources import idx
+from cnn_jax.data.sources.arrays import ArraySource
 
 RNG = np.random.default_rng(0)
 IMAGES = {"train": RNG.integers(0, 256, (5, 4, 3), np.uint8), "t10k": np.zeros((2, 4, 3), np.uint8)}
@@ -29,17 +31,23 @@ def write(root: Path, separator: str = "-", suffix: str = "") -> None:
             (root / name).write_bytes(gzip.compress(content) if suffix else content)
 
 
+def sizes(source: ArraySource) -> dict[str, int]:
+    return {split: len(examples) for split, examples in source.splits.items()}
+
+
 @pytest.mark.parametrize("separator", ["-", "."])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_images_and_labels_come_as_written(tmp_path: Path, separator: str, suffix: str) -> None:
+def test_images_and_labels_are_read_as_written(tmp_path: Path, separator: str, suffix: str) -> None:
     write(tmp_path, separator, suffix)
     source = idx.source("", str(tmp_path))
-    assert source.sizes == {"train": 5, "test": 2}
-    examples = source.read("train", 1, 4)
-    np.testing.assert_array_equal(examples.images, IMAGES["train"][1:4, ..., np.newaxis])
-    assert examples.labels.tolist() == [0, 1, 9]
-    assert examples.labels.dtype == np.int32
-    assert source.read("test", 0, 2).labels.tolist() == [3, 4]
+    assert sizes(source) == {"train": 5, "test": 2}
+    examples = source.splits["train"]
+    assert [example["label"] for example in map(examples.__getitem__, range(1, 4))] == [0, 1, 9]
+    for index, image in enumerate(IMAGES["train"]):
+        np.testing.assert_array_equal(examples[index]["image"], image[..., np.newaxis])
+    assert examples.labels().tolist() == [2, 0, 1, 9, 9]
+    assert examples.labels().dtype == np.int32
+    assert source.splits["test"].labels().tolist() == [3, 4]
 
 
 def test_classes_are_named_if_the_set_is_and_numbered_if_not(tmp_path: Path) -> None:
@@ -52,7 +60,7 @@ def test_a_set_without_images_is_read_as_empty(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(encoded(np.zeros((0, 4, 3), np.uint8)))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(encoded(np.zeros(0, np.uint8)))
-    assert idx.source("", str(tmp_path)).sizes == {"train": 5, "test": 0}
+    assert sizes(idx.source("", str(tmp_path))) == {"train": 5, "test": 0}
 
 
 WHOLE = encoded(IMAGES["train"])
@@ -61,19 +69,22 @@ WHOLE = encoded(IMAGES["train"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (WHOLE[:-1], "truncated: 75 bytes, where its header says 76"),
-        (WHOLE[:10], "truncated: its header alone should be 16 bytes"),
-        (WHOLE + b"\0", "too long: 77 bytes"),
+        (WHOLE[:-1], "truncated: it has 75 bytes, but 76 by its header"),
+        (WHOLE[:10], "truncated: it has 10 bytes, but its header alone should have 16"),
+        (WHOLE + b"\0", "too long: it has 77 bytes"),
         (WHOLE[:2] + b"\x0d" + WHOLE[3:], "values of type 0x0d; only unsigned bytes"),
         (b"\x89PNG\r\n\x1a\n", "not an idx file"),
         (b"", "not an idx file"),
-        (encoded(LABELS["train"]), "should have 3 dimensions, not 1"),
-        (encoded(IMAGES["train"][:4]), "has 4 images, but .*train-labels-idx1-ubyte.* 5 labels"),
+        (encoded(LABELS["train"]), "should have 3 dimensions, but has 1"),
+        (
+            encoded(IMAGES["train"][:4]),
+            "has 4 images, but .*train-labels-idx1-ubyte.* has 5 labels",
+        ),
     ],
     ids=["cut", "header", "long", "type", "other", "empty", "rank", "count"],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_a_bad_file_is_named_with_what_is_wrong(
+def test_bad_file_is_named_with_its_defect(
     tmp_path: Path, suffix: str, content: bytes, message: str
 ) -> None:
     write(tmp_path, suffix=suffix)
@@ -88,15 +99,17 @@ def test_a_bad_file_is_named_with_what_is_wrong(
     [gzip.compress(WHOLE)[:-1], gzip.compress(WHOLE)[:40], WHOLE, b"\x1f\x8b\x08" + b"\xff" * 50],
     ids=["end", "middle", "not gzip", "garbage"],
 )
-def test_a_gzip_file_that_is_not_whole_is_named(tmp_path: Path, content: bytes) -> None:
+def test_incomplete_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
     write(tmp_path, suffix=".gz")
     path = tmp_path / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(content)
-    with pytest.raises(errors.UserError, match=f"{re.escape(str(path))} is not a whole gzip file"):
+    with pytest.raises(
+        errors.UserError, match=f"{re.escape(str(path))} is not a complete gzip file"
+    ):
         idx.source("", str(tmp_path))
 
 
-def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_file_is_named_with_the_accepted_names(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(errors.UserError) as error:
@@ -105,7 +118,7 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path: Path) ->
     assert "t10k-labels-idx1-ubyte.gz" in str(error.value)
 
 
-def test_a_label_beyond_the_named_classes_is_an_error(tmp_path: Path) -> None:
+def test_label_beyond_the_named_classes_is_an_error(tmp_path: Path) -> None:
     write(tmp_path)
     labels = np.array([0, 1, 2, 3, 10], np.uint8)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(encoded(labels))
@@ -114,21 +127,29 @@ def test_a_label_beyond_the_named_classes_is_an_error(tmp_path: Path) -> None:
     assert "label 10, but 'mnist' has only 10 classes" in str(error.value)
 
 
-def test_an_unknown_name_is_an_error_that_lists_the_known(tmp_path: Path) -> None:
+def test_unknown_name_is_an_error_with_the_known_names(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(errors.UserError, match="'fashionmnist'; did you mean 'fashion_mnist'"):
-        idx.source("fashionmnist", str(tmp_path))
+    for function in (idx.source, idx.check):
+        with pytest.raises(errors.UserError, match="'fashionmnist'; did you mean 'fashion_mnist'"):
+            function("fashionmnist", str(tmp_path))
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.UserError, match="nowhere' is not a directory"):
         idx.source("mnist", str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("name", ["", "mnist"])
-def test_a_set_without_a_usual_place_needs_a_directory(name: str) -> None:
-    with pytest.raises(errors.UserError, match=r"data\.directory must say where"):
-        idx.source(name, "")
+def test_data_set_without_a_usual_place_needs_a_directory(name: str) -> None:
+    for function in (idx.source, idx.check):
+        with pytest.raises(errors.UserError, match=r"data\.directory must name the directory"):
+            function(name, "")
+
+
+def test_check_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx, "USUAL_PLACES", {"fashion_mnist": tmp_path / "missing"})
+    idx.check("mnist", str(tmp_path / "missing"))
+    idx.check("fashion_mnist", "")
 
 
 def test_the_error_for_an_absent_package_says_how_to_get_it(
@@ -142,15 +163,14 @@ def test_the_error_for_an_absent_package_says_how_to_get_it(
 @pytest.mark.skipif(
     not FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
 )
-def test_the_real_fashion_mnist_is_found_and_whole() -> None:
+def test_installed_fashion_mnist_is_found_and_complete() -> None:
     source = idx.source("fashion_mnist", "")
-    assert source.sizes == {"train": 60000, "test": 10000}
+    assert sizes(source) == {"train": 60000, "test": 10000}
     for split, each in (("train", 6000), ("test", 1000)):
-        examples = source.read(split, 0, source.sizes[split])
+        examples = source.splits[split]
         assert np.shape(examples.images) == (10 * each, 28, 28, 1)
-        assert np.bincount(examples.labels).tolist() == [each] * 10
-    mean, std = data.moments(source.read("train", 0, 60000).images)
+        assert np.bincount(examples.labels()).tolist() == [each] * 10
+    mean, std = resident.moments(list(source.splits["train"].images))
     assert mean == pytest.approx([0.2860], abs=5e-5)
     assert std == pytest.approx([0.3530], abs=5e-5)
-    first = source.read("train", 0, 1)
-    assert source.class_names[first.labels[0]] == "Ankle boot"
+    assert source.class_names[source.splits["train"][0]["label"]] == "Ankle boot"

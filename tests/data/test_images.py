@@ -1,3 +1,4 @@
+import io
 import re
 import struct
 from pathlib import Path
@@ -14,7 +15,7 @@ RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7, 1), np.uint8)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), np.uint8)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-# A row of red, green, blue and white, and what ITU-R 601 makes of it.
+# A row of red, green, blue and white, and its luma by ITU-R 601.
 PRIMARIES = np.array([[RED, GREEN, BLUE, WHITE]], np.uint8)
 LUMA = [76, 150, 29, 255]
 
@@ -95,7 +96,7 @@ def test_a_jpeg_of_printing_colours_is_read_as_light(tmp_path: Path) -> None:
 
 
 UPRIGHT = np.kron(np.array([[0, 60, 120], [160, 200, 240]], np.uint8), np.ones((8, 8), np.uint8))
-# How a camera stores the upright picture, by EXIF orientation.
+# The pixels that a camera stores for the upright picture, by EXIF orientation.
 STORED = {
     1: UPRIGHT,
     2: UPRIGHT[:, ::-1],
@@ -109,7 +110,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_photograph_is_upright_however_it_was_taken(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "a.jpg"
@@ -119,7 +120,7 @@ def test_a_photograph_is_upright_however_it_was_taken(tmp_path: Path, orientatio
 
 
 @pytest.mark.parametrize("name", ["missing.png", "folder.png", "text.png", "empty.png"])
-def test_what_is_no_picture_is_an_error_with_its_name(tmp_path: Path, name: str) -> None:
+def test_file_that_is_no_image_is_an_error_with_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").touch()
@@ -184,16 +185,32 @@ def test_conversion_repeats_grey_and_weighs_colours(
 @pytest.mark.parametrize("image_size", [7, 8, 12])
 @pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
 def test_padding_centres_the_unscaled_image_on_black(image: np.ndarray, image_size: int) -> None:
-    padded = images.fit(image, image_size, "pad")
+    padded = images.fit(image, (image_size, image_size), "pad")
     assert padded.shape == (image_size, image_size, image.shape[-1])
     top, left = (image_size - 5) // 2, (image_size - 7) // 2
     np.testing.assert_array_equal(padded[top : top + 5, left : left + 7], image)
     assert padded.sum(dtype=int) == image.sum(dtype=int)
 
 
+@pytest.mark.parametrize("size", [(5, 9), (8, 7), (6, 10)])
+def test_padding_to_a_rectangle(size: tuple[int, int]) -> None:
+    padded = images.fit(COLOUR, size, "pad")
+    assert padded.shape == (*size, 3)
+    top, left = (size[0] - 5) // 2, (size[1] - 7) // 2
+    np.testing.assert_array_equal(padded[top : top + 5, left : left + 7], COLOUR)
+    assert padded.sum(dtype=int) == COLOUR.sum(dtype=int)
+
+
+@pytest.mark.parametrize("size", [(4, 7), (5, 6), (4, 20), (20, 6)])
+def test_padding_cannot_shrink_either_side(size: tuple[int, int]) -> None:
+    message = rf"5x7 pixels to {size[0]}x{size[1]};.*bilinear, bicubic"
+    with pytest.raises(errors.UserError, match=message):
+        images.fit(COLOUR, size, "pad")
+
+
 def test_padding_cannot_shrink() -> None:
     with pytest.raises(errors.UserError, match=r"5x7 pixels to 6x6.*bilinear, bicubic"):
-        images.fit(COLOUR, 6, "pad")
+        images.fit(COLOUR, (6, 6), "pad")
 
 
 METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -212,7 +229,7 @@ def test_square_images_are_scaled_as_pillow_does(
 ) -> None:
     image = RNG.integers(0, 256, (20, 20, channels), np.uint8)
     expected = pillow(image, (image_size, image_size), METHODS[resize])
-    np.testing.assert_array_equal(images.fit(image, image_size, resize), expected)
+    np.testing.assert_array_equal(images.fit(image, (image_size, image_size), resize), expected)
 
 
 @pytest.mark.parametrize("resize", METHODS)
@@ -222,23 +239,36 @@ def test_the_aspect_ratio_is_kept_and_the_centre_cropped(resize: str, wide: bool
     expected = pillow(image, (8, 8), METHODS[resize], (9, 0, 21, 12))
     if not wide:
         image, expected = image.swapaxes(0, 1), expected.swapaxes(0, 1)
-    np.testing.assert_array_equal(images.fit(image, 8, resize), expected)
+    np.testing.assert_array_equal(images.fit(image, (8, 8), resize), expected)
 
 
 def test_scaling_covers_a_rectangle() -> None:
     image = RNG.integers(0, 256, (10, 10, 1), np.uint8)
     np.testing.assert_array_equal(images.scale(image, (6, 10), "bilinear"), image[2:8])
+    np.testing.assert_array_equal(images.fit(image, (6, 10), "bilinear"), image[2:8])
+
+
+@pytest.mark.parametrize("resize", METHODS)
+@pytest.mark.parametrize("size", [(8, 20), (20, 8), (5, 5), (12, 30)])
+def test_fitting_a_rectangle_scales_to_cover_it(resize: str, size: tuple[int, int]) -> None:
+    image = RNG.integers(0, 256, (12, 30, 3), np.uint8)
+    factor = min(12 / size[0], 30 / size[1])
+    height, width = size[0] * factor, size[1] * factor
+    top, left = (12 - height) / 2, (30 - width) / 2
+    box = (left, top, left + width, top + height)
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], METHODS[resize], box))
+    np.testing.assert_array_equal(images.fit(image, size, resize), expected)
 
 
 @pytest.mark.parametrize("resize", images.RESIZE)
 def test_an_image_of_the_right_size_is_unchanged(resize: str) -> None:
     image = RNG.integers(0, 256, (9, 9, 3), np.uint8)
-    np.testing.assert_array_equal(images.fit(image, 9, resize), image)
+    np.testing.assert_array_equal(images.fit(image, (9, 9), resize), image)
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(errors.UserError, match="'bilinaer'; did you mean 'bilinear'"):
-        images.fit(COLOUR, 9, "bilinaer")
+        images.fit(COLOUR, (9, 9), "bilinaer")
 
 
 def test_the_shorter_side_is_scaled_and_the_longer_rounded_down() -> None:
@@ -264,3 +294,83 @@ def test_the_centre_is_where_torchvision_has_it(side: int, start: int) -> None:
 def test_an_unknown_interpolation_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(errors.UserError, match="'lanczos'; allowed: bicubic, bilinear"):
         images.stretch(COLOUR, (9, 9), "lanczos")
+
+
+def stored(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+PICTURES = {
+    "grey": stored(Image.fromarray(GREY[..., 0])),
+    "colour": stored(Image.fromarray(COLOUR)),
+    "jpeg": stored(Image.fromarray(COLOUR), "JPEG"),
+    "grey jpeg": stored(Image.fromarray(GREY[..., 0]), "JPEG"),
+    "cmyk jpeg": stored(Image.fromarray(COLOUR).convert("CMYK"), "JPEG"),
+    "bits": stored(Image.fromarray(GREY[..., 0] > 127)),
+    "palette": stored(Image.fromarray(COLOUR).quantize(16)),
+    "transparent palette": stored(
+        Image.fromarray(COLOUR).quantize(16), transparency=bytes(range(10))
+    ),
+    "alpha": stored(Image.fromarray(COLOUR).convert("RGBA")),
+    "grey alpha": stored(Image.fromarray(GREY[..., 0]).convert("LA")),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_decoded_pixels_are_those_of_pillow(name: str, channels: int, mode: str) -> None:
+    with Image.open(io.BytesIO(PICTURES[name])) as picture:
+        plain = picture.convert("RGBA") if picture.mode == "P" else picture
+        expected = np.asarray(plain.convert(mode)).reshape(5, 7, channels)
+    decoded = images.decode(PICTURES[name], channels, "image 3")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("name", ["grey", "colour", "jpeg", "bits", "palette"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_decoding_and_reading_a_file_agree_on_plain_images(
+    tmp_path: Path, name: str, channels: int
+) -> None:
+    (tmp_path / "a.png").write_bytes(PICTURES[name])
+    read_back = images.read_file(tmp_path / "a.png", channels)
+    np.testing.assert_array_equal(images.decode(PICTURES[name], channels, "image 3"), read_back)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 60])
+def test_undecodable_bytes_are_an_error_with_the_place(cut: int) -> None:
+    encoded = PICTURES["colour"][:cut]
+    message = re.escape(f"train, image 3: not a readable image; it begins with {encoded[:8]!r}")
+    with pytest.raises(errors.UserError, match=message):
+        images.decode(encoded, 3, "train, image 3")
+
+
+@pytest.mark.parametrize("resize", images.RESIZE)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("native", [None, (5, 7)])
+def test_input_of_a_stored_image_is_converted_and_fitted(
+    resize: str, channels: int, native: tuple[int, int] | None
+) -> None:
+    expected = images.fit(images.convert(COLOUR, channels), (8, 10), resize)
+    made = images.to_input(COLOUR, native, (8, 10, channels), resize)
+    np.testing.assert_array_equal(made, expected)
+    assert made.shape == (8, 10, channels)
+
+
+@pytest.mark.parametrize(
+    ("resize", "method"), [("pad", "bilinear"), ("bilinear", "bilinear"), ("bicubic", "bicubic")]
+)
+def test_input_of_another_image_is_scaled_to_the_native_size_first(
+    resize: str, method: str
+) -> None:
+    image = RNG.integers(0, 256, (40, 30, 3), np.uint8)
+    native = images.scale(image, (5, 7), method)
+    expected = images.fit(native, (8, 10), resize)
+    np.testing.assert_array_equal(images.to_input(image, (5, 7), (8, 10, 3), resize), expected)
+
+
+def test_input_of_an_image_that_padding_cannot_shrink() -> None:
+    with pytest.raises(errors.UserError, match="5x7 pixels to 4x4"):
+        images.to_input(COLOUR, None, (4, 4, 3), "pad")

@@ -1,3 +1,6 @@
+"""Tests of the resident feed: order, batches, splits, moments and the description."""
+
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -8,43 +11,58 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnn_jax import data, errors
-from cnn_jax.runtime import prng
-from configs import base
+from cnn_jax import data, errors, plan
+from cnn_jax.contracts import Batch, Description, Inputs
+from cnn_jax.data import resident
+from cnn_jax.data.resident import Resident
+from cnn_jax.runtime import prng, sharding
 
 KEY = jax.random.key(0)
 # All 64 examples of the fake source, in eight batches an epoch.
-WHOLE = {"source": "fake", "image_size": 8, "train_split": "train", "validation_split": ""}
+WHOLE: dict[str, Any] = {
+    "source": "fake",
+    "image_size": 8,
+    "train_split": "train",
+    "validation_split": "",
+}
 
 
-def make(**changes: Any) -> data.Resident:
-    """The defaults of the configs, with changes."""
-    return data.make(**{**base.get_config().data, "batch_size": 8, "seed": 0, **changes})
+def make(
+    *, batch_size: int = 8, seed: int = 0, description: Description | None = None, **changes: Any
+) -> Resident:
+    """Returns the feed of a plan: the default keys of `data` with changes."""
+    plan_ = plan.read({"seed": seed, "data": changes, "train": {"batch_size": batch_size}})
+    source = data.open_source(plan_.data)
+    feed = data.bind(source, plan_, sharding.make_layout(), description)
+    assert isinstance(feed, Resident)
+    return feed
 
 
-def evaluated(dataset: data.Resident, split: str, batch_size: int) -> data.Batch:
-    """What counts in the evaluation of a split, one batch after the other."""
-    eval_batch = jax.jit(dataset.eval_batch)
-    batches = [eval_batch(inputs) for inputs in dataset.eval_inputs(split, batch_size)]
+def evaluated(feed: Resident, split: str, batch_size: int) -> Batch:
+    """Returns the fields of all examples of a split, without padding, in evaluation order."""
+    eval_batch = jax.jit(feed.eval_batch)
+    batches = [eval_batch(inputs) for inputs in feed.eval_inputs(split, batch_size)]
     parts = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     assert set(parts["weight"].tolist()) <= {0.0, 1.0}
     return {key: part[parts["weight"] == 1] for key, part in parts.items()}
 
 
-def singly(start_step: int, steps: int) -> Iterator[range]:
+def single_steps(start_step: int, steps: int) -> Iterator[range]:
+    """Yields calls of one step each."""
     return (range(step, step + 1) for step in range(start_step, start_step + steps))
 
 
-def first_inputs(dataset: data.Resident) -> data.Inputs:
-    return next(dataset.train_inputs(singly(0, 1)))[1]
+def first_inputs(feed: Resident) -> Inputs:
+    """Returns the inputs of the first training step."""
+    return next(feed.train_inputs(single_steps(0, 1)))[1]
 
 
-def trained(dataset: data.Resident, start_step: int, steps: int) -> np.ndarray:
-    """Which examples are in `steps` batches from `start_step` on; `[steps, batch]` positions."""
-    everything = evaluated(dataset, "train", 1000)
-    train_batch = jax.jit(dataset.train_batch)
+def trained(feed: Resident, start_step: int, steps: int) -> np.ndarray:
+    """Returns `[steps, batch]`: the index of each example in the batches from `start_step` on."""
+    everything = evaluated(feed, "train", 1000)
+    train_batch = jax.jit(feed.train_batch)
     rows = []
-    for _, inputs in dataset.train_inputs(singly(start_step, steps)):
+    for _, inputs in feed.train_inputs(single_steps(start_step, steps)):
         batch = train_batch(inputs, 0, KEY)
         difference = np.asarray(batch["image"])[:, None] - np.asarray(everything["image"])
         row = np.abs(difference).sum((2, 3, 4)).argmin(1)
@@ -60,10 +78,10 @@ def test_every_epoch_shows_every_example_once_in_another_order() -> None:
     assert first.tolist() != list(range(64))
 
 
-def test_what_does_not_fill_a_batch_waits_for_another_epoch() -> None:
-    dataset = make(**WHOLE | {"batch_size": 24})
-    assert dataset.steps_per_epoch == 2
-    shown = trained(dataset, 0, 20).reshape(10, 48)
+def test_examples_beyond_the_last_whole_batch_are_left_for_other_epochs() -> None:
+    feed = make(**WHOLE | {"batch_size": 24})
+    assert feed.steps_per_epoch == 2
+    shown = trained(feed, 0, 20).reshape(10, 48)
     assert [len(set(epoch)) for epoch in shown.tolist()] == [48] * 10
     assert len(np.unique(shown)) == 64
 
@@ -76,9 +94,9 @@ def test_the_order_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize("start_step", [1, 7, 8, 9, 21])
 def test_a_resumed_stream_continues_the_uninterrupted_one(start_step: int) -> None:
-    dataset = make(**WHOLE)
-    expected = trained(dataset, 0, start_step + 10)[start_step:]
-    np.testing.assert_array_equal(trained(dataset, start_step, 10), expected)
+    feed = make(**WHOLE)
+    expected = trained(feed, 0, start_step + 10)[start_step:]
+    np.testing.assert_array_equal(trained(feed, start_step, 10), expected)
 
 
 def test_augmentation_changes_the_training_images_by_the_key_alone() -> None:
@@ -101,10 +119,10 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(batch_size: int)
     np.testing.assert_array_equal(labels, load_digits().target[1437:])
 
 
-def test_batches_have_the_shapes_and_types_that_the_steps_take() -> None:
-    dataset = make(source="digits", channels=3)
-    train = dataset.train_batch(first_inputs(dataset), 0, KEY)
-    evaluation = dataset.eval_batch(next(dataset.eval_inputs("test", 8)))
+def test_batches_have_the_shapes_and_dtypes_of_the_contract() -> None:
+    feed = make(source="digits", channels=3)
+    train = feed.train_batch(first_inputs(feed), 0, KEY)
+    evaluation = feed.eval_batch(next(feed.eval_inputs("test", 8)))
     for batch in (train, evaluation):
         assert {key: (part.shape, part.dtype.name) for key, part in batch.items()} == {
             "image": ((8, 32, 32, 3), "float32"),
@@ -112,16 +130,16 @@ def test_batches_have_the_shapes_and_types_that_the_steps_take() -> None:
             "weight": ((8,), "float32"),
         }
     assert np.all(train["weight"] == 1)
-    assert dataset.input_shape == (32, 32, 3)
+    assert feed.description.input_shape == (32, 32, 3)
 
 
 def test_sizes_are_those_of_the_slices() -> None:
-    dataset = make(source="digits", batch_size=104)
-    sizes = {split: dataset.size(split) for split in dataset.splits}
+    feed = make(source="digits", batch_size=104)
+    sizes = {split: feed.size(split) for split in feed.splits}
     assert sizes == {"train": 1293, "validation": 144, "test": 360}
-    assert dataset.steps_per_epoch == 12
+    assert feed.steps_per_epoch == 12
     with pytest.raises(errors.UserError, match="'tset'; did you mean 'test'"):
-        dataset.size("tset")
+        feed.size("tset")
 
 
 @pytest.mark.parametrize(
@@ -130,43 +148,44 @@ def test_sizes_are_those_of_the_slices() -> None:
     ids=["digits", "fake", "fake colour"],
 )
 def test_training_images_have_mean_0_and_deviation_1(changes: dict[str, Any]) -> None:
-    dataset = make(**changes, image_size=8)
-    images = evaluated(dataset, "train", 512)["image"]
+    feed = make(**changes, image_size=8)
+    images = evaluated(feed, "train", 512)["image"]
     np.testing.assert_allclose(images.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(images.std((0, 1, 2)), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("resize", ["pad", "bilinear"])
 def test_mean_and_deviation_are_those_of_the_stored_training_images_alone(resize: str) -> None:
-    dataset = make(source="digits", train_split="train[:500]", resize=resize)
+    feed = make(source="digits", train_split="train[:500]", resize=resize)
     stored = np.rint(load_digits().images[:500] * (255 / 16)) / 255
-    assert dataset.mean == pytest.approx([stored.mean()], abs=1e-9)
-    assert dataset.std == pytest.approx([stored.std()], abs=1e-9)
+    assert feed.description.mean == pytest.approx([stored.mean()], abs=1e-9)
+    assert feed.description.std == pytest.approx([stored.std()], abs=1e-9)
 
 
 def test_an_image_set_without_contrast_stays_finite() -> None:
-    mean, std = data.moments(np.full((3, 2, 2, 1), 7, np.uint8))
+    mean, std = resident.moments([np.full((2, 2, 1), 7, np.uint8)] * 3)
     assert mean == pytest.approx([7 / 255])
     assert std == pytest.approx([1 / 255])
 
 
-def test_the_moments_of_images_of_several_sizes_weigh_every_pixel_alike() -> None:
+def test_every_pixel_has_the_same_weight_in_the_moments_of_images_of_several_sizes() -> None:
     pictures = [np.zeros((1, 3, 1), np.uint8), np.full((1, 1, 1), 255, np.uint8)]
-    mean, std = data.moments(pictures)
+    mean, std = resident.moments(pictures)
     assert mean == pytest.approx([1 / 4])
     assert std == pytest.approx([np.sqrt(3) / 4])
 
 
-def test_the_description_is_what_other_images_need_and_fits_into_json() -> None:
-    description = make(source="digits", channels=3).description()
-    assert json.loads(json.dumps(description)) == {
+def test_the_description_is_complete_and_can_be_written_as_json() -> None:
+    description = make(source="digits", channels=3).description
+    assert json.loads(json.dumps(dataclasses.asdict(description))) == {
         "class_names": list("0123456789"),
         "native_size": [8, 8],
         "input_shape": [32, 32, 3],
-        "mean": list(description["mean"]),
-        "std": list(description["std"]),
+        "mean": list(description.mean),
+        "std": list(description.std),
     }
-    assert len(description["mean"]) == len(description["std"]) == 3
+    assert len(description.mean) == len(description.std) == 3
+    assert description.num_classes == 10
 
 
 @pytest.mark.parametrize(
@@ -175,14 +194,18 @@ def test_the_description_is_what_other_images_need_and_fits_into_json() -> None:
         ({"source": "digit"}, "unknown data.source 'digit'; did you mean 'digits'"),
         ({"train_split": "trian"}, "unknown split 'trian'; did you mean 'train'"),
         ({"test_split": "validation"}, "unknown split 'validation'"),
-        ({"train_split": ""}, "data.train_split is empty"),
-        ({"resize": "bicubik"}, "unknown data.resize 'bicubik'; did you mean 'bicubic'"),
+        ({"train_split": ""}, "data.train_split must be a split, not empty, got ''"),
+        (
+            {"resize": "bicubik"},
+            "data.resize must be pad, bilinear or bicubic, got 'bicubik'",
+        ),
         ({"channels": 2}, "data.channels must be 1 or 3, got 2"),
-        ({"image_size": 0}, "data.image_size must be at least 1 pixel, got 0"),
+        ({"image_size": 0}, "data.image_size must be at least 1, got 0"),
         ({"image_size": 4}, "'pad' cannot bring 8x8 pixels to 4x4"),
-        ({"image_size": 8192}, "GiB that are kept on a device; take a slice"),
-        ({"crop_padding": -1}, "data.crop_padding must be in [0, 32) pixels, got -1"),
+        ({"image_size": 8192}, "more than the 8 GiB that a device may hold; take a slice"),
+        ({"crop_padding": -1}, "data.crop_padding must be at least 0, got -1"),
         ({"crop_padding": 32}, "data.crop_padding must be in [0, 32) pixels, got 32"),
+        ({"image_size": 40, "image_width": 20, "crop_padding": 20}, "be in [0, 20) pixels, got 20"),
         ({"batch_size": 0}, "train.batch_size must be at least 1, got 0"),
         ({"batch_size": 2048}, "train.batch_size 2048 is larger than the 1293 training examples"),
     ],
@@ -202,7 +225,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(changes: dict[str, Any], mess
         ("train", "test", False),
     ],
 )
-def test_evaluating_on_training_examples_is_warned_of(
+def test_a_split_that_shares_training_examples_gives_a_warning(
     train_split: str, validation_split: str, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(source="digits", train_split=train_split, validation_split=validation_split)
@@ -210,15 +233,44 @@ def test_evaluating_on_training_examples_is_warned_of(
     assert caplog.messages == [message] * warned
 
 
-def test_batches_are_those_that_the_steps_make_of_their_inputs() -> None:
-    dataset = make(source="digits", image_size=32, crop_padding=4, flip=True)
-    batches, (_, inputs) = dataset.train_batches(3), next(dataset.train_inputs([range(3, 5)]))
+def test_batches_are_those_of_the_training_and_evaluation_steps() -> None:
+    feed = make(source="digits", image_size=32, crop_padding=4, flip=True, seed=5)
+    batches = data.train_batches(feed, seed=5, start_step=3)
+    _, inputs = next(feed.train_inputs([range(3, 5)]))
     for index, step in enumerate((3, 4)):
-        augment_key, _ = prng.for_step(dataset.seed, step)
-        expected = dataset.train_batch(inputs, index, augment_key)
+        augment_key, _ = prng.for_step(5, step)
+        expected = feed.train_batch(inputs, index, augment_key)
         batch = next(batches)
         assert batch.keys() == {"image", "label", "weight"} == expected.keys()
         for name, array in batch.items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=1e-6)
-    labels = [batch["label"][batch["weight"] > 0] for batch in dataset.eval_batches("test")]
-    np.testing.assert_array_equal(np.concatenate(labels), dataset.splits["test"].labels)
+    evaluation = list(data.eval_batches(feed, "test", 8))
+    assert {batch["image"].shape for batch in evaluation} == {(8, 32, 32, 1)}
+    labels = [batch["label"][batch["weight"] > 0] for batch in evaluation]
+    np.testing.assert_array_equal(np.concatenate(labels), feed.splits["test"].labels)
+
+
+def test_inputs_may_be_wider_than_high() -> None:
+    feed = make(source="digits", image_size=10, image_width=14, channels=3)
+    assert feed.description.input_shape == (10, 14, 3)
+    train = feed.train_batch(first_inputs(feed), 0, KEY)
+    assert train["image"].shape == (8, 10, 14, 3)
+    images = evaluated(feed, "test", 100)["image"]
+    assert images.shape == (360, 10, 14, 3)
+    # The stored 8x8 pixels are in the centre, on black.
+    mean, std = np.array(feed.description.mean), np.array(feed.description.std)
+    pixels = np.rint((images * std + mean) * 255)
+    stored = np.rint(load_digits().images[1437:] * (255 / 16))[..., None].repeat(3, -1)
+    np.testing.assert_array_equal(pixels[:, 1:9, 3:11], stored)
+    assert pixels.sum() == stored.sum()
+
+
+def test_the_moments_of_a_stored_description_are_used() -> None:
+    own = make(source="digits")
+    stored = dataclasses.replace(own.description, mean=(0.25,), std=(0.5,))
+    feed = make(source="digits", description=stored)
+    assert feed.description == stored
+    for split in ("train", "test"):
+        bytes_ = np.asarray(feed.splits[split].images, np.float32)
+        expected = (bytes_ / 255 - 0.25) / 0.5
+        np.testing.assert_allclose(evaluated(feed, split, 500)["image"], expected, atol=1e-6)

@@ -27,7 +27,7 @@ from cnn_jax.data import splits
         ("train[:200%]", 0, 60000),
     ],
 )
-def test_a_slice_names_a_range(split: str, start: int, stop: int) -> None:
+def test_slice_selects_a_range(split: str, start: int, stop: int) -> None:
     assert splits.resolve(split, {"train": 60000, "test": 10000}) == ("train", start, stop)
 
 
@@ -64,9 +64,15 @@ def test_an_unknown_split_is_named_with_its_nearest() -> None:
     "split",
     ["", "train[", "train[]", "train[5]", "train[:5.5%]", "train[a:]", "train[::2]", "[:5]"],
 )
-def test_what_cannot_be_read_is_quoted(split: str) -> None:
+def test_unreadable_split_is_quoted(split: str) -> None:
+    assert not splits.is_readable(split)
     with pytest.raises(errors.UserError, match=re.escape(f"cannot read split {split!r}")):
         splits.resolve(split, {"train": 10})
+
+
+@pytest.mark.parametrize("split", ["train", "train[:]", "train[:90%]", "a-b[-5%:-1]"])
+def test_readable_split(split: str) -> None:
+    assert splits.is_readable(split)
 
 
 @pytest.mark.parametrize(

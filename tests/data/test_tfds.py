@@ -1,8 +1,9 @@
-"""Sets that are made here, without TensorFlow and without a network."""
+"""Tests on data sets that are prepared here, without TensorFlow and without a network."""
 
 import http.server
 import io
 import json
+import pickle
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tensorflow_datasets
 from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
-from cnn_jax import errors
+from cnn_jax import contracts, errors
 from cnn_jax.data.sources import tfds
 
 RNG = np.random.default_rng(0)
@@ -32,7 +33,7 @@ class Tiny(
     tensorflow_datasets.core.GeneratorBasedBuilder,
     skip_registration=True,  # type: ignore[call-arg]  # TFDS has no types.
 ):
-    """A set of the images of the class, which are made up for each test."""
+    """Data set with the features and examples of the class attributes."""
 
     VERSION = tensorflow_datasets.core.Version("1.2.3")
     pkg_dir_path = tensorflow_datasets.core.Path(__file__).parent
@@ -42,7 +43,7 @@ class Tiny(
 
     def _info(self) -> Any:
         features = tensorflow_datasets.features.FeaturesDict(self.features)
-        # Otherwise they are in the order of their keys' hashes.
+        # With shuffling, examples are in the order of the hashes of their keys.
         return tensorflow_datasets.core.DatasetInfo(
             builder=self, features=features, disable_shuffling=True
         )
@@ -63,7 +64,7 @@ def encoded(image: np.ndarray) -> bytes:
 
 
 def tiny(images: Sequence[np.ndarray], label: Any = CLASSES, **changes: Any) -> type[Tiny]:
-    """A set of these images; their labels are 0, 1, 2, 0, and so on."""
+    """Returns a builder of a data set of these images, with the labels 0, 1, 2, 0, and so on."""
     shape = (None, None, images[0].shape[-1])
     image = tensorflow_datasets.features.Image(shape=shape)
     examples = [{"image": encoded(each), "label": index % 3} for index, each in enumerate(images)]
@@ -75,10 +76,21 @@ def tiny(images: Sequence[np.ndarray], label: Any = CLASSES, **changes: Any) -> 
 
 
 def prepared(root: Path, builder: type[Tiny]) -> Path:
-    """Prepare the set; the directory of its files."""
+    """Prepares the data set and returns the directory of its files."""
     instance = builder(data_dir=root)
     instance.download_and_prepare(file_format="array_record")
     return Path(instance.data_dir)
+
+
+def read(examples: tfds.TfdsExamples, start: int, stop: int) -> tuple[list[np.ndarray], list[int]]:
+    """Returns the images and the labels of a range of examples."""
+    parts = examples.__getitems__(range(start, stop))
+    assert all(type(part["label"]) is int for part in parts)
+    return [part["image"] for part in parts], [part["label"] for part in parts]
+
+
+def sizes(source: tfds.TfdsSource) -> dict[str, int]:
+    return {split: len(examples) for split, examples in source.splits.items()}
 
 
 def tree(root: Path) -> dict[Path, bytes]:
@@ -105,50 +117,82 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
-def test_images_of_one_size_come_as_written(tmp_path: Path, images: list[np.ndarray]) -> None:
+def test_images_of_one_size_are_read_as_written(tmp_path: Path, images: list[np.ndarray]) -> None:
     prepared(tmp_path, tiny(images))
     source = tfds.source("tiny", str(tmp_path))
     assert source.class_names == ("cat", "dog", "cow")
-    assert source.sizes == {"train": 7, "test": 2}
-    examples = source.read("train", 0, 7)
-    assert isinstance(examples.images, np.ndarray)
-    assert examples.images.dtype == np.uint8
-    np.testing.assert_array_equal(examples.images, np.stack(images))
-    assert examples.labels.dtype == np.int32
-    assert examples.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert sizes(source) == {"train": 7, "test": 2}
+    examples = source.splits["train"]
+    assert isinstance(examples, contracts.Examples)
+    stored, labels = read(examples, 0, 7)
+    assert {image.dtype for image in stored} == {np.dtype(np.uint8)}
+    np.testing.assert_array_equal(np.stack(stored), np.stack(images))
+    assert labels == [0, 1, 2, 0, 1, 2, 0]
+    assert examples.labels().dtype == np.int32
+    assert examples.labels().tolist() == labels
 
 
-def test_range_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(tmp_path, tiny(GREY))
     monkeypatch.setattr(tfds, "_CHUNK", 2)
-    examples = tfds.source("tiny:1.2.3", str(tmp_path)).read("train", 1, 6)
-    np.testing.assert_array_equal(examples.images, np.stack(GREY[1:6]))
-    assert examples.labels.tolist() == [1, 2, 0, 1, 2]
+    examples = tfds.source("tiny:1.2.3", str(tmp_path)).splits["train"]
+    assert examples.labels().tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_images_of_different_sizes_come_as_a_list(tmp_path: Path) -> None:
+def test_labels_are_read_without_decoding_images(tmp_path: Path) -> None:
+    builder = tiny(GREY)
+    builder.examples[4]["image"] = b"not a picture"
+    prepared(tmp_path, builder)
+    labels = tfds.source("tiny", str(tmp_path)).splits["train"].labels()
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "indices", [range(1, 6), [6, 0, 3], np.array([2, 2, 5]), []], ids=["range", "any", "numpy", "0"]
+)
+def test_many_examples_at_once_are_those_of_the_indices(tmp_path: Path, indices: Any) -> None:
+    prepared(tmp_path, tiny(GREY))
+    examples = tfds.source("tiny", str(tmp_path)).splits["train"]
+    parts = examples.__getitems__(indices)
+    assert len(parts) == len(indices)
+    for index, part in zip(indices, parts, strict=True):
+        np.testing.assert_array_equal(part["image"], GREY[index])
+        np.testing.assert_array_equal(examples[index]["image"], GREY[index])
+        assert part["label"] == examples[index]["label"] == index % 3
+        assert examples.name(index) == f"tiny, train, image {index}"
+
+
+def test_examples_can_be_pickled_before_and_after_reading(tmp_path: Path) -> None:
+    prepared(tmp_path, tiny(GREY))
+    examples = tfds.source("tiny", str(tmp_path)).splits["train"]
+    for _ in range(2):
+        copy = pickle.loads(pickle.dumps(examples))
+        np.testing.assert_array_equal(copy[3]["image"], examples[3]["image"])
+
+
+def test_images_of_different_sizes_are_read_as_written(tmp_path: Path) -> None:
     prepared(tmp_path, tiny(VARIED))
-    images = tfds.source("tiny", str(tmp_path)).read("train", 0, 3).images
+    images, _ = read(tfds.source("tiny", str(tmp_path)).splits["train"], 0, 3)
     assert [image.shape for image in images] == [image.shape for image in VARIED]
     assert all((ours == theirs).all() for ours, theirs in zip(images, VARIED, strict=True))
 
 
 def test_stored_picture_gets_the_channels_of_the_set(tmp_path: Path) -> None:
     builder = tiny(COLOUR[:2])
-    builder.examples[0]["image"] = encoded(GREY[0])  # As some JPEGs in ImageNet.
+    builder.examples[0]["image"] = encoded(GREY[0])  # Like some JPEGs in ImageNet.
     prepared(tmp_path, builder)
-    images = tfds.source("tiny", str(tmp_path)).read("train", 0, 2).images
+    images, _ = read(tfds.source("tiny", str(tmp_path)).splits["train"], 0, 2)
     np.testing.assert_array_equal(images[0], GREY[0].repeat(3, axis=-1))
 
 
-def test_palette_is_looked_up_whatever_it_has_transparent(tmp_path: Path) -> None:
+def test_palette_with_transparent_entries_is_looked_up(tmp_path: Path) -> None:
     picture = Image.fromarray(COLOUR[0]).quantize(256)
     file = io.BytesIO()
     picture.save(file, "PNG", transparency=bytes(range(20)))
     builder = tiny(COLOUR[:2])
     builder.examples[0]["image"] = file.getvalue()
     prepared(tmp_path, builder)
-    images = tfds.source("tiny", str(tmp_path)).read("train", 0, 1).images
+    images, _ = read(tfds.source("tiny", str(tmp_path)).splits["train"], 0, 1)
     np.testing.assert_array_equal(images[0], np.asarray(picture.convert("RGB")))
 
 
@@ -161,29 +205,29 @@ def test_newest_prepared_version_is_read_unless_one_is_named(tmp_path: Path) -> 
     prepared(tmp_path, tiny(GREY))
     prepared(tmp_path, tiny(COLOUR, VERSION=tensorflow_datasets.core.Version("1.10.0")))
     newest, older = (tfds.source(name, str(tmp_path)) for name in ("tiny", "tiny:1.2.*"))
-    assert newest.read("test", 0, 1).images[0].shape == (5, 4, 3)
-    assert older.read("test", 0, 1).images[0].shape == (5, 4, 1)
+    assert newest.splits["test"][0]["image"].shape == (5, 4, 3)
+    assert older.splits["test"][0]["image"].shape == (5, 4, 1)
 
 
 def test_configuration(tmp_path: Path) -> None:
     configs = [tensorflow_datasets.core.BuilderConfig(name=name) for name in ("a", "top-images")]
     builder = tiny(GREY, BUILDER_CONFIGS=configs)
     builder(data_dir=tmp_path, config="top-images").download_and_prepare(file_format="array_record")
-    assert tfds.source("tiny/top-images:1.2.3", str(tmp_path)).sizes["train"] == 7
-    with pytest.raises(errors.UserError, match=r"tiny/a:.*\(there is tiny/top-images:1.2.3\)"):
+    assert sizes(tfds.source("tiny/top-images:1.2.3", str(tmp_path)))["train"] == 7
+    with pytest.raises(errors.UserError, match=r"tiny/a:.*sets: tiny/top-images:1.2.3\)"):
         tfds.source("tiny/a:1.2.3", str(tmp_path))
 
 
 def test_registered_set_whose_older_version_is_prepared(tmp_path: Path, register: Any) -> None:
     prepared(tmp_path, tiny(GREY))
     register(tiny(GREY, VERSION=tensorflow_datasets.core.Version("2.0.0")))
-    assert tfds.source("tiny", str(tmp_path)).sizes["train"] == 7
+    assert sizes(tfds.source("tiny", str(tmp_path)))["train"] == 7
 
 
 def test_default_directory_is_that_of_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(tmp_path, tiny(GREY))
     monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
-    assert tfds.source("tiny", "").sizes["train"] == 7
+    assert sizes(tfds.source("tiny", ""))["train"] == 7
 
 
 def test_missing_set_is_prepared_where_tensorflow_is_not_needed(
@@ -191,8 +235,8 @@ def test_missing_set_is_prepared_where_tensorflow_is_not_needed(
 ) -> None:
     register(tiny(GREY))
     root = tmp_path / "yet" / "to be made"
-    examples = tfds.source("tiny", str(root)).read("train", 0, 7)
-    np.testing.assert_array_equal(examples.images, np.stack(GREY))
+    images, _ = read(tfds.source("tiny", str(root)).splits["train"], 0, 7)
+    np.testing.assert_array_equal(np.stack(images), np.stack(GREY))
     assert [path.name for path in root.iterdir()] == ["tiny"]
     assert [path.name for path in root.parent.iterdir()] == ["to be made"]
     assert capsys.readouterr().out == ""
@@ -207,14 +251,14 @@ def test_no_network(tmp_path: Path, no_network: None, monkeypatch: pytest.Monkey
     with pytest.raises(errors.UserError) as caught:
         tfds.source("mnist:3.0.1", str(root))
     message = str(caught.value)
-    assert f"mnist:3.0.1 is not prepared in {root} (there is tiny:1.2.3)" in message
+    assert f"mnist:3.0.1 is not prepared in {root} (prepared data sets: tiny:1.2.3)" in message
     assert "no network, or no connection to storage.googleapis.com" in message
     assert "pip install tensorflow tensorflow-datasets" in message
     assert (
         "tfds.builder('mnist:3.0.1', data_dir='prepared')"
         ".download_and_prepare(file_format='array_record')" in message
     )
-    assert f"copy its directory prepared/mnist to {root}/mnist" in message
+    assert f"copy the directory prepared/mnist to {root}/mnist" in message
     assert tree(tmp_path) == before
 
 
@@ -245,7 +289,7 @@ def test_set_that_needs_tensorflow_to_prepare(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     builder = tiny(GREY)
-    builder.examples[0]["image"] = GREY[0]  # An array, which TFDS has TensorFlow encode.
+    builder.examples[0]["image"] = GREY[0]  # TFDS encodes arrays with TensorFlow.
     register(builder)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     (tmp_path / "downloads").mkdir()
@@ -256,7 +300,7 @@ def test_set_that_needs_tensorflow_to_prepare(
     assert capsys.readouterr().out == ""
 
 
-def test_set_to_be_fetched_by_hand(tmp_path: Path, no_network: None) -> None:
+def test_set_that_users_download_by_hand(tmp_path: Path, no_network: None) -> None:
     with pytest.raises(errors.UserError) as caught:
         tfds.source("imagenet2012", str(tmp_path))
     assert f"Manual directory {tmp_path}/downloads/manual does not exist" in str(caught.value)
@@ -267,7 +311,9 @@ def test_set_of_another_kind_is_not_downloaded(tmp_path: Path, register: Any) ->
     builder = tiny(GREY, url="http://127.0.0.1:1/never-asked-for.zip")
     builder.features["image"] = tensorflow_datasets.features.Text()
     register(builder)
-    with pytest.raises(errors.UserError, match="no image called 'image'; its features are image: "):
+    with pytest.raises(
+        errors.UserError, match="no image feature called 'image'; its features are image"
+    ):
         tfds.source("tiny", str(tmp_path))
 
 
@@ -280,9 +326,16 @@ def test_unknown_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "mnist:three", "huggingface:mnist", "mnist/seed=1"])
-def test_name_that_is_none(tmp_path: Path, name: str) -> None:
+def test_unreadable_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.UserError, match=r"cannot read data.name .*'mnist:3.0.1'"):
         tfds.source(name, str(tmp_path))
+    with pytest.raises(errors.UserError, match=r"cannot read data.name .*'mnist:3.0.1'"):
+        tfds.check(name)
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "imagenet_v2/matched-frequency:3.0.*"])
+def test_readable_name(name: str) -> None:
+    tfds.check(name)
 
 
 def test_unknown_version(tmp_path: Path) -> None:
@@ -308,7 +361,7 @@ def test_tfrecord_says_how_to_convert_and_is_read_afterwards(tmp_path: Path) -> 
         f"--dataset_version_dir={directory}\n" in str(caught.value)
     )
     file.write_text(json.dumps(info | {"alternativeFileFormats": ["array_record"]}))
-    assert len(tfds.source("tiny", str(tmp_path)).read("train", 0, 7).labels) == 7
+    assert len(tfds.source("tiny", str(tmp_path)).splits["train"].labels()) == 7
 
 
 def test_damaged_set(tmp_path: Path) -> None:
@@ -321,9 +374,10 @@ def test_damaged_set(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     next(prepared(tmp_path, tiny(GREY)).glob("tiny-test*")).unlink()
     source = tfds.source("tiny", str(tmp_path))
-    assert len(source.read("train", 0, 7).labels) == 7
-    with pytest.raises(errors.UserError, match=r"cannot read 'test' of tiny: .*No such file"):
-        source.read("test", 0, 2)
+    assert len(read(source.splits["train"], 0, 7)[1]) == 7
+    for function in (lambda: read(source.splits["test"], 0, 2), source.splits["test"].labels):
+        with pytest.raises(errors.UserError, match=r"cannot read 'test' of tiny: .*No such file"):
+            function()
 
 
 @pytest.mark.parametrize("missing", ["image", "label"])
@@ -343,7 +397,7 @@ def test_images_of_another_kind(tmp_path: Path, shape: Any, dtype: Any) -> None:
     builder = tiny(GREY)
     builder.features["image"] = tensorflow_datasets.features.Image(shape=shape, dtype=dtype)
     prepared(tmp_path, builder)
-    with pytest.raises(errors.UserError, match=rf"{shape[-1]}\) and type {np.dtype(dtype)}; only"):
+    with pytest.raises(errors.UserError, match=rf"{shape[-1]}\) and dtype {np.dtype(dtype)}; only"):
         tfds.source("tiny", str(tmp_path))
 
 
@@ -351,10 +405,11 @@ def test_examples_without_label_are_refused(tmp_path: Path) -> None:
     builder = tiny(GREY)
     builder.examples[1]["label"] = -1
     prepared(tmp_path, builder)
-    source = tfds.source("tiny", str(tmp_path))
-    assert source.read("train", 2, 7).labels.tolist() == [2, 0, 1, 2, 0]
-    with pytest.raises(errors.UserError, match="'train' of tiny has examples without a label"):
-        source.read("train", 0, 7)
+    examples = tfds.source("tiny", str(tmp_path)).splits["train"]
+    assert read(examples, 2, 7)[1] == [2, 0, 1, 2, 0]
+    for function in (lambda: read(examples, 0, 7), lambda: examples[1], examples.labels):
+        with pytest.raises(errors.UserError, match="'train' of tiny has examples without a label"):
+            function()
 
 
 def test_broken_image_is_named(tmp_path: Path) -> None:
@@ -362,11 +417,11 @@ def test_broken_image_is_named(tmp_path: Path) -> None:
     builder.examples[4]["image"] = b"not a picture"
     prepared(tmp_path, builder)
     with pytest.raises(errors.UserError, match="tiny, train, image 4: not a readable image"):
-        tfds.source("tiny", str(tmp_path)).read("train", 3, 7)
+        read(tfds.source("tiny", str(tmp_path)).splits["train"], 3, 7)
 
 
 def test_import_is_light() -> None:
-    code = "import sys, cnn_jax.data.tfds; print(*sys.modules)"
+    code = "import sys, cnn_jax.data.sources.tfds; print(*sys.modules)"
     command = [sys.executable, "-c", code]
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert not {"tensorflow", "tensorflow_datasets", "requests"} & set(modules)

@@ -1,7 +1,7 @@
-"""Formula-filled weights and inputs: the same values from numpy alone, on any machine, for ever.
+"""Formula-filled weights and inputs: reproducible on any machine, with NumPy alone.
 
-`uniform(name, shape)` hashes (crc32(name), flat index) with splitmix64; there is no random
-generator.
+`uniform(name, shape)` hashes `(crc32(name), flat index)` with splitmix64 and uses no random number
+generator, so that the values do not depend on a NumPy version.
 """
 
 import zlib
@@ -14,7 +14,7 @@ _GOLDEN, _M1, _M2 = (
 
 
 def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Float64 values in [-1, 1), a function of the name and the flat (C-order) index alone."""
+    """Returns float64 values in [-1, 1) that depend only on the name and the C-order index."""
     with np.errstate(over="ignore"):
         z = np.arange(1, int(np.prod(shape, dtype=np.int64)) + 1, dtype=np.uint64) * _GOLDEN
         z += np.uint64(zlib.crc32(name.encode())) << np.uint64(32)
@@ -25,7 +25,13 @@ def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def weight(name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
-    """The value of one state-dict entry, by its name's last part and its rank (torch layout)."""
+    """Returns the value of a state-dict entry, which depends on its name and its rank.
+
+    Args:
+      name: the key; its last part selects the distribution.
+      shape: in torch's layout.
+      gain: variance of kernels times the fan-in.
+    """
     last = name.rsplit(".", 1)[-1]
     u = uniform(name, shape)
     if last == "running_var":
@@ -35,11 +41,11 @@ def weight(name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
     if len(shape) >= 2 and last not in ("cls_token", "pos_embed", "class_token", "pos_embedding"):
         fan_in = np.prod(shape[1:])
         return u * np.sqrt(3.0 * gain / fan_in)
-    if last == "weight" or last == "gamma":  # normalisation scale, layer scale
+    if last == "weight" or last == "gamma":  # scales of normalisation and of layers
         return 0.9 + 0.3 * u
     return 0.1 * u  # biases, tokens, positions
 
 
 def images(shape: tuple[int, int, int, int]) -> np.ndarray:
-    """A batch of images [B, H, W, C] in [-1, 1), NHWC."""
+    """Returns a batch of images `[B, H, W, C]` in [-1, 1)."""
     return uniform("images", shape)

@@ -1,8 +1,8 @@
-"""Every reference in this folder: logits, losses, gradients and running statistics in float64.
+"""Comparison with torchvision and timm: logits, losses, gradients and running statistics.
 
-The files hold what torchvision and timm compute for formula-filled weights (`fill.py`). Dropout is
-off in all of them; in timm's legacy_senet154, which drops by a function and not by a module, it is
-off through `drop_rate=0`.
+Each JSON file holds the results of a reference network in float64 for formula-filled weights
+(`fill.py`). Dropout is off in all of them. Timm's legacy_senet154 applies dropout as a function,
+not as a module, and was built with `drop_rate=0`.
 """
 
 import json
@@ -22,7 +22,7 @@ from cnn_jax.train import state
 from tests.golden import fill
 
 FILES = sorted(Path(__file__).parent.glob("*.json"))
-# Where our name is not the reference's.
+# Our names of networks, where they differ from the reference's.
 OURS = {
     "timm-legacy_xception": "xception",
     "timm-legacy_senet154": "senet154",
@@ -38,14 +38,14 @@ def name_of(path: Path) -> str:
 
 
 def model_of(path: Path, dtype: str) -> nn.Module:
-    """The network with all that is random switched off."""
+    """Creates the network of a file with all dropout and stochastic depth rates set to 0."""
     name = name_of(path)
     rates = {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
     return models.create(name, num_classes=1000, dtype=dtype, **rates)
 
 
 def golden(path: Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
-    """What the file says, its weights as our variables, its images."""
+    """Returns the content of a file, its weights as variables, and its images."""
     reference = json.loads(path.read_text())
     weights = {
         name: fill.weight(name, tuple(shape), reference["gain"])
@@ -56,12 +56,16 @@ def golden(path: Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
 
 
 def assert_equal(result: Any, expected: Any, bound: float) -> None:
-    """Relative; what is zero but for rounding (a bias before normalisation) is so here too."""
+    """Asserts a relative error of at most `bound`.
+
+    The absolute tolerance is for values that are 0 up to rounding, such as the gradient of a bias
+    before a normalisation.
+    """
     np.testing.assert_allclose(result, expected, rtol=bound, atol=bound * 1e-2)
 
 
 @each_file
-def test_the_file_has_a_model_with_as_many_parameters(path: Path) -> None:
+def test_the_number_of_parameters_equals_the_reference(path: Path) -> None:
     reference = json.loads(path.read_text())
     model = model_of(path, "float32")
     images = jnp.zeros(reference["input_shape"])
@@ -72,7 +76,9 @@ def test_the_file_has_a_model_with_as_many_parameters(path: Path) -> None:
 @pytest.mark.slow
 @each_file
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-8), ("float32", 1e-4)])
-def test_logits_in_evaluation(path: Path, dtype: str, bound: float) -> None:
+def test_logits_in_evaluation_mode_equal_the_reference(
+    path: Path, dtype: str, bound: float
+) -> None:
     reference, variables, images = golden(path)
     with jax.enable_x64(dtype == "float64"):
         model = model_of(path, dtype)
@@ -88,8 +94,11 @@ def test_logits_in_evaluation(path: Path, dtype: str, bound: float) -> None:
 
 
 @pytest.fixture
-def torchs_hard_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its gradient in torch, whose 1/6 is rounded to float32 also in float64: 3e-8 of it."""
+def torch_hard_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets the gradient of hard sigmoid to torch's.
+
+    Torch rounds 1/6 to float32 even in float64, a relative error of 3e-8.
+    """
 
     @jax.custom_jvp
     def hard_sigmoid(x: jax.Array) -> jax.Array:
@@ -105,9 +114,9 @@ def torchs_hard_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("torchs_hard_sigmoid")
+@pytest.mark.usefixtures("torch_hard_sigmoid")
 @each_file
-def test_one_training_step(path: Path) -> None:
+def test_one_training_step_equals_the_reference(path: Path) -> None:
     reference, variables, images = golden(path)
     train = reference["train"]
     labels = jnp.arange(len(images))
@@ -132,7 +141,7 @@ def test_one_training_step(path: Path) -> None:
             return total, (main, auxiliary, updates.get("batch_stats", {}))
 
         with nn.intercept_methods(count_pixels(counts)):
-            # Not as one program: layers of equal shapes are compiled once, for all networks.
+            # Without jit: operations of equal shapes are compiled once, for all networks.
             (total, (main, auxiliary, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
                 variables["params"], jnp.asarray(images)
             )
@@ -150,18 +159,18 @@ def test_one_training_step(path: Path) -> None:
 
 
 def count_pixels(counts: dict[str, int]) -> Any:
-    """An interceptor that notes over how many pixels each normalisation takes its statistics."""
+    """Returns an interceptor that records the number of pixels of each batch normalisation."""
 
-    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, layers.BatchNorm) and context.method_name == "__call__":
             counts["/".join(context.module.path)] = args[0].size // args[0].shape[-1]
         return call(*args, **kwargs)
 
-    return note
+    return record
 
 
 def as_tree(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Each count where the running variance of its layer is."""
+    """Returns the counts as a tree, each in place of the running variance of its layer."""
     tree: dict[str, Any] = {}
     for path, count in counts.items():
         node = tree
@@ -174,7 +183,7 @@ def as_tree(counts: Mapping[str, int]) -> dict[str, Any]:
 def unbiased(
     new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], pixels: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Running statistics as torch has them, whose variance divides by one pixel less."""
+    """Converts running variances to torch's update, which uses the unbiased batch variance."""
     return {
         name: value + (value - 0.9 * old[name]) / (pixels[name] - 1) if name in pixels else value
         for name, value in new.items()

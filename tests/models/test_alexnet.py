@@ -1,4 +1,4 @@
-"""AlexNet's family against forward passes written plainly, and what sets its members apart."""
+"""Tests of the AlexNet family against NumPy references, and of the options of its variants."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -11,7 +11,7 @@ import pytest
 from cnn_jax import models
 
 Array = np.ndarray
-SIZE = 99  # the first convolution leaves 23 pixels, the poolings 11, 5 and 2; ZFNet's 47, 23, 10, 5
+SIZE = 99  # sides after conv1 and the poolings: 23, 11, 5 and 2; in ZFNet 47, 23, 10 and 5
 HIDDEN = (24, 20)
 
 
@@ -29,10 +29,10 @@ def random_variables(model: Any, shape: Sequence[int]) -> Any:
 
 
 def evaluate(name: str, **overrides: Any) -> tuple[Array, dict[str, Any], Array]:
-    """Logits in float64, and the parameters and images that they come from."""
+    """Returns float64 logits of a network, and the random parameters and images behind them."""
     model = models.create(name, num_classes=10, dtype="float64", hidden=HIDDEN, **overrides)
     shape = (SIZE, SIZE, models.input_shape(name)[2])
-    # Large enough that the constants of the normalisation matter.
+    # Large values, so that the constants of the normalisation have an effect.
     images = np.random.default_rng(1).normal(0, 30, (2, *shape))
     variables = random_variables(model, shape)
     with jax.enable_x64(True):
@@ -56,7 +56,7 @@ def relu(x: Array) -> Array:
 
 
 def norm(x: Array, k: float, alpha: float) -> Array:
-    """The formula of section 3.3 with n = 5 and beta = 0.75, channel by channel."""
+    """Applies the formula of section 3.3 with n = 5 and beta = 0.75, channel by channel."""
     channels = x.shape[-1]
     denominators = [
         k + alpha * (x[..., max(0, i - 2) : min(channels - 1, i + 2) + 1] ** 2).sum(-1)
@@ -79,12 +79,19 @@ def dense(params: Any, x: Array) -> Array:
     return x @ params["fc8"]["kernel"] + params["fc8"]["bias"]
 
 
-class Plain(NamedTuple):
-    """Stride and padding of each convolution, those that are split, what follows the first two."""
+class Reference(NamedTuple):
+    """Description of a network for `forward`.
+
+    Attributes:
+      geometry: stride and padding of each convolution.
+      split: numbers of the convolutions with two groups.
+      norm_and_pool: normalisation and pooling after conv1 and conv2.
+      last_pool: pooling after the last convolution.
+    """
 
     geometry: tuple[tuple[int, int], ...]
     split: frozenset[int]
-    shrink: Callable[[Array], Array]
+    norm_and_pool: Callable[[Array], Array]
     last_pool: Callable[[Array], Array] = pool
 
 
@@ -92,29 +99,30 @@ def geometry(padding: int) -> tuple[tuple[int, int], ...]:
     return ((4, padding), (1, 2), (1, 1), (1, 1), (1, 1))
 
 
-def pool_up(x: Array) -> Array:
+def ceil_pool(x: Array) -> Array:
     return pool(x, ceil_mode=True)
 
 
 NONE: frozenset[int] = frozenset()
-PLAIN: Mapping[str, Plain] = {
-    "alexnet_single": Plain(geometry(0), NONE, lambda x: pool(norm(x, 2, 1e-4))),
-    "alexnet_caffe": Plain(geometry(0), frozenset({2, 4, 5}), lambda x: pool(norm(x, 1, 1e-4 / 5))),
-    "caffenet": Plain(geometry(0), frozenset({2, 4, 5}), lambda x: norm(pool(x), 1, 1e-4 / 5)),
-    "alexnet_d2l": Plain(geometry(1), NONE, pool),
-    "zfnet512": Plain(
+SPLIT = frozenset({2, 4, 5})
+REFERENCES: Mapping[str, Reference] = {
+    "alexnet_single": Reference(geometry(0), NONE, lambda x: pool(norm(x, 2, 1e-4))),
+    "alexnet_caffe": Reference(geometry(0), SPLIT, lambda x: pool(norm(x, 1, 1e-4 / 5))),
+    "caffenet": Reference(geometry(0), SPLIT, lambda x: norm(pool(x), 1, 1e-4 / 5)),
+    "alexnet_d2l": Reference(geometry(1), NONE, pool),
+    "zfnet512": Reference(
         ((2, 0), (2, 0), (1, 1), (1, 1), (1, 1)),
         NONE,
-        lambda x: pool_up(norm(x, 2, 1e-4)),
-        pool_up,
+        lambda x: ceil_pool(norm(x, 2, 1e-4)),
+        ceil_pool,
     ),
 }
 
 
-def forward(plain: Plain, params: Any, x: Array) -> Array:
-    for number, (stride, padding) in enumerate(plain.geometry, 1):
+def forward(reference: Reference, params: Any, x: Array) -> Array:
+    for number, (stride, padding) in enumerate(reference.geometry, 1):
         layer = params[f"conv{number}"]
-        parts = 2 if number in plain.split else 1
+        parts = 2 if number in reference.split else 1
         inputs = np.split(x, parts, -1)
         kernels = np.split(layer["kernel"], parts, -1)
         biases = np.split(layer["bias"], parts)
@@ -122,17 +130,17 @@ def forward(plain: Plain, params: Any, x: Array) -> Array:
             conv(*each, stride, padding) for each in zip(inputs, kernels, biases, strict=True)
         ]
         x = relu(np.concatenate(convolved, -1))
-        x = plain.shrink(x) if number < 3 else x
-    return dense(params, plain.last_pool(x))
+        x = reference.norm_and_pool(x) if number < 3 else x
+    return dense(params, reference.last_pool(x))
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_logits_equal_those_of_a_forward_pass_written_plainly(name: str) -> None:
+@pytest.mark.parametrize("name", REFERENCES)
+def test_logits_equal_those_of_a_numpy_reference(name: str) -> None:
     logits, params, images = evaluate(name)
-    assert_equal(logits, forward(PLAIN[name], params, images))
+    assert_equal(logits, forward(REFERENCES[name], params, images))
 
 
-def test_alexnet_is_two_towers_that_meet_in_conv3_and_the_dense_layers() -> None:
+def test_alexnet_equals_two_towers_that_meet_in_conv3_and_the_dense_layers() -> None:
     logits, params, images = evaluate("alexnet")
 
     def half(name: str, tower: int) -> tuple[Array, Array]:
@@ -140,35 +148,36 @@ def test_alexnet_is_two_towers_that_meet_in_conv3_and_the_dense_layers() -> None
         kernels = slice(tower * count, (tower + 1) * count)
         return params[name]["kernel"][..., kernels], params[name]["bias"][kernels]
 
-    def before(tower: int) -> Array:
+    def up_to_conv2(tower: int) -> Array:
         x = relu(conv(images, *half("conv1", tower), stride=4))
         x = pool(norm(x, 2, 1e-4))  # 48 maps
         x = relu(conv(x, *half("conv2", tower), padding=2))
         return pool(norm(x, 2, 1e-4))  # 128 maps
 
-    def after(x: Array, tower: int) -> Array:
-        x = relu(conv(x, *half("conv3", tower), padding=1))  # sees the maps of both, has 192
+    def from_conv3(x: Array, tower: int) -> Array:
+        x = relu(conv(x, *half("conv3", tower), padding=1))  # 192 maps, from the maps of both
         x = relu(conv(x, *half("conv4", tower), padding=1))
         return pool(relu(conv(x, *half("conv5", tower), padding=1)))
 
-    both = np.concatenate([before(0), before(1)], -1)
-    assert_equal(logits, dense(params, np.concatenate([after(both, 0), after(both, 1)], -1)))
+    both = np.concatenate([up_to_conv2(0), up_to_conv2(1)], -1)
+    maps = np.concatenate([from_conv3(both, 0), from_conv3(both, 1)], -1)
+    assert_equal(logits, dense(params, maps))
 
 
 @pytest.mark.parametrize(
-    ("name", "overlapping", "apart"),
+    ("name", "overlapping", "disjoint"),
     [
         ("alexnet", 6, 6),
         ("alexnet_single", 6, 6),
         ("alexnet_caffe", 6, 6),
         ("caffenet", 6, 6),
         ("alexnet_owt", 6, 6),
-        ("alexnet_d2l", 5, 6),  # 54, 26, 12, 5; apart 54, 27, 13, 6
-        ("zfnet512", 6, 7),  # 109, 54, 25, 12, 6; apart, rounded up, 109, 55, 26, 13, 7
+        ("alexnet_d2l", 5, 6),  # sides 54, 26, 12, 5; disjoint 54, 27, 13, 6
+        ("zfnet512", 6, 7),  # sides 109, 54, 25, 12, 6; disjoint 109, 55, 26, 13, 7
     ],
 )
-def test_fc6_sees_about_as_many_pixels_without_overlapping_pooling(
-    name: str, overlapping: int, apart: int
+def test_fc6_input_has_nearly_the_same_size_without_overlapping_pooling(
+    name: str, overlapping: int, disjoint: int
 ) -> None:
     def side(**overrides: Any) -> float:
         model = models.create(name, num_classes=1000, **overrides)
@@ -178,7 +187,7 @@ def test_fc6_sees_about_as_many_pixels_without_overlapping_pooling(
         ]
         return (params["fc6"]["kernel"].shape[0] / params["conv5"]["bias"].size) ** 0.5
 
-    assert (side(), side(overlapping_pooling=False)) == (overlapping, apart)
+    assert (side(), side(overlapping_pooling=False)) == (overlapping, disjoint)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +200,13 @@ def test_fc6_sees_about_as_many_pixels_without_overlapping_pooling(
         ("caffenet", {"pool_first": False}),
     ],
 )
-def test_what_an_ablation_names_is_in_the_network(name: str, ablation: dict[str, Any]) -> None:
+def test_ablation_changes_the_logits(name: str, ablation: dict[str, Any]) -> None:
     logits, _, _ = evaluate(name)
     ablated, _, _ = evaluate(name, **ablation)
     assert np.abs(logits - ablated).max() > 1e-3 * np.abs(logits).max()
 
 
-def test_the_weights_start_as_the_paper_says() -> None:
+def test_initial_weights_follow_the_paper() -> None:
     model = models.create("alexnet", num_classes=10, hidden=HIDDEN)
     images = jnp.zeros((1, SIZE, SIZE, 3))
     params: Any = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
@@ -210,10 +219,13 @@ def test_the_weights_start_as_the_paper_says() -> None:
 
 
 @pytest.mark.parametrize(("name", "before"), [("alexnet", False), ("alexnet_owt", True)])
-def test_dropout_is_before_the_hidden_layers_in_torchvision_and_behind_them_in_the_paper(
+def test_dropout_is_before_the_hidden_layers_in_torchvision_and_after_them_in_the_paper(
     name: str, before: bool
 ) -> None:
-    """With fc8 taking sums, what leaves fc7 is seen: halved at random, or of random inputs."""
+    """Every unit of fc7 is 1 before dropout, and fc8 sums its 40 units.
+
+    The sum is always 40 if dropout does not act on the outputs of fc7.
+    """
     model = models.create(name, num_classes=1, hidden=(8, 40))
     shape = (SIZE, SIZE, 3)
     params = jax.tree.map(np.zeros_like, random_variables(model, shape)["params"])

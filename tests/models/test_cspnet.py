@@ -1,4 +1,4 @@
-"""Cross-stage partial networks: how blocks begin, and which are dropped how often."""
+"""Tests of cross-stage partial networks: initial blocks and rates of stochastic depth."""
 
 from typing import Any
 
@@ -24,7 +24,9 @@ def create(name: str = "cspdarknet53", **overrides: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize(("name", "last"), [("cspresnet50", "conv3"), ("cspdarknet53", "conv2")])
-def test_blocks_begin_as_their_shortcuts_alone(name: str, last: str) -> None:
+def test_only_the_last_normalisation_of_a_block_has_an_initial_scale_of_zero(
+    name: str, last: str
+) -> None:
     model = create(name)
 
     @jax.jit
@@ -38,21 +40,23 @@ def test_blocks_begin_as_their_shortcuts_alone(name: str, last: str) -> None:
     assert zero == {path for path in found if f"['{last}']" in path}
 
 
-def test_rates_of_stochastic_depth_rise_over_all_stages() -> None:
+def test_stochastic_depth_rates_rise_over_all_stages() -> None:
     model = create(stochastic_depth_rate=0.4, dropout_rate=0.7)
     rates = []
 
-    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def record_rate(
+        call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         if isinstance(context.module, nn.Dropout):
             rates.append(context.module.rate)
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(note):
-        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-        jax.eval_shape(lambda: model.init(keys, jnp.asarray(IMAGES), train=True))
+    with nn.intercept_methods(record_rate):
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        jax.eval_shape(lambda: model.init(rngs, jnp.asarray(IMAGES), train=True))
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.7])
 
 
-def test_an_unknown_block_is_an_error_that_names_the_known() -> None:
+def test_unknown_block_raises_error_with_the_nearest_name() -> None:
     with pytest.raises(ValueError, match=r"model\.block 'drak'; did you mean 'dark'"):
         create(block="drak").init(jax.random.key(0), IMAGES, train=False)

@@ -1,4 +1,4 @@
-"""The networks of cuda-convnet against forward passes written plainly from its definitions."""
+"""Tests of the cuda-convnet networks against NumPy references written from its definitions."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -24,14 +24,14 @@ def conv(x: Array, layer: Any) -> Array:
 
 
 def pool(x: Array, reduce: Callable[..., Array]) -> Array:
-    """3x3 pixels in steps of two from the first pixel until all are covered, cut at the border."""
+    """Applies `reduce` to 3x3 windows with stride 2 that cover all pixels, cut at the border."""
     starts = range(0, x.shape[1] - 1, 2)
     rows = [[reduce(x[:, i : i + 3, j : j + 3], (1, 2)) for j in starts] for i in starts]
     return np.moveaxis(np.asarray(rows), 2, 0)
 
 
 def norm(x: Array) -> Array:
-    """Each pixel by the squares of the 3x3 around it in the same map."""
+    """Divides each pixel by a power of the squares of the 3x3 pixels around it in its map."""
     padded = np.pad(x**2, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     return x / (1 + 0.00005 / 9 * windows.sum((-2, -1))) ** 0.75
@@ -58,14 +58,14 @@ def eighteen_percent(params: Any, x: Array, act: Callable[[Array], Array]) -> Ar
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("size", [32, 27])
 @pytest.mark.parametrize(
-    ("name", "plain"),
+    ("name", "reference"),
     [("cuda_convnet_quick", quick), ("cuda_convnet_18pct", eighteen_percent)],
 )
-def test_logits_equal_those_of_a_forward_pass_written_plainly(
-    name: str, plain: Any, size: int, activation: str
+def test_logits_equal_those_of_a_numpy_reference(
+    name: str, reference: Any, size: int, activation: str
 ) -> None:
     rng = np.random.default_rng(0)
-    images = rng.normal(0, 60, (2, size, size, 3))  # as from pixels of 0 to 255
+    images = rng.normal(0, 60, (2, size, size, 3))  # the scale of pixels from 0 to 255
     model = models.create(name, num_classes=10, dtype="float64", activation=activation)
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -73,12 +73,12 @@ def test_logits_equal_those_of_a_forward_pass_written_plainly(
             lambda leaf: rng.normal(0, (leaf.size // leaf.shape[-1]) ** -0.5, leaf.shape), shapes
         )
         logits = model.apply(variables, images, train=False)
-    expected = plain(variables["params"], images, ACTIVATIONS[activation])
+    expected = reference(variables["params"], images, ACTIVATIONS[activation])
     scale = np.abs(expected).max()
     np.testing.assert_allclose(cast("jax.Array", logits), expected, rtol=0, atol=1e-12 * scale)
 
 
-def test_without_its_normalisation_the_second_network_computes_something_else() -> None:
+def test_18pct_logits_change_without_local_response_norm() -> None:
     images = jnp.asarray(np.random.default_rng(0).normal(0, 60, (2, 32, 32, 3)), jnp.float32)
 
     def logits(**overrides: Any) -> Array:

@@ -1,4 +1,4 @@
-"""DenseNet: the widths of section 3, and where its dropout is."""
+"""Tests of DenseNet: the widths of section 3 and the positions of dropout."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def create(**overrides: Any) -> nn.Module:
     return models.create("densenet121", num_classes=10, growth=4, **overrides)
 
 
-def test_blocks_add_the_growth_and_transitions_keep_a_share() -> None:
+def test_blocks_add_the_growth_rate_and_transitions_compress() -> None:
     model = create(stage_sizes=(2, 3, 1, 2), compression=0.25)
 
     def widths() -> dict[str, jax.Array]:
@@ -33,14 +33,16 @@ def test_dropout_follows_every_convolution_but_the_first() -> None:
     model = create(stage_sizes=(2, 1), dropout_rate=0.2)
     called = []
 
-    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def record_call(
+        call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         if context.method_name == "__call__":
             called.append((type(context.module).__name__, getattr(context.module, "rate", None)))
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(note):
-        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-        jax.eval_shape(lambda: model.init(keys, IMAGES, train=True))
+    with nn.intercept_methods(record_call):
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        jax.eval_shape(lambda: model.init(rngs, IMAGES, train=True))
     convolutions = [index for index, (name, _) in enumerate(called) if name == "Conv"]
     following = [called[index + 1] for index in convolutions]
     assert following == [("BatchNorm", None), *[("Dropout", 0.2)] * 7]

@@ -1,4 +1,4 @@
-"""The Inception family against forward passes written plainly, and its auxiliary heads."""
+"""Tests of the Inception family against NumPy references, and of its auxiliary heads."""
 
 from typing import Any, cast
 
@@ -31,10 +31,10 @@ def random_variables(model: Any, size: int) -> Any:
 
 
 def evaluate(name: str, size: int, *, train: bool = False) -> tuple[Any, Any, Any, Array]:
-    """In float64 the logits and what else comes out; the variables and images that they are of."""
+    """Returns float64 logits and updated collections, and the random variables and images."""
     rates = {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
     model = models.create(name, num_classes=CLASSES, dtype="float64", **rates)
-    # Large enough that the constants of the normalisation matter.
+    # Large values, so that the constants of the normalisation have an effect.
     images = np.random.default_rng(1).normal(0, 30, (2, size, size, 3))
     variables = random_variables(model, size)
     with jax.enable_x64(True):
@@ -49,9 +49,9 @@ def assert_equal(result: Any, expected: Array) -> None:
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
 
 
-def windows(x: Array, size: int, stride: int, before: int, behind: int, value: float) -> Array:
-    """`[B, H', W', C, size, size]`."""
-    around = (before, behind)
+def windows(x: Array, size: int, stride: int, before: int, after: int, value: float) -> Array:
+    """Returns windows `[B, H', W', C, size, size]` of `x`, padded with `value` on both axes."""
+    around = (before, after)
     x = np.pad(x, ((0, 0), around, around, (0, 0)), constant_values=value)
     view = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
     return view[:, ::stride, ::stride]
@@ -64,9 +64,10 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def maximum(x: Array, stride: int) -> Array:
-    """Over 3x3 pixels: around each, or rounding up, which even sizes need a pixel more for."""
-    before, behind = (1, 1) if stride == 1 else (0, 1 - x.shape[1] % 2)
-    return windows(x, 3, stride, before, behind, -np.inf).max((-2, -1))
+    """Applies 3x3 max pooling with symmetric padding for stride 1 and ceil mode for stride 2."""
+    # Ceil mode: a side of an even length needs one more pixel.
+    before, after = (1, 1) if stride == 1 else (0, 1 - x.shape[1] % 2)
+    return windows(x, 3, stride, before, after, -np.inf).max((-2, -1))
 
 
 def dense(params: Any, x: Array) -> Array:
@@ -74,7 +75,7 @@ def dense(params: Any, x: Array) -> Array:
 
 
 class GoogLeNet:
-    """Table 1 and the Caffe model's response normalisation."""
+    """NumPy reference: Table 1, with the response normalisation of the Caffe model."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -99,7 +100,7 @@ class GoogLeNet:
         return np.concatenate([self.conv(x, name, "branch1"), three, five, pooled], -1)
 
     def head(self, x: Array, name: str) -> Array:
-        """For maps of 3x3 pixels: the only window covers them all."""
+        """Applies an auxiliary head to maps of 3x3 pixels, which fit in one pooling window."""
         x = self.conv(x.mean((1, 2), keepdims=True), name, "conv")[:, 0, 0]
         hidden = np.maximum(dense(self.params[name]["fc1"], x), 0)
         return dense(self.params[name]["fc2"], hidden)
@@ -117,7 +118,7 @@ class GoogLeNet:
         return dense(self.params["fc"], x.mean((1, 2))), shallow, deep
 
 
-def test_googlenet_equals_a_forward_pass_written_plainly() -> None:
+def test_googlenet_equals_a_numpy_reference() -> None:
     logits, updates, variables, images = evaluate("googlenet", 47, train=True)
     expected, shallow, deep = GoogLeNet(variables["params"])(images)
     assert_equal(logits, expected)
@@ -127,7 +128,7 @@ def test_googlenet_equals_a_forward_pass_written_plainly() -> None:
 
 
 class BNInception:
-    """The nodes of the ONNX model."""
+    """NumPy reference: the nodes of the ONNX model."""
 
     def __init__(self, variables: Any) -> None:
         self.variables = variables
@@ -146,12 +147,12 @@ class BNInception:
         return x
 
     def block(self, x: Array, name: str) -> Array:
-        name, halves = f"inception_{name}", name in ("3c", "4e")
+        name, reduces = f"inception_{name}", name in ("3c", "4e")
         convolved = [
-            self.chain(x, name, "3x3", 2, 2 if halves else 1),
-            self.chain(x, name, "double3x3", 3, 2 if halves else 1),
+            self.chain(x, name, "3x3", 2, 2 if reduces else 1),
+            self.chain(x, name, "double3x3", 3, 2 if reduces else 1),
         ]
-        if halves:
+        if reduces:
             return np.concatenate([*convolved, maximum(x, 2)], -1)
         pooled = maximum(x, 1) if name.endswith("5b") else self.mean(x)
         return np.concatenate(
@@ -169,20 +170,20 @@ class BNInception:
         return dense(self.variables["params"]["classifier"], x.mean((1, 2)))
 
 
-def test_bn_inception_equals_a_forward_pass_written_plainly() -> None:
+def test_bn_inception_equals_a_numpy_reference() -> None:
     logits, _, variables, images = evaluate("bn_inception", 64)
     assert_equal(logits, BNInception(variables)(images))
 
 
 @pytest.mark.parametrize("size", [7, 24, 40])
-def test_bn_inception_takes_images_whose_maps_have_odd_sizes(size: int) -> None:
+def test_bn_inception_accepts_images_whose_maps_have_odd_sizes(size: int) -> None:
     model = models.create("bn_inception", num_classes=CLASSES)
     images = jnp.zeros((1, size, size + 1, 3))
     jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 2), (3, 4), (5, 8), (14, 7), (16, 9)])
-def test_adaptive_pooling_is_the_mean_from_the_pixel_before_to_the_one_behind(
+def test_adaptive_pool_averages_from_the_rounded_down_start_to_the_rounded_up_end(
     height: int, width: int
 ) -> None:
     x = np.random.default_rng(0).normal(size=(2, height, width, 3))
@@ -201,11 +202,11 @@ def test_adaptive_pooling_is_the_mean_from_the_pixel_before_to_the_one_behind(
     ("name", "parameters", "smallest"),
     [
         ("googlenet", 6_998_552, 31),  # Szegedy et al. 2014, Table 1
-        ("googlenet_bn", 6_624_904, 15),  # torchvision's documentation, both
+        ("googlenet_bn", 6_624_904, 15),  # both from torchvision's documentation
         ("inception_v3", 23_834_568, 75),  # Keras' and torchvision's documentation
     ],
 )
-def test_without_auxiliary_heads_there_are_none_of_their_parameters_nor_their_limits(
+def test_without_auxiliary_heads_parameters_and_minimum_size_are_smaller(
     name: str, parameters: int, smallest: int
 ) -> None:
     model = models.create(name, num_classes=1000, auxiliary_heads=False)
@@ -220,7 +221,7 @@ def test_without_auxiliary_heads_there_are_none_of_their_parameters_nor_their_li
 
 
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_bn", "inception_v3"])
-def test_auxiliary_heads_serve_training_alone(name: str) -> None:
+def test_auxiliary_heads_run_only_in_training(name: str) -> None:
     model = models.create(name, num_classes=CLASSES)
     images = jnp.zeros((1, *models.input_shape(name)))
 

@@ -1,4 +1,4 @@
-"""MobileNets, EfficientNets and ShuffleNets beyond what the golden files show."""
+"""Tests of MobileNets, EfficientNets and ShuffleNets that the golden files do not cover."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from cnn_jax.pretrained.families import efficientnet as names
 
 
 def features_of(name: str, size: int, **overrides: Any) -> dict[str, tuple[int, ...]]:
+    """Returns `[H, W, C]` of each endpoint for a square image of `size` pixels."""
     model = models.create(name, num_classes=10, **overrides)
     images = jnp.zeros((1, size, size, 3))
 
@@ -23,7 +24,7 @@ def features_of(name: str, size: int, **overrides: Any) -> dict[str, tuple[int, 
     return {stage: x.shape[1:] for stage, x in jax.eval_shape(stages).items()}
 
 
-def test_stages_have_the_shapes_of_the_papers_tables() -> None:
+def test_endpoint_shapes_equal_the_papers_tables() -> None:
     assert features_of("efficientnet_b0", 224) == {
         "stem": (112, 112, 32),
         "stage1": (112, 112, 16),
@@ -45,7 +46,7 @@ def test_stages_have_the_shapes_of_the_papers_tables() -> None:
     assert features_of("mobilenetv3_small_100", 224)["stage6"] == (7, 7, 576)
 
 
-def test_strides_of_one_keep_small_images() -> None:
+def test_strides_of_one_reduce_the_downsampling() -> None:
     strides = (1, 1, 2, 2, 1, 1, 2, 1)
     stages = features_of("mobilenetv2_050", 32, strides=strides)
     assert [stages[f"stage{i}"][0] for i in range(1, 8)] == [32, 16, 8, 8, 8, 4, 4]
@@ -55,17 +56,17 @@ def test_strides_of_one_keep_small_images() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("mobilenetv1_100", {"strides": (2, 1)}, "model.strides must be 6 numbers"),
-        ("mobilenetv2_100", {"strides": (2,) * 9}, "model.strides must be 8 numbers"),
+        ("mobilenetv1_100", {"strides": (2, 1)}, "model.strides must hold 6 numbers"),
+        ("mobilenetv2_100", {"strides": (2,) * 9}, "model.strides must hold 8 numbers"),
         ("mobilenetv3_large_100", {"form": "larg"}, "'larg'; did you mean 'large'?"),
     ],
 )
-def test_fields_are_checked(name: str, overrides: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(name: str, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         features_of(name, 32, **overrides)
 
 
-def test_a_lite_form_scales_neither_the_ends_nor_their_depth() -> None:
+def test_lite_networks_scale_neither_stem_and_head_nor_the_end_depths() -> None:
     depths = {
         name: efficientnet.VARIANTS[name].build(num_classes=1).depths
         for name in ("efficientnet_b4", "efficientnet_lite4")
@@ -79,8 +80,11 @@ def test_a_lite_form_scales_neither_the_ends_nor_their_depth() -> None:
     assert stages["stage7"][-1] == 448
 
 
-def test_there_is_no_shortcut_where_the_stride_leaves_one_pixel_of_one() -> None:
-    """The shapes agree, the papers' rule says no: `project` with a scale of zero gives zero."""
+def test_stride_two_has_no_shortcut_even_if_the_shape_is_unchanged() -> None:
+    """Zero scale in `project` leaves only the shortcut: zeros with stride 2, `x` with stride 1.
+
+    A 1x1 image keeps its shape at stride 2, but the papers add a shortcut at stride 1 only.
+    """
     block = inverted_residual.InvertedResidual(
         features=8,
         expanded=16,
@@ -97,21 +101,21 @@ def test_there_is_no_shortcut_where_the_stride_leaves_one_pixel_of_one() -> None
     np.testing.assert_array_equal(block.copy(stride=1).apply(variables, x), x)
 
 
-def test_rates_of_stochastic_depth_are_those_of_the_authors_code() -> None:
-    """They rise by the same amount from block to block, and do not quite get to the last."""
+def test_stochastic_depth_rates_equal_those_of_the_authors_code() -> None:
+    """The rate rises linearly; the last block's rate is one step below the maximum of 0.2."""
     network = efficientnet.VARIANTS["efficientnet_b0"].build(num_classes=1)
     blocks = network._blocks(32, layers.ConvNorm, True)
     rates = [block.keywords["drop_rate"] for stage in blocks for block in stage]
     np.testing.assert_allclose(rates, [0.2 * index / 16 for index in range(16)])
 
 
-def test_the_channels_of_two_branches_take_turns() -> None:
+def test_channel_shuffle_interleaves_two_branches() -> None:
     left = jnp.arange(4.0).reshape(1, 1, 1, 4)
-    shuffled = shufflenet.shuffled(left, left + 10)
+    shuffled = shufflenet.channel_shuffle(left, left + 10)
     np.testing.assert_array_equal(shuffled[0, 0, 0], [0, 10, 1, 11, 2, 12, 3, 13])
 
 
-def test_names_of_efficientnet_pytorch_count_blocks_through_all_stages() -> None:
+def test_efficientnet_pytorch_names_number_blocks_across_stages() -> None:
     table = names.LUKEMELAS_NAMES["tf_efficientnet_b0"]
     paths = {
         ("stem", "conv", "kernel"): "_conv_stem.weight",

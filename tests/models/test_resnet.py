@@ -1,4 +1,4 @@
-"""ResNets beyond what the golden files show: CIFAR's shortcuts, plain networks, and options."""
+"""Tests of ResNets beyond the golden files: shortcuts without parameters, and options."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def variables_of(model: Any, images: jax.Array) -> Any:
 
 
 def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> None:
-    """With zero scales in the residual, a block gives the ReLU of its shortcut alone."""
+    """With a zero last scale, a block returns the ReLU of its shortcut."""
     model = models.create(
         "resnet20", num_classes=10, stage_sizes=(1, 1), widths=(16, 32), zero_init_residual=True
     )
@@ -29,7 +29,7 @@ def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> Non
     assert not second[..., 24:].any()
 
 
-def test_a_plain_network_is_the_residual_one_without_what_the_shortcuts_add() -> None:
+def test_plain_networks_lack_only_the_shortcut_parameters() -> None:
     images = jnp.zeros((1, 32, 32, 3))
     plain, residual = (
         jax.eval_shape(lambda name=name: variables_of(models.create(name, num_classes=10), images))
@@ -46,7 +46,7 @@ def test_a_plain_network_is_the_residual_one_without_what_the_shortcuts_add() ->
     }
 
 
-def test_same_padding_starts_windows_at_the_first_pixel_of_even_images() -> None:
+def test_same_padding_shifts_the_stem_windows_of_even_images() -> None:
     images = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
     half, same = (
         models.create("resnet18", num_classes=10, stage_sizes=(1,), widths=(4,), padding=padding)
@@ -67,7 +67,7 @@ def test_same_padding_starts_windows_at_the_first_pixel_of_even_images() -> None
         ({"padding": "VALID"}, "unknown padding 'VALID'; allowed: HALF, SAME"),
     ],
 )
-def test_a_field_of_another_name_is_an_error(overrides: Any, message: str) -> None:
+def test_an_unknown_option_value_raises(overrides: Any, message: str) -> None:
     model = models.create("resnet18", num_classes=10, **overrides)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: variables_of(model, jnp.zeros((1, 32, 32, 3))))

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation networks: what the released ones do otherwise than ResNets."""
+"""Tests of the pooling of the released squeeze-and-excitation networks."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,13 @@ from cnn_jax import models
         ("legacy_seresnet50", {64: 16, 45: 11}),
     ],
 )
-def test_the_released_pool_without_padding_but_for_a_last_window(
+def test_released_networks_pool_in_ceil_mode_without_padding(
     name: str, sizes: dict[int, int]
 ) -> None:
-    """Stems give 32 and 23 pixels; the windows of 3 cover 0..2 to 30..32, and to 20..22."""
+    """The stems return 32 and 23 pixels for images of 64 and 45 pixels.
+
+    In ceil mode the windows of 3 pixels cover 0..2 to 30..32, and 0..2 to 20..22.
+    """
     model = models.create(name, num_classes=10, stage_sizes=(1,), widths=(8,))
 
     def stages(side: int) -> dict[str, jax.Array]:

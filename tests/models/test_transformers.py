@@ -1,4 +1,4 @@
-"""Attention in windows against its definition, and what the contract does not show."""
+"""Tests of window attention against its definition, and of options of the transformers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from cnn_jax import models
 from cnn_jax.models import attention
 
 HEADS, CHANNELS, WINDOW = 2, 6, 4
-# Small enough for seconds, deep enough to drop something.
+# Small enough to run in seconds. Two blocks are needed for a drop rate above 0 in the last one.
 SMALL: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"width": 8, "depth": 2, "heads": 2},
     "swin_tiny_patch4_window7_224": {"width": 8, "stage_sizes": (2,), "heads": (2,)},
@@ -20,14 +20,15 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def small(name: str, size: int = 32, **overrides: Any) -> tuple[Any, Any, Any]:
-    """A network, and the shapes of its variables and of two images."""
+    """Returns a network, the shapes of its variables, and the shape of a batch of two images."""
     model = models.create(name, num_classes=10, **{**SMALL[name], **overrides})
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     return model, variables, images
 
 
-def drawn(shapes: Any) -> Any:
+def random_variables(shapes: Any) -> Any:
+    """Returns standard normal arrays of the given shapes."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
 
@@ -38,9 +39,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def plain_window_attention(params: Any, image: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
-    """Every pixel of `[H, W, C]` attends to those of its window, one query at a time.
+    """Returns window attention of one image `[H, W, C]`, computed one query at a time.
 
-    Windows that start `shift` pixels late leave a remainder before them; nothing is cyclic.
+    The first full window starts at pixel `shift`. The pixels before it form smaller windows, so no
+    cyclic shift is needed.
     """
     height, width, channels = image.shape
     pixels = [(row, column) for row in range(height) for column in range(width)]
@@ -51,14 +53,14 @@ def plain_window_attention(params: Any, image: np.ndarray, shift: tuple[int, int
     table = params["relative_position_bias_table"].reshape(HEADS, side, side)
     y = np.zeros((len(pixels), HEADS, channels // HEADS))
     for q, (row, column) in enumerate(pixels):
-        near = [k for k in range(len(pixels)) if windows[k] == windows[q]]
+        in_window = [k for k in range(len(pixels)) if windows[k] == windows[q]]
         for head in range(HEADS):
             bias = [
                 table[head, row - pixels[k][0] + WINDOW - 1, column - pixels[k][1] + WINDOW - 1]
-                for k in near
+                for k in in_window
             ]
-            logits = key[head, near] @ query[head, q] / (channels // HEADS) ** 0.5 + bias
-            y[q, head] = softmax(logits) @ value[head, near]
+            logits = key[head, in_window] @ query[head, q] / (channels // HEADS) ** 0.5 + bias
+            y[q, head] = softmax(logits) @ value[head, in_window]
     y = y.reshape(image.shape)
     return y @ params["proj"]["kernel"] + params["proj"]["bias"]
 
@@ -100,10 +102,12 @@ def test_merge_is_the_inverse_of_partition() -> None:
     ("name", "rate"),
     [(name, rate) for name in SMALL for rate in models.options(name) if rate.endswith("_rate")],
 )
-def test_what_is_random_is_a_function_of_the_key_and_only_in_training(name: str, rate: str) -> None:
+def test_dropout_depends_on_the_key_in_training_and_is_off_in_evaluation(
+    name: str, rate: str
+) -> None:
     overrides: dict[str, Any] = {rate: 0.5}
     model, *shapes = small(name, **overrides)
-    variables, images = drawn(shapes)
+    variables, images = random_variables(shapes)
 
     @jax.jit
     def logits(key: jax.Array) -> Any:
@@ -118,7 +122,7 @@ def test_what_is_random_is_a_function_of_the_key_and_only_in_training(name: str,
     assert not np.allclose(trained[0], evaluated[0])
 
 
-def test_position_embeddings_follow_the_image_and_stages_have_no_class_token() -> None:
+def test_position_embeddings_depend_on_image_size_and_endpoints_omit_the_class_token() -> None:
     model, variables, images = small("vit_tiny_patch16_224", size=48, depth=4)
     assert variables["params"]["pos_embed"].shape == (1, 10, 8)
     stages = jax.eval_shape(lambda *args: models.features(model, *args), variables, images)
@@ -126,12 +130,12 @@ def test_position_embeddings_follow_the_image_and_stages_have_no_class_token() -
     assert {stage.shape for stage in stages.values()} == {(2, 3, 3, 8)}
 
 
-def test_an_image_that_patches_do_not_cover_is_an_error() -> None:
+def test_an_image_size_that_is_no_multiple_of_the_patch_size_raises() -> None:
     with pytest.raises(ValueError, match="multiples of 16 pixels, got 40x40"):
         small("vit_tiny_patch16_224", size=40)
 
 
 @pytest.mark.parametrize("heads", [0, 3])
-def test_heads_that_do_not_divide_the_channels_are_an_error(heads: int) -> None:
+def test_heads_that_do_not_divide_the_channels_raise(heads: int) -> None:
     with pytest.raises(ValueError, match=f"must divide the 8 channels, got {heads}"):
         small("vit_tiny_patch16_224", heads=heads)

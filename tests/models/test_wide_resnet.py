@@ -1,4 +1,4 @@
-"""Wide ResNets against a forward pass written plainly."""
+"""Tests of wide ResNets against a NumPy forward pass."""
 
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ SMALL: Any = {"depth": 16, "width": 2, "dtype": "float64"}
 
 
 def random_variables(model: Any) -> Any:
+    """Returns positive random variables, scaled down by layer size."""
     rng = np.random.default_rng(0)
     images = np.zeros((1, 8, 8, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -21,6 +22,7 @@ def random_variables(model: Any) -> Any:
 
 
 def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """Convolves `[B, H, W, C]` with zero padding of half the kernel size."""
     padding = len(kernel) // 2
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
@@ -28,13 +30,13 @@ def conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 class WideResNet:
-    """Table 1 of the paper with two blocks in each stage."""
+    """Reference network: Table 1 of the paper with two blocks in each stage."""
 
     def __init__(self, variables: Any) -> None:
         self.params, self.stats = variables["params"], variables["batch_stats"]
 
     def active(self, x: Array, *path: str) -> Array:
-        """After normalisation and ReLU."""
+        """Applies the normalisation at `path` in evaluation mode, then ReLU."""
         layer, stats = self.params, self.stats
         for name in path:
             layer, stats = layer[name], stats[name]
@@ -55,7 +57,7 @@ class WideResNet:
         return x @ self.params["fc"]["kernel"] + self.params["fc"]["bias"]
 
 
-def test_logits_equal_those_of_a_forward_pass_written_plainly() -> None:
+def test_logits_equal_those_of_the_numpy_forward_pass() -> None:
     model = models.create("wrn_16_8", num_classes=10, **SMALL)
     images = np.random.default_rng(1).normal(size=(2, 10, 10, 3))
     with jax.enable_x64(True):
@@ -66,8 +68,8 @@ def test_logits_equal_those_of_a_forward_pass_written_plainly() -> None:
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
-def test_a_block_that_keeps_the_channels_keeps_its_input_as_shortcut() -> None:
-    """Also the first of all, if the network is not wide."""
+def test_blocks_that_keep_the_number_of_channels_have_no_projection() -> None:
+    """With a width of 1 this includes the first block of the first stage."""
     model = models.create("wrn_16_8", num_classes=10, depth=10, width=1)
     params = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
@@ -76,7 +78,8 @@ def test_a_block_that_keeps_the_channels_keeps_its_input_as_shortcut() -> None:
 
 
 @pytest.mark.parametrize("depth", [4, 15, 18])
-def test_a_depth_of_no_whole_blocks_is_an_error(depth: int) -> None:
+def test_a_depth_other_than_6n_plus_4_raises(depth: int) -> None:
     model = models.create("wrn_28_10", num_classes=10, depth=depth)
-    with pytest.raises(ValueError, match=f"model.depth must be 10, 16, 22 and so on, got {depth}"):
+    message = rf"model.depth must be 6 n \+ 4, such as 10, 16, 22 or 28, got {depth}"
+    with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))

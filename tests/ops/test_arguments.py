@@ -1,4 +1,4 @@
-"""What `conv_general_dilated` takes, refuses and leaves to `jax.lax`; how Flax uses it."""
+"""Tests of the arguments and errors of `conv_general_dilated`, and of its use in Flax layers."""
 
 import functools
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ def jaxpr(convolve: Any, operands: Any, arguments: Mapping[str, Any]) -> str:
     return str(jax.make_jaxpr(lambda *xs: convolve(*xs, **arguments))(*operands))
 
 
-# Shapes of images and kernel, their dtype, and arguments.
-LEFT_TO_LAX: Mapping[str, tuple[Any, Any, str, dict[str, Any]]] = {
+# Arguments that are passed to `jax.lax`: shapes of images and kernel, their dtype, and options.
+PASSED_TO_LAX: Mapping[str, tuple[Any, Any, str, dict[str, Any]]] = {
     "channels before pixels": ((2, 4, 8, 7), (6, 4, 3, 2), "float32", {"dimension_numbers": None}),
     "other layouts": (
         IMAGES,
@@ -81,8 +81,10 @@ LEFT_TO_LAX: Mapping[str, tuple[Any, Any, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", LEFT_TO_LAX.values(), ids=LEFT_TO_LAX)
-def test_the_rest_is_left_to_lax(case: tuple[Any, Any, str, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("case", PASSED_TO_LAX.values(), ids=PASSED_TO_LAX)
+def test_unsupported_arguments_are_passed_to_lax(
+    case: tuple[Any, Any, str, dict[str, Any]],
+) -> None:
     images, kernel, dtype, changes = case
     operands, arguments = (random(images, dtype), random(kernel, dtype)), options(**changes)
     ours = jaxpr(ops.conv_general_dilated, operands, arguments)
@@ -109,7 +111,7 @@ def test_the_rest_is_left_to_lax(case: tuple[Any, Any, str, dict[str, Any]]) -> 
     ],
     ids=str,
 )
-def test_arguments_may_be_given_as_to_lax(changes: dict[str, Any]) -> None:
+def test_arguments_have_the_forms_that_lax_accepts(changes: dict[str, Any]) -> None:
     operands, arguments = (random(IMAGES), random(KERNEL, seed=1)), options(**changes)
     assert "conv_general_dilated" not in jaxpr(ops.conv_general_dilated, operands, arguments)
     result = ops.conv_general_dilated(*operands, **arguments)
@@ -117,7 +119,7 @@ def test_arguments_may_be_given_as_to_lax(changes: dict[str, Any]) -> None:
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4, strict=True)
 
 
-def test_numpy_arrays_are_taken() -> None:
+def test_numpy_arrays_are_accepted() -> None:
     images, kernel = np.asarray(random(IMAGES)), np.asarray(random(KERNEL))
     arguments = options(lhs=images, rhs=kernel)
     result, expected = ops.conv_general_dilated(**arguments), lax.conv_general_dilated(**arguments)
@@ -187,7 +189,9 @@ def test_errors_are_those_of_lax(
     ],
     ids=str,
 )
-def test_flax_can_use_it(size: tuple[int, ...], arguments: dict[str, Any]) -> None:
+def test_flax_layers_accept_our_convolution(
+    size: tuple[int, ...], arguments: dict[str, Any]
+) -> None:
     images = random((2, *(8, 7)[: len(size)], 4))
     plain = nn.Conv(8, size, **arguments)
     ours = nn.Conv(8, size, **arguments, conv_general_dilated=ops.conv_general_dilated)
@@ -195,14 +199,17 @@ def test_flax_can_use_it(size: tuple[int, ...], arguments: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(("stride", "padding", "groups"), [(2, "SAME", 1), (1, 3, 2)])
-def test_the_layer_of_the_networks_is_that_of_flax(stride: int, padding: Any, groups: int) -> None:
+def test_layer_of_the_networks_equals_that_of_flax(stride: int, padding: Any, groups: int) -> None:
     plain = nn.Conv(8, (3, 3), stride, padding, feature_group_count=groups)
     ours = layers.Conv(8, (3, 3), stride, padding, groups)
     check_layers(ours, plain, random((2, 8, 7, 4)))
 
 
 def check_layers(ours: nn.Module, plain: nn.Module, images: jax.Array) -> None:
-    """Output and gradients; in 16 bits, each may be rounded in another place."""
+    """Compares output and gradients, to 10 units in the last place of the largest value.
+
+    With 16-bit dtypes, the two layers may round at different points.
+    """
     shapes = jax.eval_shape(plain.init, jax.random.key(0), images)
     variables = jax.tree.map(lambda leaf: random(leaf.shape), shapes)
 

@@ -1,4 +1,4 @@
-"""Moments of channels and lines for them, against plain sums."""
+"""Tests of batch normalisation and of the moments of channels, against plain NumPy and JAX code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 
 from cnn_jax import ops
 
-# Few and many channels, in whole vectors or not; few and many pixels.
+# Few and many channels, as multiples of the vector size or not; few and many pixels.
 SHAPES = [(2, 3, 5, 4), (3, 7, 2, 16), (2, 5, 3, 37), (16, 40, 41, 24), (9, 130), (1, 1, 1, 3)]
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
 Normalize = Callable[..., Any]
@@ -32,7 +32,7 @@ def normalize_and_return_moments(x: jax.Array, scale: jax.Array, shift: jax.Arra
 
 
 def normalize_in_steps(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """The same so that the two maps that it is made of are transposed one by one."""
+    """Normalises by `moments` and `scale_and_shift`, to test the transpose rule of each."""
     mean, variance = ops.moments(x)
     factor = scale * jax.lax.rsqrt(variance + 1e-3)
     return ops.scale_and_shift(x, factor, shift - mean * factor)
@@ -47,26 +47,26 @@ def normalize_plainly(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.A
 
 @each_dtype
 @each_shape
-@pytest.mark.parametrize("way", ["native", "xla"])
-def test_moments_are_those_of_numpy(shape: tuple[int, ...], dtype: str, way: str) -> None:
-    with jax.enable_x64(True), ops.lowering(way):
+@pytest.mark.parametrize("lowering", ["native", "xla"])
+def test_moments_match_numpy(shape: tuple[int, ...], dtype: str, lowering: str) -> None:
+    with jax.enable_x64(True), ops.lowering(lowering):
         x = draw(shape, dtype)
         mean, variance = jax.jit(ops.moments)(x)
         exact = np.asarray(x, np.float64).reshape(-1, shape[-1])
         assert mean.dtype == variance.dtype == jnp.promote_types(dtype, "float32")
-        tolerance = min(TOLERANCES[dtype], 1e-5)  # Sums of 16 bits are in float32.
+        tolerance = min(TOLERANCES[dtype], 1e-5)  # 16-bit inputs are summed in float32.
         np.testing.assert_allclose(mean, exact.mean(0), rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(variance, exact.var(0), rtol=10 * tolerance, atol=tolerance)
 
 
 @each_dtype
-@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)  # One value alone has no deviation.
-@pytest.mark.parametrize("way", ["native", "xla"])
+@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)  # The last one has one pixel.
+@pytest.mark.parametrize("lowering", ["native", "xla"])
 @pytest.mark.parametrize("ours", [normalize, normalize_in_steps])
-def test_normalisation_and_its_gradients_are_the_plain_ones(
-    shape: tuple[int, ...], dtype: str, way: str, ours: Normalize
+def test_normalisation_and_its_gradients_match_plain_code(
+    shape: tuple[int, ...], dtype: str, lowering: str, ours: Normalize
 ) -> None:
-    with jax.enable_x64(True), ops.lowering(way):
+    with jax.enable_x64(True), ops.lowering(lowering):
         x, channels = draw(shape, dtype), shape[-1:]
         parameters = [draw(channels, "float64"), draw(channels, "float64") ** 2]
         results = []
@@ -83,13 +83,13 @@ def test_normalisation_and_its_gradients_are_the_plain_ones(
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 @pytest.mark.parametrize("ours", [normalize_and_return_moments, normalize_in_steps])
-def test_derivatives_of_any_kind_exist(shape: tuple[int, ...], ours: Normalize) -> None:
+def test_derivatives_match_finite_differences(shape: tuple[int, ...], ours: Normalize) -> None:
     with jax.enable_x64(True):
         arguments = [draw(size, "float64") for size in (shape, shape[-1:], shape[-1:])]
         check_grads(ours, arguments, order=2, modes=("fwd", "rev"), rtol=1e-4)
 
 
-def test_vmap_is_a_loop() -> None:
+def test_vmap_matches_a_loop() -> None:
     x = draw((3, 4, 5, 2, 6), "float32")
     mapped = jax.vmap(ops.moments)(x)
     looped = [ops.moments(images) for images in x]
@@ -98,12 +98,12 @@ def test_vmap_is_a_loop() -> None:
         np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_equal_values_have_no_negative_variance() -> None:
+def test_variance_of_equal_values_is_not_negative() -> None:
     _, variance = ops.moments(jnp.full((7, 3), 1 / 3))
     assert (variance >= 0).all()
 
 
-def test_what_is_materialized_is_what_it_was() -> None:
+def test_materialize_is_the_identity() -> None:
     x = draw((2, 3, 4, 5), "float32")
 
     def f(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The convolution and its gradients against those of `jax.lax`, and against exact sums."""
+"""Tests of the convolution and its gradients against `jax.lax` in float64."""
 
 import functools
 import importlib
@@ -26,7 +26,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Case(NamedTuple):
-    """`channels` and `outputs` are those of one group."""
+    """Shapes of a convolution; `channels` and `outputs` are those of one group."""
 
     channels: int
     outputs: int
@@ -39,7 +39,7 @@ class Case(NamedTuple):
     batch: int = 2
 
 
-# Every way that `cnn_jax.ops.cpu` has to compute a convolution or one of its gradients.
+# Cases for every algorithm in `cnn_jax.ops.cpu`.
 CASES = {
     "pointwise": Case(5, 3, (1, 1)),
     "pointwise, strided, pixels left over": Case(3, 5, (1, 1), (2, 3), "VALID", size=(8, 9)),
@@ -78,13 +78,13 @@ CASES = {
     "stride divides the dilation": Case(3, 5, (3, 2), (2, 1), ((2, 2), (0, 1)), (2, 4)),
     "stride and dilation share a factor": Case(3, 4, (3, 3), (4, 6), ((6, 6), (5, 7)), (6, 4)),
     "stride and dilation share none": Case(3, 4, (3, 3), (2, 3), ((3, 2), (4, 4)), (3, 2)),
-    "kernel gradient across": Case(4, 4, (5, 5)),
-    "kernel gradient across, strided": Case(4, 2, (5, 5), (2, 2)),
-    "kernel gradient across, dilated": Case(3, 2, (5, 5), (2, 1), ((5, 3), (4, 4)), (2, 1)),
-    "kernel gradient across, fewer rows than phases": Case(
+    "kernel gradient by shifts": Case(4, 4, (5, 5)),
+    "kernel gradient by shifts, strided": Case(4, 2, (5, 5), (2, 2)),
+    "kernel gradient by shifts, dilated": Case(3, 2, (5, 5), (2, 1), ((5, 3), (4, 4)), (2, 1)),
+    "kernel gradient by shifts, fewer rows than phases": Case(
         3, 2, (5, 5), (3, 1), ((4, 4), (2, 2)), size=(2, 6)
     ),
-    "kernel gradient across, far beyond the image": Case(
+    "kernel gradient by shifts, far beyond the image": Case(
         3, 2, (5, 5), (1, 1), ((9, 9), (2, 2)), size=(2, 34)
     ),
     "many pixels, an odd number": Case(2, 3, (1, 1), size=(9, 7), batch=1),
@@ -114,7 +114,7 @@ CASES = {
 }
 
 
-# What the native kernels do besides, for the machines that have vectors of 4, 8 and 16 numbers.
+# Further cases for the native kernels, on machines with vectors of 4, 8 and 16 numbers.
 NATIVE_CASES = {
     "more pixels, inputs and outputs than a tile": Case(33, 50, (3, 3), size=(5, 31)),
     "more outputs than a panel": Case(160, 300, (3, 3), size=(5, 6), batch=1),
@@ -152,9 +152,9 @@ def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def ours_and_exact(
-    case: Case, dtype: str, way: str = "native", values: Values = normal
+    case: Case, dtype: str, lowering: str = "native", values: Values = normal
 ) -> tuple[Any, Any]:
-    """Output and gradients for the same random arguments: ours, and `jax.lax`'s in float64."""
+    """Returns output and gradients for random arguments: ours, and `jax.lax`'s in float64."""
     rng = np.random.default_rng(0)
     images = (case.batch, *case.size, case.groups * case.channels)
     kernel = (*case.kernel, case.channels, case.groups * case.outputs)
@@ -182,7 +182,7 @@ def ours_and_exact(
             results.append((y, *pull_back(cotangent.astype(kind))))
         return results
 
-    with jax.enable_x64(True), ops.lowering(way):
+    with jax.enable_x64(True), ops.lowering(lowering):
         operands = [jnp.asarray(values(rng, shape), dtype) for shape in (images, kernel)]
         ours, exact = jax.jit(compute)(*operands)
     for result, expected in zip(ours, exact, strict=True):
@@ -192,11 +192,11 @@ def ours_and_exact(
 
 
 def check(
-    case: Case, dtype: str = "float64", tolerance: float = 1e-12, way: str = "native"
+    case: Case, dtype: str = "float64", tolerance: float = 1e-12, lowering: str = "native"
 ) -> None:
-    """`tolerance` is relative to the largest value."""
+    """Compares output and gradients; `tolerance` is relative to the largest value."""
     names = ("output", "gradient of the images", "gradient of the kernel")
-    for name, ours, exact in zip(names, *ours_and_exact(case, dtype, way), strict=True):
+    for name, ours, exact in zip(names, *ours_and_exact(case, dtype, lowering), strict=True):
         atol = tolerance * np.abs(exact).max(initial=0)
         wide = np.asarray(ours, np.float64)
         np.testing.assert_allclose(wide, exact, rtol=0, atol=atol, err_msg=f"{name}, {case}")
@@ -213,7 +213,7 @@ def test_native_values_and_gradients_are_those_of_lax(case: Case) -> None:
 
 
 def thresholds() -> list[tuple[ModuleType, str]]:
-    """The numbers that say which way is the fastest, or how much to do at once."""
+    """Returns module and name of each integer constant in `ops.cpu` that selects an algorithm."""
     names = [module.name for module in pkgutil.iter_modules(cpu.__path__)]
     modules = [importlib.import_module(f"{cpu.__name__}.{name}") for name in names]
     return [
@@ -228,7 +228,9 @@ THRESHOLDS = thresholds()
 
 
 @pytest.mark.parametrize("cores", [1, 3, 4])
-def test_the_number_of_cores_changes_nothing(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_do_not_depend_on_the_number_of_cores(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(matmul, "_CORES", cores)
     check(Case(3, 2, (3, 3), (2, 2), size=(18, 12)))
 
@@ -256,7 +258,10 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def sweep(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Random cases, the same in each run, that each get a random choice of the ways to go."""
+    """Returns a decorator that runs a test on random cases with random values of `THRESHOLDS`.
+
+    The cases are the same in each run.
+    """
     configure = settings(
         max_examples=examples,
         derandomize=True,
@@ -288,7 +293,7 @@ def test_random_values_and_gradients_are_those_of_lax(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "tolerance", "way"),
+    ("dtype", "tolerance", "lowering"),
     [
         ("float64", 1e-12, "xla"),
         ("float32", 1e-5, "xla"),
@@ -298,12 +303,12 @@ def test_random_values_and_gradients_are_those_of_lax(
 )
 @sweep(60)
 def test_many_random_values_and_gradients_are_those_of_lax(
-    dtype: str, tolerance: float, way: str, case: Case, values: tuple[int | None, ...]
+    dtype: str, tolerance: float, lowering: str, case: Case, values: tuple[int | None, ...]
 ) -> None:
-    check_with(case, values, dtype, tolerance, way)
+    check_with(case, values, dtype, tolerance, lowering)
 
 
-# Some hundred positive terms in most of the sums, so that one in 16 bits would be far off.
+# Most sums have some hundred positive terms, so that 16-bit sums would have large errors.
 LONG_SUMS = {
     "pointwise": Case(300, 200, (1, 1), size=(16, 16)),
     "patches": Case(2, 120, (4, 4), size=(20, 20)),
@@ -311,7 +316,7 @@ LONG_SUMS = {
     "by rows": Case(24, 64, (4, 4), size=(12, 12)),
     "all phases at once": Case(12, 300, (4, 4), (2, 2), size=(20, 20)),
     "phase by phase": Case(24, 80, (4, 4), (2, 2), size=(20, 20)),
-    "kernel gradient across": Case(8, 12, (5, 5), size=(16, 16)),
+    "kernel gradient by shifts": Case(8, 12, (5, 5), size=(16, 16)),
     "depthwise": Case(1, 2, (7, 7), groups=3, size=(20, 20)),
     "groups": Case(20, 25, (4, 4), groups=2, size=(12, 12)),
     "banded": Case(4, 8, (6, 6), size=(12, 12)),
@@ -321,7 +326,7 @@ LONG_SUMS = {
 TOLERANCES = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5}
 
 
-@pytest.mark.parametrize("way", ["native", "xla"])
+@pytest.mark.parametrize("lowering", ["native", "xla"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -329,8 +334,10 @@ TOLERANCES = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5}
         *((name, "float16") for name in ("dense", "depthwise", "groups")),
     ],
 )
-def test_sums_are_in_float32_and_rounded_once(name: str, dtype: str, way: str) -> None:
+def test_16_bit_inputs_are_summed_in_float32_and_rounded_once(
+    name: str, dtype: str, lowering: str
+) -> None:
     case, tolerance = LONG_SUMS[name], TOLERANCES[dtype]
-    for ours, exact in zip(*ours_and_exact(case, dtype, way, positive), strict=True):
+    for ours, exact in zip(*ours_and_exact(case, dtype, lowering, positive), strict=True):
         wide = ours.astype(jnp.float32)
         np.testing.assert_allclose(wide, exact, rtol=tolerance, err_msg=f"{case}")

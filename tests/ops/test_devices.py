@@ -1,4 +1,4 @@
-"""The operations on eight devices, each with a part of the images."""
+"""Tests of the operations with the images split over eight devices."""
 
 import os
 import re
@@ -30,15 +30,15 @@ CONVOLUTIONS: Mapping[str, tuple[int, tuple[int, ...], tuple[int, int], int]] = 
     "groups": (8, (3, 3, 2, 8), (1, 1), 4),
 }
 NAMES = [*CONVOLUTIONS, "maximum", "average"]
-# The last two are left to `jax.lax`.
-WAYS = {name: ["jit"] for name in NAMES} | {
+# Modes in which each operation is run. 'shard_map' and 'explicit' use the operations of `jax.lax`.
+MODES = {name: ["jit"] for name in NAMES} | {
     name: ["jit", "eager", "shard_map", "explicit"] for name in ("strided", "maximum")
 }
 PARTS = ("output", "gradient/0", "gradient/1")
 
 
 def operation(name: str, library: Any = ops) -> tuple[Callable[..., jax.Array], list[np.ndarray]]:
-    """A function of 16 images, and perhaps a kernel; and these."""
+    """Returns a function of 16 images, and a kernel for a convolution, and its arguments."""
     rng = np.random.default_rng(0)
     if name in ("maximum", "average"):
         x = rng.permutation(16 * 9 * 8 * 2).reshape(16, 9, 8, 2) / 1000
@@ -63,6 +63,8 @@ def operation(name: str, library: Any = ops) -> tuple[Callable[..., jax.Array], 
 
 
 def with_gradient(f: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """Returns a function for the output of `f` and its gradients with respect to all arguments."""
+
     def compute(*arguments: jax.Array) -> Any:
         def loss(*arguments: jax.Array) -> jax.Array:
             return jnp.sin(f(*arguments)).sum()
@@ -72,38 +74,41 @@ def with_gradient(f: Callable[..., jax.Array]) -> Callable[..., Any]:
     return compute
 
 
-def on_all_devices(name: str, way: str) -> Iterator[tuple[str, jax.Array]]:
-    """Output and gradients, the images split between all devices and the kernel on each."""
+def on_all_devices(name: str, mode: str) -> Iterator[tuple[str, jax.Array]]:
+    """Yields names and values of output and gradients.
+
+    The images are split over all devices; each device has a copy of the kernel.
+    """
     f, arguments = operation(name)
-    kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+    kind = AxisType.Explicit if mode == "explicit" else AxisType.Auto
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(kind,))
     specs = (SPLIT, WHOLE)[: len(arguments)]
     placed = [
         jax.device_put(x, NamedSharding(mesh, spec))
         for x, spec in zip(arguments, specs, strict=True)
     ]
-    if way == "shard_map":
+    if mode == "shard_map":
         f = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=SPLIT)
     compute = with_gradient(f)
-    if way == "jit":
+    if mode == "jit":
         program = jax.jit(compute).lower(*placed).compile()
         assert not re.search("all-gather|all-to-all", program.as_text() or ""), name
-    y, gradients = (compute if way == "eager" else jax.jit(compute))(*placed)
-    assert y.sharding.is_equivalent_to(NamedSharding(mesh, SPLIT), y.ndim), (name, way)
+    y, gradients = (compute if mode == "eager" else jax.jit(compute))(*placed)
+    assert y.sharding.is_equivalent_to(NamedSharding(mesh, SPLIT), y.ndim), (name, mode)
     yield "output", y
     for i, dx in enumerate(gradients):
-        assert dx.sharding.is_equivalent_to(placed[i].sharding, dx.ndim), (name, way, i)
+        assert dx.sharding.is_equivalent_to(placed[i].sharding, dx.ndim), (name, mode, i)
         yield f"gradient/{i}", dx
 
 
 def save_all(path: str) -> None:
-    """What a process of its own does, with as many devices as it was given."""
+    """Runs all operations on all devices and saves the results; a subprocess calls this."""
     jax.config.update("jax_enable_x64", True)
     results = {
-        f"{name}/{way}/{part}": array
+        f"{name}/{mode}/{part}": array
         for name in NAMES
-        for way in WAYS[name]
-        for part, array in on_all_devices(name, way)
+        for mode in MODES[name]
+        for part, array in on_all_devices(name, mode)
     }
     arrays: dict[str, Any] = {key: np.asarray(array) for key, array in results.items()}
     np.savez(path, **arrays)
@@ -132,7 +137,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, np.ndarray
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_eight_devices_have_the_values_and_gradients_of_lax_on_one(
+def test_values_and_gradients_on_eight_devices_match_lax_on_one(
     results: Mapping[str, np.ndarray], name: str
 ) -> None:
     f, arguments = operation(name, lax)
@@ -140,12 +145,12 @@ def test_eight_devices_have_the_values_and_gradients_of_lax_on_one(
         y, gradients = jax.jit(with_gradient(f))(*map(jnp.asarray, arguments))
     expected = dict(zip(PARTS, (y, *gradients), strict=False))
     assert {key for key in results if key.startswith(f"{name}/")} == {
-        f"{name}/{way}/{part}" for way in WAYS[name] for part in expected
+        f"{name}/{mode}/{part}" for mode in MODES[name] for part in expected
     }
-    for way in WAYS[name]:
+    for mode in MODES[name]:
         for part, truth in expected.items():
             atol = 1e-12 * np.abs(truth).max()
-            key = f"{name}/{way}/{part}"
+            key = f"{name}/{mode}/{part}"
             np.testing.assert_allclose(results[key], truth, rtol=0, atol=atol, err_msg=key)
 
 

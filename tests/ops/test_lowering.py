@@ -1,4 +1,4 @@
-"""What the operations are made into: off the CPU, exactly what `jax.lax` makes of them."""
+"""Tests of the lowerings: on platforms other than the CPU they equal those of `jax.lax`."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from cnn_jax import ops
 Function = Callable[..., Any]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Kernel, strides, padding, other options; of images with 4 channels.
+# Shape of the kernel, strides, padding and other options, for images with 4 channels.
 CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
     "padded": ((3, 3, 4, 16), (1, 1), "SAME", {}),
     "unpadded": ((3, 3, 4, 16), (1, 1), "VALID", {}),
@@ -50,7 +50,7 @@ def operands(case: tuple[Any, ...], dtype: str = "float32") -> list[jax.ShapeDty
 
 
 def all_derivatives(f: Function) -> Function:
-    """Output, reverse mode and forward mode in one function."""
+    """Returns a function for the output, the gradients and the tangents of `f`."""
 
     def derivatives(*arguments: jax.Array) -> Any:
         return f(*arguments), gradient(f)(*arguments), jax.jvp(f, arguments, arguments)
@@ -59,7 +59,7 @@ def all_derivatives(f: Function) -> Function:
 
 
 def gradient(f: Function) -> Function:
-    """By all arguments."""
+    """Returns a function for the gradients with respect to all arguments of `f`."""
 
     def loss(*arguments: jax.Array) -> jax.Array:
         return jnp.sin(f(*arguments)).sum()
@@ -68,7 +68,7 @@ def gradient(f: Function) -> Function:
 
 
 def operations(f: Function, platform: str, *arguments: Any) -> list[str]:
-    """The lines of the module, without what says where in the source they come from."""
+    """Returns the lines of the exported StableHLO module, without source locations."""
 
     def program(*arguments: jax.Array) -> Any:
         return f(*arguments)
@@ -80,16 +80,16 @@ def operations(f: Function, platform: str, *arguments: Any) -> list[str]:
 
 @each_platform
 @each_convolution
-def test_a_convolution_elsewhere_is_that_of_lax(case: tuple[Any, ...], platform: str) -> None:
+def test_convolution_off_the_cpu_equals_that_of_lax(case: tuple[Any, ...], platform: str) -> None:
     arguments = operands(case)
     result = operations(ours(case), platform, *arguments)
     assert result == operations(theirs(case), platform, *arguments)
     assert sum("stablehlo.convolution" in line for line in result) == 1
-    assert len(result) == 6  # the module, the function, the convolution, return, two brackets
+    assert len(result) == 6  # Module, function, convolution, return, two brackets.
 
 
 @each_convolution
-def test_compiled_as_plain_it_is_that_of_lax_on_a_cpu_too(case: tuple[Any, ...]) -> None:
+def test_plain_lowering_on_the_cpu_equals_that_of_lax(case: tuple[Any, ...]) -> None:
     arguments = operands(case)
     expected = operations(all_derivatives(theirs(case)), "cpu", *arguments)
     with ops.lowering("plain"):
@@ -100,7 +100,7 @@ def test_compiled_as_plain_it_is_that_of_lax_on_a_cpu_too(case: tuple[Any, ...])
 @each_platform
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @each_convolution
-def test_derivatives_of_a_convolution_elsewhere_are_those_of_lax(
+def test_convolution_derivatives_off_the_cpu_equal_those_of_lax(
     case: tuple[Any, ...], platform: str, dtype: str
 ) -> None:
     arguments = operands(case, dtype)
@@ -111,7 +111,7 @@ def test_derivatives_of_a_convolution_elsewhere_are_those_of_lax(
 
 @each_platform
 @each_convolution
-def test_second_derivatives_of_a_convolution_elsewhere_have_the_convolutions_of_lax(
+def test_second_derivatives_off_the_cpu_have_the_convolutions_of_lax(
     case: tuple[Any, ...], platform: str
 ) -> None:
     def convolutions(f: Function) -> list[str]:
@@ -129,7 +129,7 @@ def test_second_derivatives_of_a_convolution_elsewhere_have_the_convolutions_of_
     ("pool", "initial", "operation"),
     [(ops.max_pool, -jnp.inf, lax.max), (ops.avg_pool, 0.0, lax.add)],
 )
-def test_pooling_elsewhere_is_that_of_lax(
+def test_pooling_off_the_cpu_equals_that_of_lax(
     pool: Function, initial: float, operation: Any, platform: str
 ) -> None:
     def plain(x: jax.Array) -> jax.Array:
@@ -146,7 +146,7 @@ def test_pooling_elsewhere_is_that_of_lax(
 
 
 @each_platform
-def test_a_precision_that_the_surroundings_ask_for_holds(platform: str) -> None:
+def test_default_matmul_precision_of_the_context_is_used(platform: str) -> None:
     def precise(f: Function) -> Function:
         def g(*arguments: jax.Array) -> Any:
             with jax.default_matmul_precision("highest"):
@@ -161,7 +161,7 @@ def test_a_precision_that_the_surroundings_ask_for_holds(platform: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["depthwise", "pointwise"])
-def test_the_cpu_has_ways_of_its_own(name: str) -> None:
+def test_cpu_lowering_has_no_convolution(name: str) -> None:
     case = CONVOLUTIONS[name]
     for line in operations(all_derivatives(ours(case)), "cpu", *operands(case)):
         assert "stablehlo.convolution" not in line
@@ -169,7 +169,7 @@ def test_the_cpu_has_ways_of_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("part", [lambda f: f, gradient], ids=["output", "gradient"])
 @pytest.mark.parametrize("name", ["padded", "pointwise", "depthwise", "groups"])
-def test_an_export_for_two_platforms_and_any_number_of_images_runs(
+def test_export_for_two_platforms_and_symbolic_batch_size_runs(
     name: str, part: Callable[[Function], Function]
 ) -> None:
     case = CONVOLUTIONS[name]

@@ -1,4 +1,4 @@
-"""Where native kernels come from, what happens without, and that the cores change no bit."""
+"""Tests of compiling, caching and disabling the native kernels, and of their reproducibility."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 from cnn_jax import ops
 from cnn_jax.ops.native import library
 
-# Results of a network's operations as text: which kernels there are, and a digest of the bits.
+# Prints three lines: True if native kernels are used, a digest of the gradients, and their sum.
 PROGRAM = """
 import hashlib, os
 cores = os.sched_getaffinity(0)
@@ -45,7 +45,7 @@ print(sum(float(jnp.abs(g).sum()) for g in gradients))
 def run(
     environment: Mapping[str, str] = MappingProxyType({}), cores: int = 2
 ) -> tuple[str, list[str]]:
-    """What the program warns of, and its lines."""
+    """Runs `PROGRAM` on some cores; returns its warnings and its output lines."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(cores=cores)],
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | dict(environment),
@@ -63,13 +63,13 @@ def native() -> list[str]:
     return lines
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux")
-def test_the_number_of_cores_changes_no_bit(native: list[str]) -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="requires os.sched_setaffinity")
+def test_gradients_have_the_same_bits_on_one_and_two_cores(native: list[str]) -> None:
     _, lines = run(cores=1)
     assert lines[:2] == native[:2]
 
 
-def test_they_are_compiled_once_for_a_machine(tmp_path: Path, native: list[str]) -> None:
+def test_kernels_are_compiled_only_once(tmp_path: Path, native: list[str]) -> None:
     cache = {"XDG_CACHE_HOME": str(tmp_path)}
     _, lines = run(cache)
     assert lines[:2] == native[:2]
@@ -81,9 +81,7 @@ def test_they_are_compiled_once_for_a_machine(tmp_path: Path, native: list[str])
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
-def test_without_a_compiler_a_warning_says_so(
-    compiler: str, tmp_path: Path, native: list[str]
-) -> None:
+def test_missing_compiler_gives_a_warning(compiler: str, tmp_path: Path, native: list[str]) -> None:
     warnings, lines = run({"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path)})
     assert "no native kernels" in warnings
     assert compiler in warnings
@@ -91,22 +89,22 @@ def test_without_a_compiler_a_warning_says_so(
     assert float(lines[2]) == pytest.approx(float(native[2]), rel=1e-4)
 
 
-def test_they_can_be_switched_off(native: list[str]) -> None:
+def test_environment_variable_disables_the_kernels(native: list[str]) -> None:
     warnings, lines = run({library.SWITCH: "0"})
     assert "native" not in warnings
     assert lines[0] == "False"
     assert float(lines[2]) == pytest.approx(float(native[2]), rel=1e-4)
 
 
-def test_a_way_that_does_not_exist_is_an_error() -> None:
+def test_unknown_lowering_is_an_error() -> None:
     with (
-        pytest.raises(ValueError, match=r"unknown way 'fast'.*native, plain, xla"),
+        pytest.raises(ValueError, match=r"unknown lowering 'fast'.*native, plain, xla"),
         ops.lowering("fast"),
     ):
         pass
 
 
-def test_a_kernel_that_does_not_exist_is_an_error() -> None:
+def test_unknown_kernel_is_an_error() -> None:
     assert not library.has("ConvOutputF8", jnp.ones(1))
     with pytest.raises(KeyError, match="ConvOutputF8"):
         library.call("ConvOutputF8", jnp.dtype("float32"), jax.ShapeDtypeStruct((1,), jnp.float32))

@@ -1,4 +1,4 @@
-"""Normalization over channels against a loop over the channels."""
+"""Tests of local response normalisation against a loop over the channels."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ KRIZHEVSKY: dict[str, Any] = {
     "k": 2.0,
     "divide_by_size": False,
 }
-# With an effect on activations of size 1, and all that may differ.
+# Parameters that differ in every option. All but the first affect activations of size 1 visibly.
 CASES: dict[str, dict[str, Any]] = {
     "of the paper": KRIZHEVSKY,
     "of torch": {"size": 5, "alpha": 0.3, "beta": 0.75, "k": 1.0, "divide_by_size": True},
@@ -39,7 +39,7 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape)
 
 
-def plain(
+def loop_over_channels(
     x: np.ndarray, *, size: int, alpha: float, beta: float, k: float, divide_by_size: bool
 ) -> np.ndarray:
     y = np.empty_like(x)
@@ -52,32 +52,32 @@ def plain(
 
 
 @each_case
-def test_it_equals_a_loop(name: str) -> None:
+def test_values_equal_a_loop(name: str) -> None:
     x, options = images(2, 3, 4, 7), CASES[name]
     with jax.enable_x64(True):
         result = ops.local_response_norm(jnp.asarray(x), **options)
         compiled = jax.jit(lambda x: ops.local_response_norm(x, **options))(x)
     for y in (result, compiled):
-        np.testing.assert_allclose(y, plain(x, **options), rtol=1e-13, strict=True)
+        np.testing.assert_allclose(y, loop_over_channels(x, **options), rtol=1e-13, strict=True)
 
 
 @pytest.mark.parametrize(
     ("divide_by_size", "expected"),
     [
-        # In the middle of five channels of ones: 1 / (1 + 5), and 1 / (1 + 5 / 5).
+        # The middle one of five channels of ones is 1 / (1 + 5) or 1 / (1 + 5 / 5).
         (False, [1 / 4, 1 / 5, 1 / 6, 1 / 5, 1 / 4]),
         (True, [1 / 1.6, 1 / 1.8, 1 / 2, 1 / 1.8, 1 / 1.6]),
     ],
 )
-def test_the_two_conventions(divide_by_size: bool, expected: list[float]) -> None:
+def test_both_conventions_of_alpha(divide_by_size: bool, expected: list[float]) -> None:
     y = ops.local_response_norm(
         jnp.ones((1, 1, 1, 5)), size=5, alpha=1, beta=1, k=1, divide_by_size=divide_by_size
     )
     np.testing.assert_allclose(y[0, 0, 0], expected, rtol=1e-6)
 
 
-def test_an_even_window_has_one_more_before_than_behind() -> None:
-    """As torch's: it pads `size // 2` before and `(size - 1) // 2` behind."""
+def test_even_window_has_one_more_channel_before_than_after() -> None:
+    """torch pads `size // 2` channels before and `(size - 1) // 2` after."""
     x = jnp.zeros((1, 1, 1, 6)).at[..., 2].set(1.0)
     y = ops.local_response_norm(x + 1e-3, size=2, alpha=1.0, beta=1.0, k=1.0, divide_by_size=False)
     np.testing.assert_array_equal(np.flatnonzero(y[0, 0, 0] / (x + 1e-3) < 0.9), [2, 3])
@@ -92,13 +92,13 @@ def test_derivatives_equal_finite_differences(name: str) -> None:
         check_grads(jax.jit(f), (jnp.asarray(images(1, 2, 1, 7)),), 2, modes=["fwd", "rev"])
 
 
-def test_vmap_is_a_loop_over_images() -> None:
+def test_vmap_matches_a_batch() -> None:
     x = jnp.asarray(images(3, 2, 2, 7), jnp.float32)
     result = jax.vmap(lambda x: ops.local_response_norm(x, **KRIZHEVSKY))(x)
     np.testing.assert_allclose(result, ops.local_response_norm(x, **KRIZHEVSKY), rtol=1e-6)
 
 
-def test_zeros_have_a_gradient() -> None:
+def test_gradient_at_zero_is_finite() -> None:
     x = jnp.zeros((1, 1, 1, 4))
     gradient = jax.grad(lambda x: ops.local_response_norm(x, **KRIZHEVSKY).sum())(x)
     np.testing.assert_allclose(gradient, np.full(x.shape, 2**-0.75), rtol=1e-6)
@@ -106,17 +106,17 @@ def test_zeros_have_a_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
-def test_the_type_is_kept_and_only_the_result_is_rounded(dtype: str, scale: float) -> None:
-    """The square of 1000 is more than float16 holds."""
+def test_dtype_is_kept_and_only_the_result_is_rounded(dtype: str, scale: float) -> None:
+    """With scale 1000, the squares overflow in float16."""
     x = jnp.asarray(images(2, 3, 3, 16) * scale, dtype)
     y, pull_back = jax.vjp(lambda x: ops.local_response_norm(x, **CASES["of torch"]), x)
     (gradient,) = pull_back(jnp.ones_like(y))
     assert y.dtype == gradient.dtype == dtype
-    expected = plain(np.asarray(x, "f8"), **CASES["of torch"])
+    expected = loop_over_channels(np.asarray(x, "f8"), **CASES["of torch"])
     np.testing.assert_allclose(np.asarray(y, "f8"), expected, rtol=10 * float(jnp.finfo(dtype).eps))
 
 
-def test_a_nan_or_an_infinity_stays_with_its_neighbours() -> None:
+def test_nan_and_infinity_affect_only_their_neighbours() -> None:
     for bad in (np.nan, np.inf):
         x = jnp.ones((1, 1, 1, 9)).at[..., 1].set(bad)
         y = ops.local_response_norm(x, **KRIZHEVSKY)[0, 0, 0]
@@ -125,13 +125,13 @@ def test_a_nan_or_an_infinity_stays_with_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("change", [{"size": 0}, {"alpha": -1e-4}, {"k": 0.0}, {"k": -1.0}])
-def test_values_without_a_meaning_are_errors(change: dict[str, float]) -> None:
+def test_invalid_parameters_are_errors(change: dict[str, float]) -> None:
     ((name, value),) = change.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         ops.local_response_norm(jnp.ones((1, 1, 1, 4)), **KRIZHEVSKY | change)
 
 
-def test_the_convention_has_to_be_chosen() -> None:
+def test_divide_by_size_is_a_required_argument() -> None:
     norm: Any = ops.local_response_norm
     with pytest.raises(TypeError, match="divide_by_size"):
         norm(jnp.ones((1, 1, 1, 4)), size=5, alpha=1e-4, beta=0.75, k=2.0)

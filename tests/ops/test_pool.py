@@ -1,4 +1,4 @@
-"""Pooling against loops over the windows, and against `jax.lax.reduce_window`."""
+"""Tests of pooling against loops over the windows and `jax.lax.reduce_window`."""
 
 import math
 from collections.abc import Mapping
@@ -28,15 +28,15 @@ each_geometry = pytest.mark.parametrize(
     ("window", "stride", "padding"),
     [
         (2, None, 0),
-        (3, None, 0),  # a rest at the borders is dropped
+        (3, None, 0),  # Pixels left over at the end are dropped.
         ((2, 3), None, 0),
-        (2, 1, 0),  # overlapping
+        (2, 1, 0),  # Overlapping windows.
         (3, 2, 1),
         ((3, 2), (1, 2), (1, 0)),
-        (2, 3, 0),  # pixels between the windows
+        (2, 3, 0),  # Pixels between the windows.
         (1, 2, 0),
-        (5, 1, 2),  # as many pixels as are not left to XLA
-        ((5, 6), 1, (2, 3)),  # more
+        (5, 1, 2),  # The largest window that is not passed to `jax.lax`.
+        ((5, 6), 1, (2, 3)),  # A larger one.
     ],
 )
 
@@ -60,8 +60,8 @@ def plain_pool(
     return y
 
 
-def outputs_of_torch(size: int, window: int, stride: int, padding: int) -> int:
-    """With `ceil_mode`, as torch's documentation of its pooling has it."""
+def number_of_outputs_in_torch(size: int, window: int, stride: int, padding: int) -> int:
+    """Returns the number of outputs with `ceil_mode`, by the documentation of torch's pooling."""
     count = math.ceil((size + 2 * padding - window) / stride) + 1
     while (count - 1) * stride >= size + padding:
         count -= 1
@@ -69,9 +69,13 @@ def outputs_of_torch(size: int, window: int, stride: int, padding: int) -> int:
 
 
 def windows_of(axis: tuple[int, int, int, int], ceil_mode: bool) -> list[range]:
-    """The pixels of each window, also where there are none."""
+    """Returns the pixel indices of each window, including those outside of the image."""
     size, window, stride, padding = axis
-    count = outputs_of_torch(*axis) if ceil_mode else (size + 2 * padding - window) // stride + 1
+    count = (
+        number_of_outputs_in_torch(*axis)
+        if ceil_mode
+        else (size + 2 * padding - window) // stride + 1
+    )
     starts = [output * stride - padding for output in range(count)]
     return [range(start, start + window) for start in starts]
 
@@ -79,9 +83,11 @@ def windows_of(axis: tuple[int, int, int, int], ceil_mode: bool) -> list[range]:
 def clipped_pool(
     x: np.ndarray, kind: str, window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest or the sum of the pixels that exist; and for each window two numbers.
+    """Pools the pixels inside the image, by a loop over the windows.
 
-    These are how many pixels exist, and how many more exist or are of the padding.
+    Returns:
+      The maximum or the sum of each window `[B, H', W', C]`; the number of its pixels in the image
+      `[H', W', 1]`; and the number of its pixels in the padded image `[H', W', 1]`.
     """
     geometry = zip(x.shape[1:3], *map(pair, (window, stride, padding)), strict=True)
     rows, columns = (windows_of(axis, ceil_mode) for axis in geometry)
@@ -123,7 +129,7 @@ def lax_pool(
 @each_pool
 @each_geometry
 def test_pooling_equals_a_loop(kind: str, window: Pair, stride: Pair | None, padding: Pair) -> None:
-    x = np.random.default_rng(0).normal(-3, 1, (2, 7, 6, 3))  # mostly negative: padding must lose
+    x = np.random.default_rng(0).normal(-3, 1, (2, 7, 6, 3))  # Mostly negative.
     with jax.enable_x64(True):
         result = POOLS[kind][0](jnp.asarray(x), window, stride, padding)
     expected = plain_pool(x, kind, window, stride, padding)
@@ -135,7 +141,7 @@ def test_pooling_equals_a_loop(kind: str, window: Pair, stride: Pair | None, pad
 def test_gradients_equal_finite_differences(
     kind: str, window: Pair, stride: Pair | None, padding: Pair
 ) -> None:
-    # Distinct values, far enough apart for the differences not to change which is largest.
+    # The values are so far apart that finite differences do not change which one is largest.
     x = np.random.default_rng(0).permutation(2 * 5 * 6 * 2).reshape(2, 5, 6, 2) / 10
 
     def pool(x: Any) -> jax.Array:
@@ -175,9 +181,10 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def check(case: Case) -> None:
-    """Output and gradient are those of `jax.lax`, in ties too, and the tangent goes the same way.
+    """Compares output and gradient with `jax.lax`, and the tangent with the gradient.
 
-    In ties, `jax.lax` does not take the tangent from where it sends the gradient.
+    The tangent is not compared with `jax.lax`. If several pixels have the maximum, `jax.lax` may
+    take the tangent from another pixel than the one to which the gradient goes.
     """
     kind, window, stride, padding, size, values = case
     rng = np.random.default_rng(0)
@@ -207,8 +214,8 @@ def check(case: Case) -> None:
     [
         Case("max", (3, 3), (2, 2), (1, 1), (8, 7), "after a ReLU"),
         Case("max", (2, 2), (1, 1), (0, 0), (5, 6), "small integers"),
-        Case("max", (3, 2), (1, 2), (3, 0), (4, 5), "distinct"),  # windows of padding alone
-        Case("max", (2, 1), (3, 4), (1, 1), (7, 8), "distinct"),  # pixels between the windows
+        Case("max", (3, 2), (1, 2), (3, 0), (4, 5), "distinct"),  # Windows of padding only.
+        Case("max", (2, 1), (3, 4), (1, 1), (7, 8), "distinct"),  # Pixels between the windows.
         Case("avg", (2, 1), (3, 4), (1, 1), (7, 8), "distinct"),
         Case("avg", (3, 2), (1, 2), (4, 3), (4, 5), "distinct"),
     ],
@@ -250,7 +257,7 @@ def test_native_maxima_and_gradients_are_those_of_lax(
             pull_back_exactly(cotangent.astype("float64")),
         )
     np.testing.assert_array_equal(np.asarray(y, np.float64), exact)
-    # Sums are in float32 and rounded once.
+    # 16-bit gradients are summed in float32 and rounded once.
     tolerance = {"float32": 1e-6, "bfloat16": 2**-8}[dtype]
     np.testing.assert_allclose(
         np.asarray(gradient, np.float64), exact_gradient, rtol=tolerance, atol=1e-6
@@ -258,7 +265,7 @@ def test_native_maxima_and_gradients_are_those_of_lax(
 
 
 @pytest.mark.parametrize("values", [*VALUES, "minus infinity", "minus infinity or zero"])
-def test_the_first_of_several_maxima_has_the_gradient(values: str) -> None:
+def test_gradient_goes_to_the_first_of_several_maxima(values: str) -> None:
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3))
     if values in VALUES:
         x = VALUES[values](x)
@@ -279,7 +286,7 @@ def test_the_first_of_several_maxima_has_the_gradient(values: str) -> None:
     np.testing.assert_array_equal(tangent, plain_pool(number * expected, "avg", 2, None, 0) * 4)
 
 
-def test_a_nan_stays_one() -> None:
+def test_nan_is_propagated() -> None:
     x = np.zeros((1, 4, 6, 2))
     x[0, 2, 3, 1] = np.nan
     for pool, _, _ in POOLS.values():
@@ -290,10 +297,10 @@ def test_a_nan_stays_one() -> None:
 @each_pool
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_the_type_is_kept_and_the_values_are_good(kind: str, padding: int, dtype: str) -> None:
-    """The mean is rounded twice, as sum and as quotient, or the other way round; not 25 times."""
+def test_dtype_is_kept_and_values_are_accurate(kind: str, padding: int, dtype: str) -> None:
+    """The mean and its gradient are rounded twice, at the sum and at the division, not 25 times."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.permutation(200).reshape(1, 10, 10, 2), dtype)  # exact in 8 bits
+    x = jnp.asarray(rng.permutation(200).reshape(1, 10, 10, 2), dtype)  # Exact in bfloat16.
 
     def pool(x: jax.Array) -> jax.Array:
         return POOLS[kind][0](x, 5, 1, padding)
@@ -311,7 +318,7 @@ def test_the_type_is_kept_and_the_values_are_good(kind: str, padding: int, dtype
 @pytest.mark.parametrize(
     ("window", "dtype"), [((5, 6), "float32"), ((2, 2), "int32"), ((2, 2), "float8_e4m3fn")]
 )
-def test_large_windows_and_other_types_are_left_to_lax(
+def test_large_windows_and_other_dtypes_are_passed_to_lax(
     kind: str, window: tuple[int, int], dtype: str
 ) -> None:
     x = jnp.ones((1, 8, 8, 2), dtype)
@@ -320,7 +327,7 @@ def test_large_windows_and_other_types_are_left_to_lax(
     assert "reduce_window" in str(ours)
 
 
-# Size, window, stride, padding; then torch's outputs, without and with `ceil_mode`.
+# Size, window, stride, padding, and the number of outputs in torch without and with `ceil_mode`.
 OUTPUTS = [
     (55, 3, 2, 0, 27, 27),  # AlexNet
     (112, 3, 2, 0, 55, 56),  # GoogLeNet
@@ -328,18 +335,18 @@ OUTPUTS = [
     (32, 3, 2, 0, 15, 16),  # cuda-convnet
     (54, 3, 2, 0, 26, 27),  # SqueezeNet 1.0
     (7, 3, 2, 1, 4, 4),
-    (6, 3, 2, 1, 3, 4),  # the last begins at the last pixel
-    (5, 2, 3, 1, 2, 2),  # a third would begin in the padding
+    (6, 3, 2, 1, 3, 4),  # The last window starts at the last pixel.
+    (5, 2, 3, 1, 2, 2),  # A third window would start in the padding.
     (7, 2, 2, 1, 4, 4),
-    (3, 1, 3, 0, 1, 1),  # a second would begin beyond the image
-    (5, 1, 2, 1, 4, 3),  # the padding at the end is a window of its own, and is dropped
-    (2, 3, 2, 0, 0, 1),  # an image smaller than the window
+    (3, 1, 3, 0, 1, 1),  # A second window would start after the image.
+    (5, 1, 2, 1, 4, 3),  # The window that lies only in the padding is dropped.
+    (2, 3, 2, 0, 0, 1),  # The image is smaller than the window.
 ]
 
 
 @each_pool
 @pytest.mark.parametrize(("size", "window", "stride", "padding", "floor", "ceil"), OUTPUTS)
-def test_outputs_are_as_many_as_those_of_torch(
+def test_number_of_outputs_matches_torch(
     kind: str, size: int, window: int, stride: int, padding: int, floor: int, ceil: int
 ) -> None:
     x = jnp.zeros((1, size, 7, 1))
@@ -356,17 +363,17 @@ each_ceil_geometry = pytest.mark.parametrize(
         (3, 2, 1),
         (2, 2, 1),
         ((3, 2), (2, 3), (1, 0)),
-        (2, 4, 1),  # pixels between the windows
-        (1, 3, 0),  # the rest is dropped all the same
+        (2, 4, 1),  # Pixels between the windows.
+        (1, 3, 0),  # The pixels left over are dropped even with `ceil_mode`.
         (4, 3, 2),
-        ((8, 6), (2, 1), (1, 2)),  # perhaps larger than the image; left to XLA
+        ((8, 6), (2, 1), (1, 2)),  # Larger than some images; passed to `jax.lax`.
     ],
 )
 
 
 @each_ceil_geometry
 @pytest.mark.parametrize("size", [(7, 6), (8, 5)])
-def test_a_size_rounded_up_is_a_loop_over_what_there_is(
+def test_ceil_mode_matches_a_loop_over_the_pixels_in_the_image(
     window: Pair, stride: Pair, padding: Pair, size: tuple[int, int]
 ) -> None:
     x = np.random.default_rng(0).normal(-3, 1, (2, *size, 3))
@@ -388,7 +395,7 @@ def test_a_size_rounded_up_is_a_loop_over_what_there_is(
     ("window", "stride", "padding"),
     [(3, 1, 1), (3, 2, 1), ((2, 5), (1, 2), (1, 3)), (2, 2, 0), ((5, 6), 1, (2, 3))],
 )
-def test_padding_need_not_count(window: Pair, stride: Pair, padding: Pair) -> None:
+def test_count_include_pad(window: Pair, stride: Pair, padding: Pair) -> None:
     x = np.random.default_rng(0).normal(-3, 1, (2, 7, 6, 3))
     total, real, padded = clipped_pool(x, "avg", window, stride, padding, False)
     with jax.enable_x64(True):
@@ -403,7 +410,7 @@ def test_padding_need_not_count(window: Pair, stride: Pair, padding: Pair) -> No
 @pytest.mark.parametrize(
     ("window", "stride", "padding"), [(3, 2, 0), ((3, 2), (2, 3), (1, 0)), ((7, 5), (2, 1), (1, 2))]
 )
-def test_gradients_of_sizes_rounded_up_equal_finite_differences(
+def test_gradients_with_ceil_mode_equal_finite_differences(
     kind: str, window: Pair, stride: Pair, padding: Pair
 ) -> None:
     x = np.random.default_rng(0).permutation(6 * 5 * 2).reshape(1, 6, 5, 2) / 10
@@ -421,10 +428,10 @@ def test_gradients_of_sizes_rounded_up_equal_finite_differences(
     ("window", "stride", "padding"),
     [((3, 2), (1, 2), (3, 0)), (2, 1, 3), (1, 2, 1), ((2, 1), (3, 4), (2, 1)), (3, 5, 4)],
 )
-def test_sizes_rounded_up_with_windows_of_padding_alone(
+def test_ceil_mode_with_windows_of_padding_only(
     kind: str, window: Pair, stride: Pair, padding: Pair
 ) -> None:
-    """Those at the top and at the left stay; torch and Caffe do not allow them."""
+    """Such windows at the top and at the left are kept; torch and Caffe do not allow them."""
     x = np.random.default_rng(0).permutation(2 * 4 * 5 * 2).reshape(2, 4, 5, 2) / 10
     expected, _, padded = clipped_pool(x, kind, window, stride, padding, True)
     if kind == "avg":
@@ -441,7 +448,7 @@ def test_sizes_rounded_up_with_windows_of_padding_alone(
         assert np.asarray(gradient).sum() == np.isfinite(expected).sum()
 
 
-def test_a_size_rounded_up_without_a_rest_is_the_plain_one() -> None:
+def test_ceil_mode_changes_nothing_if_the_stride_divides() -> None:
     plain, ceil = (
         jax.make_jaxpr(lambda x, mode=mode: ops.max_pool(x, 3, 2, 1, ceil_mode=mode))(
             jnp.ones((2, 7, 9, 3))
@@ -452,20 +459,20 @@ def test_a_size_rounded_up_without_a_rest_is_the_plain_one() -> None:
 
 
 @each_pool
-def test_a_window_larger_than_the_padded_image_is_an_error(kind: str) -> None:
+def test_window_larger_than_the_padded_image_is_an_error(kind: str) -> None:
     with pytest.raises(ValueError, match=r"\(5, 3\) pixels.*image of \(2, 8\).*padding \(1, 0\)"):
         POOLS[kind][0](jnp.ones((1, 2, 8, 1)), (5, 3), 2, (1, 0))
     with pytest.raises(ValueError, match=r"\(5, 5\) pixels.*image of \(3, 8\)"):
         POOLS[kind][0](jnp.ones((1, 3, 8, 1)), 5, 2, ceil_mode=True)
 
 
-def test_means_of_no_pixels_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"padding 2 that does not count.*window of 2 pixels"):
+def test_padding_as_large_as_the_window_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"got padding 2 and a window of 2 pixels"):
         ops.avg_pool(jnp.ones((1, 4, 4, 1)), 2, 1, 2, count_include_pad=False)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int32"])
-def test_other_numbers_of_pixels_keep_the_type(dtype: str) -> None:
+def test_options_of_the_mean_keep_the_dtype(dtype: str) -> None:
     x = jnp.ones((1, 6, 6, 2), dtype)
     for options in ({"ceil_mode": True}, {"count_include_pad": False}):
         y = ops.avg_pool(x, 3, 2, 1, **options)
@@ -473,7 +480,7 @@ def test_other_numbers_of_pixels_keep_the_type(dtype: str) -> None:
     np.testing.assert_array_equal(y, jnp.ones_like(y))
 
 
-def test_the_mean_of_an_image() -> None:
+def test_global_avg_pool() -> None:
     x = np.random.default_rng(0).normal(size=(3, 5, 4, 2))
     with jax.enable_x64(True):
         result = jax.jit(ops.global_avg_pool)(jnp.asarray(x))
@@ -482,8 +489,8 @@ def test_the_mean_of_an_image() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_mean_of_an_image_is_summed_in_more_than_16_bits(dtype: str) -> None:
-    y = ops.global_avg_pool(jnp.ones((1, 80, 80, 2), dtype) * 12)  # 76800: float16 has no such sum
+def test_global_avg_pool_sums_16_bit_inputs_in_float32(dtype: str) -> None:
+    y = ops.global_avg_pool(jnp.ones((1, 80, 80, 2), dtype) * 12)  # The sum is 76800.
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, jnp.full((1, 2), 12, dtype))
 
@@ -498,7 +505,7 @@ each_channel_pool = pytest.mark.parametrize("kind", CHANNEL_POOLS)
 @each_channel_pool
 @pytest.mark.parametrize(("window", "stride"), [(2, None), (3, None), (4, 2), (6, 1), (12, 5)])
 @pytest.mark.parametrize("shape", [(2, 12), (2, 3, 2, 12)])
-def test_pooling_of_channels_equals_a_loop(
+def test_channel_pooling_equals_a_loop(
     kind: str, window: int, stride: int | None, shape: tuple[int, ...]
 ) -> None:
     pool, reduce = CHANNEL_POOLS[kind]
@@ -514,14 +521,14 @@ def test_pooling_of_channels_equals_a_loop(
 
 
 @each_channel_pool
-def test_gradients_of_pooled_channels_equal_finite_differences(kind: str) -> None:
+def test_gradients_of_channel_pooling_equal_finite_differences(kind: str) -> None:
     x = np.random.default_rng(0).permutation(24).reshape(2, 2, 6) / 10
     with jax.enable_x64(True):
         f = jax.jit(lambda x: CHANNEL_POOLS[kind][0](x, 4, 2))
         check_grads(f, (jnp.asarray(x),), 1, modes=["fwd", "rev"])
 
 
-def test_the_first_of_equal_channels_has_the_gradient() -> None:
+def test_gradient_goes_to_the_first_of_equal_channels() -> None:
     gradient = jax.grad(lambda x: ops.channel_max_pool(x, 3).sum())(jnp.ones((2, 3, 6)))
     np.testing.assert_array_equal(gradient, np.broadcast_to([1, 0, 0] * 2, (2, 3, 6)))
 
@@ -530,7 +537,7 @@ def test_the_first_of_equal_channels_has_the_gradient() -> None:
 @pytest.mark.parametrize(
     ("window", "stride"), [(4, None), (0, 1), (11, 1), (2, 3), (3, 2), (2, 0), (2, -1)]
 )
-def test_channels_that_are_not_covered_are_an_error(
+def test_windows_that_do_not_cover_all_channels_are_an_error(
     kind: str, window: int, stride: int | None
 ) -> None:
     step = window if stride is None else stride

@@ -1,4 +1,4 @@
-"""Operations with a key: their frequencies, their gradients, and what evaluation makes of them."""
+"""Tests of stochastic pooling and DropConnect: frequencies, gradients and evaluation."""
 
 from itertools import product
 from typing import Any
@@ -22,13 +22,13 @@ each_geometry = pytest.mark.parametrize(("window", "stride", "padding"), GEOMETR
 
 
 def activations(*shape: int) -> np.ndarray:
-    """Distinct, a third of them zeros, as after a ReLU."""
+    """Returns distinct values of which a third are zeros, as after a ReLU."""
     values = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape)
     return np.maximum(values - np.prod(shape) // 3, 0) / 10
 
 
 def windows(x: np.ndarray, window: Any, stride: Any, padding: Any) -> np.ndarray:
-    """`[B, H', W', C, kh kw]`."""
+    """Returns the pixels of each window, `[B, H', W', C, kh kw]`."""
     (kh, kw), (top, left) = ((v, v) if isinstance(v, int) else v for v in (window, padding))
     down, right = (kh, kw) if stride is None else np.broadcast_to(stride, 2)
     x = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
@@ -41,9 +41,9 @@ def windows(x: np.ndarray, window: Any, stride: Any, padding: Any) -> np.ndarray
 
 
 @each_geometry
-def test_evaluation_is_the_weighted_mean(window: Any, stride: Any, padding: Any) -> None:
+def test_evaluation_returns_the_weighted_mean(window: Any, stride: Any, padding: Any) -> None:
     x = activations(2, 7, 6, 3)
-    x[0, :3, :3] = 0  # windows of zeros
+    x[0, :3, :3] = 0  # Windows of zeros.
     parts = windows(x, window, stride, padding)
     total = parts.sum(-1)
     expected = np.divide((parts**2).sum(-1), total, out=np.zeros_like(total), where=total > 0)
@@ -66,11 +66,11 @@ def test_training_draws_pixels_of_the_window(window: Any, stride: Any, padding: 
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert (first[..., None] == parts).any(-1).all()
-    np.testing.assert_array_equal(first == 0, parts.sum(-1) == 0)  # no zero is ever drawn
+    np.testing.assert_array_equal(first == 0, parts.sum(-1) == 0)  # A zero is never drawn.
 
 
 def test_frequencies_are_proportional_to_the_values() -> None:
-    """Each count is binomial: within five standard deviations."""
+    """Each count is binomial; it must lie within five standard deviations of its mean."""
     x = np.array([[1, 0, 5, 2], [3, 4, 0, 0]], np.float32)[None, ..., None]
 
     @jax.jit
@@ -83,12 +83,12 @@ def test_frequencies_are_proportional_to_the_values() -> None:
             p = value / sum(values)
             frequency = (samples[:, column] == value).mean()
             assert abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / DRAWS), (column, value)
-    left, right = samples[:, 0] == 4, samples[:, 1] == 4  # one pixel in two windows
+    left, right = samples[:, 0] == 4, samples[:, 1] == 4  # The same pixel in two windows.
     expected = 4 / 8 * 4 / 9
     assert abs((left & right).mean() - expected) <= 5 * np.sqrt(expected / DRAWS)
 
 
-def test_the_gradient_goes_to_the_pixel_that_was_drawn() -> None:
+def test_gradient_goes_to_the_drawn_pixel() -> None:
     x = activations(2, 6, 6, 3)
     x[0, :2, :2] = 0
     key = jax.random.key(3)
@@ -103,7 +103,7 @@ def test_the_gradient_goes_to_the_pixel_that_was_drawn() -> None:
 
 @pytest.mark.parametrize("key", [None, 0])
 def test_derivatives_equal_finite_differences(key: int | None) -> None:
-    """A draw changes with the values too, but the small changes here do not change this one."""
+    """The drawn pixel depends on the values too, but not for the small differences used here."""
     x = 1 + activations(1, 4, 5, 2)
     keys = None if key is None else jax.random.key(key)
     with jax.enable_x64(True):
@@ -112,7 +112,7 @@ def test_derivatives_equal_finite_differences(key: int | None) -> None:
 
 
 @pytest.mark.parametrize("key", [None, 0])
-def test_windows_of_zeros_have_no_gradient(key: int | None) -> None:
+def test_gradient_of_windows_of_zeros_is_zero(key: int | None) -> None:
     keys = None if key is None else jax.random.key(key)
     f = jax.value_and_grad(lambda x: ops.stochastic_pool(x, 2, key=keys).sum())
     value, gradient = f(jnp.zeros((1, 4, 4, 2)))
@@ -122,8 +122,8 @@ def test_windows_of_zeros_have_no_gradient(key: int | None) -> None:
 
 @pytest.mark.parametrize("key", [None, 0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_the_type_is_kept(key: int | None, dtype: str) -> None:
-    """The squares of these are more than float16 holds."""
+def test_dtype_is_kept(key: int | None, dtype: str) -> None:
+    """The squares of the values overflow in float16."""
     x = jnp.full((1, 4, 4, 2), 400, dtype)
     y = ops.stochastic_pool(x, 2, key=None if key is None else jax.random.key(key))
     assert y.dtype == dtype
@@ -131,20 +131,20 @@ def test_the_type_is_kept(key: int | None, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("key", [None, 0])
-def test_a_nan_stays_one(key: int | None) -> None:
+def test_nan_is_propagated(key: int | None) -> None:
     x = jnp.ones((1, 4, 4, 1)).at[0, 1, 2, 0].set(np.nan)
     y = ops.stochastic_pool(x, 2, key=None if key is None else jax.random.key(key))
     np.testing.assert_array_equal(np.isnan(y[0, ..., 0]), [[False, True], [False, False]])
 
 
-def test_a_window_larger_than_the_padded_image_is_an_error() -> None:
+def test_window_larger_than_the_padded_image_is_an_error() -> None:
     for key in (None, jax.random.key(0)):
         with pytest.raises(ValueError, match=r"\(5, 5\) pixels.*\(2, 8\).*padding 1"):
             ops.stochastic_pool(jnp.ones((1, 2, 8, 1)), 5, 1, 1, key=key)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
-def test_weights_are_dropped_at_the_rate_and_kept_in_the_mean(rate: float) -> None:
+def test_weights_are_dropped_at_the_rate_and_others_scaled(rate: float) -> None:
     kernel = np.random.default_rng(0).uniform(1, 2, (40, 100)).astype("f4")
 
     def drop(key: jax.Array) -> jax.Array:
@@ -159,17 +159,17 @@ def test_weights_are_dropped_at_the_rate_and_kept_in_the_mean(rate: float) -> No
     np.testing.assert_allclose(result, drop(jax.random.key(0)), rtol=1e-6)
 
 
-def test_the_mean_over_many_masks_is_the_kernel() -> None:
+def test_mean_over_many_masks_is_the_kernel() -> None:
     kernel = jnp.asarray([[1.0, -2.0], [3.0, 0.5]])
     keys = jax.random.split(jax.random.key(0), DRAWS)
     masked = np.asarray(jax.vmap(ops.drop_connect, (None, None, 0))(kernel, 0.25, keys))
     assert masked.shape == (DRAWS, 2, 2)
-    assert len(np.unique(masked != 0, axis=0)) == 2**4  # each its own
+    assert len(np.unique(masked != 0, axis=0)) == 2**4  # Each weight has its own mask.
     deviations = np.abs(kernel) * np.sqrt(0.25 / 0.75 / DRAWS)
     np.testing.assert_array_less(np.abs(masked.mean(0) - kernel), 5 * deviations)
 
 
-def test_dropped_weights_have_no_gradient() -> None:
+def test_gradient_of_dropped_weights_is_zero() -> None:
     kernel = np.random.default_rng(0).uniform(1, 2, (4, 5))
     with jax.enable_x64(True):
         f = jax.jit(lambda kernel: ops.drop_connect(kernel, 0.5, jax.random.key(0)))
@@ -179,11 +179,11 @@ def test_dropped_weights_have_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_weights_keep_their_type(dtype: str) -> None:
+def test_weights_keep_their_dtype(dtype: str) -> None:
     assert ops.drop_connect(jnp.ones((3, 4), dtype), 0.5, jax.random.key(0)).dtype == dtype
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 2.0, float("nan")])
-def test_a_rate_out_of_range_is_an_error(rate: float) -> None:
+def test_rate_out_of_range_is_an_error(rate: float) -> None:
     with pytest.raises(ValueError, match=f"rate.*{rate}"):
         ops.drop_connect(jnp.ones((2, 2)), rate, jax.random.key(0))

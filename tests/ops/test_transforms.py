@@ -1,4 +1,4 @@
-"""The operations under JAX's transformations, against those of `jax.lax` under the same."""
+"""Tests of the operations under JAX's transformations, against those of `jax.lax`."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 
 class Operation(NamedTuple):
-    """Ours and the same by `jax.lax`; its arguments all begin with the images."""
+    """Our operation, that of `jax.lax`, and their arguments, of which the first is the images."""
 
     ours: Function
     theirs: Function
@@ -49,7 +49,7 @@ def pooling(pool: Function, initial: float, operation: Any) -> Operation:
         y = lax.reduce_window(x, initial, operation, (1, 3, 3, 1), (1, 2, 2, 1), pads)
         return y if operation is lax.max else y / 9
 
-    x = RNG.permutation(2 * 5 * 4 * 2).reshape(2, 5, 4, 2) / 40  # distinct
+    x = RNG.permutation(2 * 5 * 4 * 2).reshape(2, 5, 4, 2) / 40  # Distinct values.
     return Operation(lambda x: pool(x, 3, 2, 1), theirs, (x,))
 
 
@@ -63,12 +63,12 @@ each_operation = pytest.mark.parametrize("name", ["convolution", "maximum", "ave
 
 
 def loss(f: Function) -> Function:
-    """A number whose second derivatives are not zero, whatever `f`."""
+    """Returns a scalar function of the output of `f` whose second derivatives are not zero."""
     return lambda *arguments: jnp.sin(f(*arguments)).sum()
 
 
 def gradient(f: Function) -> Function:
-    """By all arguments."""
+    """Returns a function for the gradients with respect to all arguments of `f`."""
     return lambda *arguments: jax.grad(loss(f), tuple(range(len(arguments))))(*arguments)
 
 
@@ -77,7 +77,7 @@ def tangents(arguments: Arrays) -> Arrays:
 
 
 def scan(f: Function) -> Function:
-    """A loop over images one by one, with its gradient."""
+    """Returns a `lax.scan` over single images, with its gradient with respect to the images."""
 
     def total(*arguments: jax.Array) -> jax.Array:
         def step(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -111,7 +111,7 @@ def forward_over_reverse(f: Function) -> Function:
 
 
 def shard_map(f: Function) -> Function:
-    """Over a mesh of one device; `test_devices.py` has more."""
+    """Returns `f` and its gradient in a `shard_map` over one device; see also `test_devices.py`."""
 
     def run(*arguments: jax.Array) -> Any:
         mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
@@ -122,8 +122,8 @@ def shard_map(f: Function) -> Function:
     return run
 
 
-def of_each_image(f: Function) -> Function:
-    """Gradients by all arguments for each image by itself."""
+def per_image_gradients(f: Function) -> Function:
+    """Returns a function for the gradients with respect to all arguments, for each image."""
 
     def run(*arguments: jax.Array) -> Any:
         axes = (0, *(None for _ in arguments[1:]))
@@ -140,7 +140,7 @@ TRANSFORMATIONS: Mapping[str, Callable[[Function], Function]] = {
     "checkpoint": lambda f: jax.jit(gradient(jax.checkpoint(lambda *xs: jnp.sin(f(*xs))))),
     "scan": lambda f: jax.jit(scan(f)),
     "shard_map": lambda f: jax.jit(shard_map(f)),
-    "gradients of each image": lambda f: jax.jit(of_each_image(f)),
+    "gradients of each image": lambda f: jax.jit(per_image_gradients(f)),
     "reverse over reverse": lambda f: jax.jit(reverse_over_reverse(f)),
     "forward over reverse": lambda f: jax.jit(forward_over_reverse(f)),
 }
@@ -154,7 +154,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("transform", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
 @each_operation
-def test_a_transformation_gives_what_it_gives_of_lax(
+def test_transformations_match_those_of_lax(
     name: str, transform: Callable[[Function], Function]
 ) -> None:
     operation = OPERATIONS[name]
@@ -178,7 +178,7 @@ def test_a_transformation_gives_what_it_gives_of_lax(
         ("average", (4,)),
     ],
 )
-def test_vmap_gives_what_it_gives_of_lax(name: str, axes: tuple[int | None, ...]) -> None:
+def test_vmap_matches_that_of_lax(name: str, axes: tuple[int | None, ...]) -> None:
     operation = OPERATIONS[name]
     arguments = [
         x if axis is None else np.stack([x, 3 - x, 2 * x], axis)
@@ -197,8 +197,8 @@ def test_vmap_gives_what_it_gives_of_lax(name: str, axes: tuple[int | None, ...]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_images_stay_with_the_fast_operations(name: str) -> None:
-    """Whether XLA's slow ones are back would show in the time alone."""
+def test_transformations_keep_our_primitives(name: str) -> None:
+    """The slow operations of `jax.lax` give the same values, so this test checks the jaxpr."""
     f, _, arguments = OPERATIONS[name]
     images, *rest = arguments
     axes = (0, *(None for _ in rest))
@@ -217,7 +217,7 @@ def test_images_stay_with_the_fast_operations(name: str) -> None:
 
 
 @each_operation
-def test_hessians_are_those_of_lax(name: str) -> None:
+def test_hessians_match_those_of_lax(name: str) -> None:
     operation = OPERATIONS[name]
     with jax.enable_x64(True):
         x, *rest = (jnp.asarray(x[:1, :3, :3] if x.ndim else x) for x in operation.arguments)
@@ -235,7 +235,7 @@ def test_derivatives_equal_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["convolution", "maximum"])
-def test_it_works_without_jit(name: str) -> None:
+def test_operations_work_without_jit(name: str) -> None:
     ours, theirs, arguments = OPERATIONS[name]
     with jax.enable_x64(True), jax.disable_jit():
         assert_close(ours(*arguments), theirs(*arguments))

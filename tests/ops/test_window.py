@@ -1,4 +1,4 @@
-"""The geometry of one axis against all pairs of output and tap."""
+"""Tests of the geometry of an axis against an enumeration of all outputs and taps."""
 
 from itertools import product
 
@@ -14,15 +14,18 @@ each_step = pytest.mark.parametrize(("stride", "dilation"), list(product(range(1
 
 
 def axes(stride: int, dilation: int, least: int) -> list[Axis]:
-    """All small ones that have an output; `least` may be negative, to leave inputs out."""
+    """Returns all small axes with an output and a padding of at least `least` (may be negative)."""
     sizes, kernels, pads = range(1, 7), range(1, 5), range(least, 6)
     every = product(sizes, kernels, pads, (least, 0, 1, 5))
     found = [Axis(size, taps, stride, dilation, low, high) for size, taps, low, high in every]
     return [axis for axis in found if axis.output > 0]
 
 
-def meetings(axis: Axis) -> set[tuple[int, int, int]]:
-    """Every output, tap and place that meet, a place being an input or a zero beside them."""
+def reads(axis: Axis) -> set[tuple[int, int, int]]:
+    """Returns (output, tap, place) for each place that an output reads through a tap.
+
+    A place is the index of an input or of a zero of the padding.
+    """
     places = range(-axis.low, axis.size + axis.high)
     return {
         (output, tap, axis.stride * output + axis.dilation * tap - axis.low)
@@ -32,9 +35,9 @@ def meetings(axis: Axis) -> set[tuple[int, int, int]]:
 
 
 @each_step
-def test_outputs_are_those_whose_taps_all_have_a_place(stride: int, dilation: int) -> None:
+def test_outputs_are_those_whose_taps_all_read_a_place(stride: int, dilation: int) -> None:
     for axis in axes(stride, dilation, least=-2):
-        outputs = {output for output, _, _ in meetings(axis)}
+        outputs = {output for output, _, _ in reads(axis)}
         assert outputs == set(range(axis.output)), axis
 
 
@@ -47,7 +50,7 @@ def test_positions_are_those_that_hold_an_input(stride: int, dilation: int) -> N
 
 
 @each_step
-def test_phases_meet_what_the_axis_meets(stride: int, dilation: int) -> None:
+def test_phases_have_the_reads_of_the_axis(stride: int, dilation: int) -> None:
     for axis in axes(stride, dilation, least=0):
         found = set()
         for remainder in range(stride):
@@ -56,19 +59,19 @@ def test_phases_meet_what_the_axis_meets(stride: int, dilation: int) -> None:
                 continue
             assert phase.output == axis.positions, (axis, remainder)
             for index, tap in product(range(phase.output), range(len(taps))):
-                # The taps are in reverse, and what the phase calls inputs are the outputs.
+                # The taps are in reverse order. The phase's inputs are the outputs of the axis.
                 output = phase.stride * index + phase.dilation * tap - phase.low
                 place = stride * (axis.first_position + index) + remainder - axis.low
                 if output in range(axis.output) and place in range(axis.size):
                     found.add((output, taps[len(taps) - 1 - tap], place))
-        expected = {meeting for meeting in meetings(axis) if meeting[2] in range(axis.size)}
+        expected = {read for read in reads(axis) if read[2] in range(axis.size)}
         assert found == expected, axis
 
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 8), (1, 9), (12, 5)])
 @pytest.mark.parametrize("window", [(1, 1), (2, 3), (3, 3), (5, 4)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
-def test_same_is_that_of_lax(
+def test_same_padding_matches_lax(
     size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]
 ) -> None:
     expected = lax.padtype_to_pads(size, window, stride, "SAME")
@@ -78,12 +81,12 @@ def test_same_is_that_of_lax(
     np.testing.assert_array_equal(ops.max_pool(x, window, stride, "SAME"), pooled)
 
 
-def test_half_is_half_the_window_on_each_side() -> None:
+def test_half_padding_is_half_the_window_on_each_side() -> None:
     assert ops.paddings("HALF", (8, 8), (3, 6), (2, 2)) == [(1, 1), (3, 3)]
     x = jnp.arange(25.0).reshape(1, 5, 5, 1)
     np.testing.assert_array_equal(ops.max_pool(x, 3, 2, "HALF"), ops.max_pool(x, 3, 2, 1))
 
 
-def test_a_padding_of_another_name_is_an_error() -> None:
+def test_unknown_padding_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown padding 'VALID'; allowed: HALF, SAME, or"):
         ops.paddings("VALID", (8, 8), (3, 3), (1, 1))

@@ -1,4 +1,4 @@
-"""Checkpoints as timm publishes them, small and made up."""
+"""Small synthetic checkpoints in timm's format."""
 
 import json
 import re
@@ -36,7 +36,7 @@ CONFIG = {
 def state_dict(
     name: str = NETWORK, dtype: str = "float32", **options: Any
 ) -> dict[str, np.ndarray]:
-    """Formula-filled, with the names and shapes that the network asks for; of ten classes."""
+    """Returns a formula-filled state dict for network `name` with 10 classes, in torch's layout."""
     with pytest.raises(errors.UserError) as caught:
         pretrained.from_torch(name, {}, **{"num_classes": 10, **options})
     lines = re.findall(r"missing: (\S+) \((.*)\)", str(caught.value))
@@ -45,7 +45,7 @@ def state_dict(
 
 
 def safetensors(entries: Mapping[str, np.ndarray]) -> bytes:
-    """A file of float32 arrays, assembled by hand."""
+    """Returns the content of a safetensors file of float32 arrays."""
     header, data = {}, b""
     for key, array in entries.items():
         end = len(data) + array.nbytes
@@ -58,7 +58,7 @@ def safetensors(entries: Mapping[str, np.ndarray]) -> bytes:
 def write(
     directory: Path, entries: Mapping[str, np.ndarray], config: Mapping[str, Any] = CONFIG
 ) -> Path:
-    """A directory as the Hub has it."""
+    """Writes config.json and model.safetensors into `directory`, as on the Hub."""
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "model.safetensors").write_bytes(safetensors(entries))

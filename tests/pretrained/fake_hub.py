@@ -1,4 +1,4 @@
-"""A server that answers as the Hugging Face Hub does, as far as a download asks."""
+"""Local HTTP server with the part of the Hugging Face Hub's API that a download uses."""
 
 import contextlib
 import dataclasses
@@ -17,19 +17,21 @@ PATHS = re.compile(
     r"(?:/resolve/(?:main|[0-9a-f]{40})/(?P<file>.+)|/stored/(?P<stored>.+))?"
 )
 NONE: Mapping[str, str] = MappingProxyType({})
-LARGE = ".safetensors"  # what git keeps elsewhere: the answer is the place and the sha256
+# Suffix of large files, which the Hub stores outside git. It redirects requests to their storage
+# and announces their sha256.
+LARGE = ".safetensors"
 
 
 @dataclasses.dataclass
 class Hub:
-    """The server's content, and what was asked.
+    """Content of the server, and a record of the requests.
 
     Attributes:
-      url: where it answers.
-      storage: where large files are, another host by name.
-      files: by repository and name.
-      sent: what is sent in place of a file, by its name.
-      requests: methods and paths.
+      url: address of the server.
+      storage: address of large files, on another host name.
+      files: content by repository and file name.
+      sent: content that is sent instead of a file's own, by file name.
+      requests: method and path of each request.
     """
 
     url: str = ""
@@ -43,14 +45,14 @@ class Hub:
 
 
 def checksum(name: str, content: bytes) -> str:
-    """What the Hub gives as a file's ETag."""
+    """Returns the ETag that the Hub sends for a file."""
     if name.endswith(LARGE):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; a subclass says to which hub."""
+    """Handler of a request; subclasses set `hub`."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -61,14 +63,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name there)
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
 
     def answer(self) -> None:
         match = PATHS.fullmatch(self.path)
         files = self.hub.files.get(match["repository"] if match else "")
         if match is None or files is None:
-            # The real one does not tell strangers whether there is something private.
+            # Like the Hub, do not reveal whether a private repository exists.
             self.reply(401, b"", {"X-Error-Code": "RepoNotFound"})
         elif match["stored"]:
             self.reply(200, self.hub.sent.get(match["stored"], files[match["stored"]]))
@@ -104,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve() -> Iterator[Hub]:
-    """A hub without content that answers until the end."""
+    """Runs an empty hub until the context ends."""
     hub = Hub()
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

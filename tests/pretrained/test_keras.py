@@ -1,4 +1,4 @@
-"""Keras' applications as a live reference: the same logits and gradients in float64."""
+"""Comparison with `keras.applications`: the same logits and gradients in float64."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,16 +15,17 @@ from keras.src.backend.common import dtypes
 from cnn_jax import errors, models, pretrained
 
 CLASSES = 10
-HASTY = {"xla_backend_optimization_level": 0}  # compiling is what takes the time
+# Compilation takes most of the time.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 class Case(NamedTuple):
-    """An application.
+    """Application of Keras.
 
     Attributes:
-      application: what Keras calls it.
+      application: Keras' name.
       size: height and width of the images.
-      undo: makes what the application takes from what it makes of that before its first layer.
+      undo: inverse of the application's preprocessing layers.
     """
 
     application: str
@@ -49,8 +50,8 @@ CASES: Mapping[str, Case] = {
 
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """JAX and Keras compute in it."""
-    # With JAX, Keras takes what has 64 bits back to 32 in means and in normalisation.
+    """Sets JAX and Keras to float64."""
+    # With JAX, Keras converts 64-bit types to 32 bits in means and in normalisation.
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     with jax.enable_x64(True):
@@ -62,7 +63,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def random_weights(model: Any) -> dict[str, np.ndarray]:
-    """Of every variable, by its path."""
+    """Returns random values for every variable of a Keras model, by its path."""
     rng = np.random.default_rng(0)
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -78,10 +79,10 @@ def random_weights(model: Any) -> dict[str, np.ndarray]:
 
 
 def in_keras(model: Any, weights: Mapping[str, np.ndarray]) -> Callable[[Any, Any], jax.Array]:
-    """Its logits as a function of the weights and the images."""
+    """Returns the logits of a Keras model as a function of its weights and the images."""
 
     def values(variables: Any, weights: Any) -> list[Any]:
-        # Those that are not given are what it does to images and keys of dropout.
+        # Not given are the variables of preprocessing layers and the PRNG seeds of dropout.
         return [
             weights.get(v.path, jnp.full(v.shape, v.path.endswith("variance"), v.dtype))
             for v in variables
@@ -100,14 +101,14 @@ def in_keras(model: Any, weights: Mapping[str, np.ndarray]) -> Callable[[Any, An
 def logits_and_gradient(
     apply: Callable[[Any, Any], Any], variables: Any, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and of a weighted sum of them the gradient in the images."""
+    """Returns the logits and the gradient of a weighted sum of them with respect to the images."""
 
     def both(variables: Any, images: Any) -> Any:
-        logits, pull_back = jax.vjp(lambda images: apply(variables, images), images)
+        logits, vjp = jax.vjp(lambda images: apply(variables, images), images)
         weights = jnp.linspace(-1, 1, logits.size).reshape(logits.shape)
-        return logits, pull_back(weights)[0]
+        return logits, vjp(weights)[0]
 
-    logits, gradient = jax.jit(both, compiler_options=HASTY)(variables, images)
+    logits, gradient = jax.jit(both, compiler_options=UNOPTIMIZED)(variables, images)
     return np.asarray(logits), np.asarray(gradient)
 
 
@@ -126,17 +127,17 @@ def random_images(size: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(2, size, size, 3))
 
 
-def test_every_application_is_a_case() -> None:
+def test_every_application_has_a_case() -> None:
     assert sorted(CASES) == sorted(pretrained.KERAS)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", CASES)
-def test_logits_and_gradients_are_those_of_keras(name: str) -> None:
+def test_logits_and_gradients_equal_keras(name: str) -> None:
     application, size, undo = CASES[name]
     shape = (size, size, 3)
-    with keras.StatelessScope():  # which leaves the variables without values
+    with keras.StatelessScope():  # creates variables without values
         model = getattr(keras.applications, application)(
             weights=None, classes=CLASSES, input_shape=shape, classifier_activation=None
         )
@@ -150,7 +151,7 @@ def test_logits_and_gradients_are_those_of_keras(name: str) -> None:
 
 
 def textbook_resnet34(size: int) -> Any:
-    """As in Géron 2022, chapter 14, with our names for the layers."""
+    """ResNet-34 of Géron 2022, 'Hands-On Machine Learning', chapter 14, with our layer names."""
 
     def conv(x: Any, name: str, filters: int, kernel_size: int, strides: int = 1) -> Any:
         layer = keras.layers.Conv2D(
@@ -184,7 +185,7 @@ def textbook_resnet34(size: int) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-def test_the_textbooks_resnet34_is_ours_with_its_padding_and_epsilon() -> None:
+def test_the_textbooks_resnet34_equals_ours_with_keras_padding_and_epsilon() -> None:
     size = 38
     with keras.StatelessScope():
         model = textbook_resnet34(size)
@@ -213,7 +214,7 @@ def test_the_textbooks_resnet34_is_ours_with_its_padding_and_epsilon() -> None:
 
 
 def expected(name: str, **options: Any) -> dict[str, np.ndarray]:
-    """Zeros, under the keys and with the shapes that the network asks for."""
+    """Returns zeros with the keys and shapes that `from_keras` expects for a network."""
     with pytest.raises(errors.UserError) as caught:
         pretrained.from_keras(name, {}, num_classes=CLASSES, **options)
     lines = re.findall(r"missing: (\S+) \((.*)\)", str(caught.value))
@@ -221,7 +222,7 @@ def expected(name: str, **options: Any) -> dict[str, np.ndarray]:
     return {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
 
 
-def test_all_that_does_not_fit_is_in_one_error() -> None:
+def test_one_message_lists_all_weights_that_do_not_fit() -> None:
     weights = expected("vgg16", input_shape=(32, 32, 3))
     del weights["block1_conv1/kernel"]
     weights["block6_conv1/kernel"] = np.zeros((2, 3))
@@ -232,12 +233,12 @@ def test_all_that_does_not_fit_is_in_one_error() -> None:
         "the weights do not fit vgg16:",
         "  missing: block1_conv1/kernel (3, 3, 3, 64)",
         "  unexpected: block6_conv1/kernel (2, 3)",
-        "  misshapen: predictions/bias is (1000,), not (10,)",
+        "  misshapen: predictions/bias has shape (1000,), expected (10,)",
     ]
 
 
-def test_numbers_that_keras_gives_to_layers_may_start_anywhere() -> None:
-    """As they do from the second model on that a program makes."""
+def test_default_layer_numbers_of_keras_can_start_anywhere() -> None:
+    """They do not start at 0 from the second model of a program on."""
     weights = expected("xception")
     assert {"conv2d/kernel", "conv2d_3/kernel", "batch_normalization_2/gamma"} <= set(weights)
     weights["conv2d_1/kernel"] += 1

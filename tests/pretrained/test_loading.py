@@ -1,4 +1,4 @@
-"""Loading from local files, heads, and what does not fit."""
+"""Loading from local files: networks, heads, and messages for weights that do not fit."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def equal(found: pretrained.Pretrained, entries: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_file_is_for_the_network_named(
+def test_a_file_is_loaded_into_the_named_network(
     file: Path, entries: dict[str, np.ndarray], kind: Any
 ) -> None:
     found = pretrained.load(kind(file), name=NETWORK)
@@ -57,7 +57,7 @@ def test_a_file_is_for_the_network_named(
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_directory_says_what_it_is(
+def test_the_config_of_a_directory_gives_network_and_preprocessing(
     directory: Path, entries: dict[str, np.ndarray], kind: Any
 ) -> None:
     found = pretrained.load(kind(directory))
@@ -65,20 +65,20 @@ def test_a_directory_says_what_it_is(
     assert (found.preprocessing.image_size, found.preprocessing.resize_size) == (40, 44)
 
 
-def test_a_directory_in_this_one_is_a_path_with_its_dot(
+def test_a_relative_directory_is_given_with_its_dot(
     directory: Path, entries: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory.parent)
     assert equal(pretrained.load("./published"), entries)
 
 
-def test_fields_of_the_network_can_be_given(file: Path) -> None:
+def test_fields_of_the_network_can_be_overridden(file: Path) -> None:
     found = pretrained.load(file, name=NETWORK, dropout_rate=0.1, dtype="bfloat16")
     expected = models.create(NETWORK, num_classes=10, dropout_rate=0.1, dtype="bfloat16")
     assert found.model == expected
 
 
-def test_timms_names_of_networks_are_known() -> None:
+def test_timms_names_of_networks_are_accepted() -> None:
     with pytest.raises(errors.UserError, match=r"nowhere\.pth cannot be read"):
         pretrained.load("nowhere.pth", name="legacy_xception")
 
@@ -89,16 +89,16 @@ def failure(*arguments: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_another_number_of_classes_is_an_error_unless_a_new_head_is_asked_for(file: Path) -> None:
+def test_another_number_of_classes_is_an_error_without_a_new_head(file: Path) -> None:
     assert failure(file, name=NETWORK, num_classes=7) == (
         f"{file} has a head for 10 classes, not 7; "
-        "new_head=True with num_classes=N gives it a new one"
+        "pass new_head=True and num_classes=N to initialise a new head"
     )
     pretrained.load(file, name=NETWORK, num_classes=10)
 
 
 @pytest.mark.parametrize("num_classes", [7, None])
-def test_a_new_head_is_as_the_network_begins(
+def test_a_new_head_has_the_networks_initial_parameters(
     file: Path, entries: dict[str, np.ndarray], num_classes: int | None
 ) -> None:
     found = pretrained.load(file, name=NETWORK, num_classes=num_classes, new_head=True, seed=3)
@@ -108,10 +108,10 @@ def test_a_new_head_is_as_the_network_begins(
     images = np.zeros((1, 33, 33, 3), np.float32)
 
     @jax.jit
-    def begun() -> Any:
+    def initial_head() -> Any:
         return model.init(jax.random.key(3), images, train=False)["params"]["conv10"]
 
-    head = pretrained.to_torch(NETWORK, {"params": {"conv10": begun()}})
+    head = pretrained.to_torch(NETWORK, {"params": {"conv10": initial_head()}})
     for key in entries:
         expected = head if key in HEAD else entries
         np.testing.assert_allclose(mine[key], expected[key], rtol=1e-6, atol=1e-9)
@@ -124,8 +124,10 @@ def test_a_checkpoint_without_head_needs_a_new_one(
 ) -> None:
     body = {key: array for key, array in entries.items() if key not in HEAD}
     directory = checkpoints.write(tmp_path / "body", body, {**CONFIG, "num_classes": 0})
-    assert failure(directory).startswith(f"{directory} has no head; new_head=True")
-    assert failure(directory, num_classes=5).startswith(f"{directory} has no head; new_head=True")
+    assert failure(directory).startswith(f"{directory} has no head; pass new_head=True")
+    assert failure(directory, num_classes=5).startswith(
+        f"{directory} has no head; pass new_head=True"
+    )
     assert failure(directory, new_head=True) == "num_classes must be at least 1, got 0"
     found = pretrained.load(directory, num_classes=5, new_head=True)
     mine = pretrained.to_torch(NETWORK, found.variables)
@@ -133,23 +135,25 @@ def test_a_checkpoint_without_head_needs_a_new_one(
     assert all(np.array_equal(mine[key], body[key]) for key in body)
 
 
-def test_a_new_head_excuses_nothing_else(tmp_path: Path, entries: dict[str, np.ndarray]) -> None:
+def test_missing_weights_outside_the_head_are_an_error_with_a_new_head(
+    tmp_path: Path, entries: dict[str, np.ndarray]
+) -> None:
     damaged = {key: array for key, array in entries.items() if key != "features.0.bias"}
     directory = checkpoints.write(tmp_path / "damaged", damaged)
     assert "missing: features.0.bias (64,)" in failure(directory, num_classes=5, new_head=True)
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_auxiliary_heads_are_where_the_weights_have_them(given: bool) -> None:
+def test_auxiliary_heads_follow_the_weights(given: bool) -> None:
     state_dict = {"aux1.fc1.bias": np.zeros(1024)} if given else {}
-    found = heads.without_auxiliary("googlenet_bn", state_dict)
+    found = heads.detect_auxiliary("googlenet_bn", state_dict)
     assert found == ({} if given else {"auxiliary_heads": False})
-    asked = heads.without_auxiliary("googlenet_bn", state_dict, auxiliary_heads=True)
-    assert asked == {"auxiliary_heads": True}
+    requested = heads.detect_auxiliary("googlenet_bn", state_dict, auxiliary_heads=True)
+    assert requested == {"auxiliary_heads": True}
 
 
 def test_vgg_by_timms_names() -> None:
-    """Whose first dense layers are convolutions."""
+    """Timm's VGG has convolutions in place of the first two dense layers."""
     theirs = {"pre_logits.fc1.bias": np.zeros(4096), "head.fc.bias": np.zeros(2)}
     found = convert.entries("vgg11", theirs, num_classes=2)
     shapes = {entry.name: entry.shape for entry in found.values()}
@@ -163,7 +167,7 @@ def test_vgg_by_timms_names() -> None:
     assert ours["classifier.0.weight"] == (4096, 25088)
 
 
-def test_a_dense_layer_that_is_a_convolution_there_is_the_same() -> None:
+def test_a_convolution_over_the_whole_image_equals_a_dense_layer() -> None:
     convolution = np.random.default_rng(0).normal(size=(5, 3, 4, 4))
     dense = layout.from_torch(convolution.reshape(5, -1), channels=3)
     np.testing.assert_array_equal(layout.from_torch(convolution).reshape(-1, 5), dense)
@@ -172,14 +176,14 @@ def test_a_dense_layer_that_is_a_convolution_there_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("nowhere.pth", {}, "nowhere.pth does not say for which network it is: give its name"),
+        ("nowhere.pth", {}, "nowhere.pth is not a known release, so its network is unknown; pass"),
         ("nowhere.pth", {"name": NETWORK}, "nowhere.pth cannot be read: No such file"),
         ("./nowhere", {"name": NETWORK}, "nowhere cannot be read: No such file"),
         ("nowhere.pth", {"name": "resnet51"}, "unknown model 'resnet51'; did you mean"),
-        ("resnet50.a1_in1k", {"name": "resnet50"}, "name='resnet50' is for a file"),
+        ("resnet50.a1_in1k", {"name": "resnet50"}, "name='resnet50' is only allowed for a file"),
     ],
 )
-def test_what_cannot_be_found_is_an_error(
+def test_a_source_that_cannot_be_found_is_an_error(
     source: str, options: dict[str, Any], message: str
 ) -> None:
     assert failure(source, **options).startswith(message)
@@ -194,13 +198,13 @@ def test_a_truncated_file_is_an_error(file: Path) -> None:
     ("config", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "names no architecture"),
-        ("{}", "names no architecture"),
-        ('{"architecture": []}', "names no architecture"),
+        ("[]", "has no entry 'architecture'"),
+        ("{}", "has no entry 'architecture'"),
+        ('{"architecture": []}', "has no entry 'architecture'"),
         ('{"architecture": "resnet51"}', "unknown model 'resnet51'"),
         (
             '{"architecture": "resnet50", "model_args": {"width": 2, "global_pool": "max"}}',
-            "changes the network by model_args: width=2, global_pool='max'",
+            "has unsupported model_args: width=2, global_pool='max'; allowed: in_chans",
         ),
         (json.dumps({**CONFIG, "architecture": "vgg11"}), "the weights do not fit vgg11"),
         (json.dumps({**CONFIG, "pretrained_cfg": {"crop_mode": "border"}}), "unknown crop_mode"),
@@ -218,7 +222,7 @@ def test_a_directory_without_its_files_is_an_error(directory: Path, missing: str
 
 
 class Attack:
-    """What leaves a file behind when it is unpickled."""
+    """Object that creates a file when Python's unpickler reads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -228,18 +232,18 @@ class Attack:
 
 
 def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
-    mark, path = tmp_path / "mark", tmp_path / "attack.pth"
-    path.write_bytes(pickle.dumps({"features.0.weight": Attack(mark)}, protocol=2))
+    created, path = tmp_path / "created", tmp_path / "attack.pth"
+    path.write_bytes(pickle.dumps({"features.0.weight": Attack(created)}, protocol=2))
     with pytest.raises(errors.UserError, match=str(path)):
         pretrained.load(path, name=NETWORK)
-    assert not mark.exists()
+    assert not created.exists()
 
 
 @pytest.fixture
 def release(
     tmp_path: Path, entries: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A file by the name under which it was released."""
+    """Writes a file that `released.FILES` lists, with the sha256 in its name."""
     content = safetensors(entries)
     path = tmp_path / f"made_up-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
     path.write_bytes(content)
@@ -248,7 +252,9 @@ def release(
     return path
 
 
-def test_a_released_file_says_what_it_is(release: Path, entries: dict[str, np.ndarray]) -> None:
+def test_the_name_of_a_released_file_gives_network_and_preprocessing(
+    release: Path, entries: dict[str, np.ndarray]
+) -> None:
     found = pretrained.load(release)
     assert equal(found, entries)
     assert (found.preprocessing.image_size, found.preprocessing.resize_size) == (224, 232)
@@ -260,10 +266,11 @@ def test_a_released_file_that_was_changed_is_an_error(release: Path, damage: str
     release.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + b"x")
     message = failure(release)
     assert message.startswith(f"{release} is damaged or was changed: its sha256 is ")
-    assert message.endswith(f"does not begin with {release.stem.rpartition('-')[2]}")
+    expected = release.stem.rpartition("-")[2]
+    assert message.endswith(f"does not begin with {expected}; download it again")
 
 
 @pytest.mark.parametrize("stem", released.FILES)
-def test_a_released_file_is_for_a_network_with_a_table(stem: str) -> None:
+def test_released_files_are_for_networks_with_a_rename_table(stem: str) -> None:
     assert re.fullmatch(r".*-[0-9a-f]{8,10}", stem)
-    assert tables.of(released.FILES[stem].network)
+    assert tables.for_network(released.FILES[stem].network)

@@ -1,6 +1,7 @@
-"""The rename tables give the names and shapes of torchvision's networks and of its released files.
+"""Rename tables: the names and shapes of torchvision's networks and released files.
 
-As digests of what torchvision and timm themselves list, old names in files among them.
+`data/names.json` holds digests of the names and shapes that torchvision and timm list, including
+the old names in released files.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from tests.pretrained.checkpoints import NETWORK, state_dict
 DIGESTS: dict[str, list[str]] = json.loads(
     (Path(__file__).parent / "data" / "names.json").read_text()
 )["digests"]
-# Of each rename table one; the others are the same with more or wider layers.
+# One network per rename table; the others differ only in the number and width of layers.
 FAST = (
     "densenet121", "efficientnet_b0", "mobilenetv2_100", "mobilenetv3_small_100", "vgg11",
     "convnext_tiny", "swin_tiny_patch4_window7_224", "vit_base_patch16_224",
@@ -33,7 +34,7 @@ def digest(entries: Iterable[convert.Entry]) -> str:
 
 
 def essential(shape: tuple[int, ...]) -> list[int]:
-    """Without axes of one element at the end."""
+    """Removes trailing axes of length 1."""
     return essential(shape[:-1]) if shape and shape[-1] == 1 else list(shape)
 
 
@@ -41,16 +42,16 @@ def essential(shape: tuple[int, ...]) -> list[int]:
     "network",
     [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in DIGESTS],
 )
-def test_names_and_shapes_are_theirs(network: str) -> None:
+def test_names_and_shapes_equal_the_reference(network: str) -> None:
     paths = convert.shapes(network, models.input_shape(network), num_classes=1000)
     found = set()
-    for table in tables.of(network):
+    for table in tables.for_network(network):
         names = {table.torch(path[1:]): np.zeros(()) for path in paths}
         found.add(digest(convert.entries(network, names, num_classes=1000).values()))
     assert set(DIGESTS[network]) <= found
 
 
-def test_every_released_file_of_torchvision_is_for_one_of_them() -> None:
+def test_every_released_file_is_for_a_network_with_digests() -> None:
     networks = {known.network for known in released.FILES.values()}
     assert networks - DIGESTS.keys() == {"tf_efficientnet_lite0"}
 
@@ -58,11 +59,11 @@ def test_every_released_file_of_torchvision_is_for_one_of_them() -> None:
 @pytest.mark.parametrize(
     ("key", "expected"), [("features.0.0.weight", {"epsilon": 1e-3}), ("conv_stem.weight", {})]
 )
-def test_names_tell_whose_normalisation_it_is(key: str, expected: dict[str, float]) -> None:
+def test_torchvisions_names_select_its_epsilon(key: str, expected: dict[str, float]) -> None:
     assert convert.options("mobilenetv3_small_100", {key: np.zeros(())}) == expected
 
 
-def test_axes_of_one_element_are_no_difference() -> None:
+def test_trailing_axes_of_length_1_are_ignored() -> None:
     entries = state_dict()
     weight = entries["classifier.1.weight"]
     assert weight.shape == (10, 512, 1, 1)

@@ -1,4 +1,4 @@
-"""State dicts of torch as variables, and back."""
+"""Conversion of torch state dicts to variables and back."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from cnn_jax.pretrained import layout
 from tests.pretrained.checkpoints import NETWORK, safetensors, state_dict
 
 
-def test_every_entry_is_used_and_comes_back() -> None:
+def test_conversion_to_variables_and_back_keeps_every_entry() -> None:
     entries = state_dict()
     variables = pretrained.from_torch(NETWORK, entries, num_classes=10)
     back = pretrained.to_torch(NETWORK, variables)
@@ -36,7 +36,7 @@ def test_running_statistics_have_torchs_names(name: str) -> None:
     ("given", "kept"),
     [("float64", "float64"), ("float32", "float32"), ("float16", "float32")],
 )
-def test_arrays_are_float32_unless_they_are_more(given: str, kept: str) -> None:
+def test_arrays_are_float32_unless_they_are_float64(given: str, kept: str) -> None:
     variables = pretrained.from_torch(NETWORK, state_dict(dtype=given), num_classes=10)
     leaves = traverse_util.flatten_dict(variables).values()
     assert {str(leaf.dtype) for leaf in leaves} == {kept}
@@ -50,14 +50,14 @@ def test_bfloat16_becomes_float32() -> None:
         np.testing.assert_array_equal(back[key], array.astype(np.float32))
 
 
-def test_counters_of_batches_are_ignored() -> None:
+def test_num_batches_tracked_is_ignored() -> None:
     entries = state_dict()
     counted = {**entries, "features.1.num_batches_tracked": np.asarray(3)}
     variables = pretrained.from_torch(NETWORK, counted, num_classes=10)
     assert set(pretrained.to_torch(NETWORK, variables)) == set(entries)
 
 
-def test_all_that_does_not_fit_is_in_one_error() -> None:
+def test_one_message_lists_all_entries_that_do_not_fit() -> None:
     entries = state_dict()
     del entries["features.0.bias"]
     entries["features.99.weight"] = np.zeros((2, 3))
@@ -68,7 +68,7 @@ def test_all_that_does_not_fit_is_in_one_error() -> None:
         "the weights do not fit squeezenet1_1:",
         "  missing: features.0.bias (64,)",
         "  unexpected: features.99.weight (2, 3)",
-        "  misshapen: classifier.1.bias is (1000,), not (10,)",
+        "  misshapen: classifier.1.bias has shape (1000,), expected (10,)",
     ]
 
 
@@ -84,7 +84,7 @@ def test_an_unknown_network_is_an_error(name: str, message: str) -> None:
         pretrained.from_torch(name, {})
 
 
-def test_a_dense_layer_after_an_image_sees_the_same_pixels() -> None:
+def test_a_dense_kernel_is_permuted_to_the_order_of_a_flattened_image() -> None:
     rng = np.random.default_rng(0)
     images, weight = rng.normal(size=(2, 4, 4, 3)), rng.normal(size=(5, 48))
     theirs = images.transpose(0, 3, 1, 2).reshape(2, -1) @ weight.T
@@ -95,7 +95,7 @@ def test_a_dense_layer_after_an_image_sees_the_same_pixels() -> None:
     )
 
 
-def test_a_file_becomes_variables(tmp_path: Path) -> None:
+def test_a_safetensors_file_becomes_variables(tmp_path: Path) -> None:
     entries = state_dict()
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors(entries))

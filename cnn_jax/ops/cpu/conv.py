@@ -1,4 +1,4 @@
-"""The convolution and its two gradients: which way each is computed, from static shapes."""
+"""Selection of the algorithm for a convolution and its two gradients, from static shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -8,37 +8,37 @@ from cnn_jax.ops.window import Window
 
 
 def output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
-    """`[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
+    """Computes the output: `[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
     if window.groups == 1:
         y = dense.output(x, kernel, window)
     elif kernel.shape[2] == 1:
-        y = depthwise.output(_wide(x), _wide(kernel), window)
+        y = depthwise.output(_widen(x), _widen(kernel), window)
     else:
         y = grouped.output(x, kernel, window)
     return y.astype(x.dtype)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
-    """`[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
+    """Computes the input gradient: `[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
     if window.groups == 1:
         dx = dense.input_gradient(dy, kernel, window)
     elif kernel.shape[2] == 1:
-        dx = depthwise.input_gradient(_wide(dy), _wide(kernel), window)
+        dx = depthwise.input_gradient(_widen(dy), _widen(kernel), window)
     else:
         dx = grouped.input_gradient(dy, kernel, window)
     return dx.astype(dy.dtype)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array:
-    """`[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
+    """Computes the kernel gradient: `[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
     if window.groups == 1:
         dkernel = dense.kernel_gradient(x, dy, window)
     elif window.groups == x.shape[-1]:
-        dkernel = depthwise.kernel_gradient(_wide(x), _wide(dy), window)
+        dkernel = depthwise.kernel_gradient(_widen(x), _widen(dy), window)
     else:
         dkernel = grouped.kernel_gradient(x, dy, window)
     return dkernel.astype(x.dtype)
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _widen(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

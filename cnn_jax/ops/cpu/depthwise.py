@@ -1,4 +1,7 @@
-"""Convolutions of each channel by itself: sums of shifted products."""
+"""Depthwise convolutions, as sums of shifted images times weights.
+
+`m` is the channel multiplier: the number of outputs of each input channel.
+"""
 
 import functools
 from collections.abc import Iterable
@@ -10,34 +13,34 @@ from jax import lax
 from cnn_jax.ops.cpu import phases, views
 from cnn_jax.ops.window import Axis, Window
 
-# XLA sums so many products in one loop without running out of registers.
+# Number of products that XLA can sum in one loop without running out of registers.
 _SUMS_AT_ONCE = 9
 
 
 def output(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """`[B, H, W, C]` and `[kh, kw, 1, m C]` to `[B, H', W', m C]`."""
+    """Computes the output: `[B, H, W, C]` and `[kh, kw, 1, m C]` to `[B, H', W', m C]`."""
     x = jnp.repeat(x, kernel.shape[-1] // window.groups, axis=-1)
     return _sum_of_products(views.taps(x, window.rows, window.columns), kernel)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """`[B, H', W', m C]` and `[kh, kw, 1, m C]` to `[B, H, W, C]`."""
+    """Computes the input gradient: `[B, H', W', m C]` and `[kh, kw, 1, m C]` to `[B, H, W, C]`."""
     rows, columns = window.rows, window.columns
-    views_of = phases.views_of(dy, rows, columns)
+    taps_of_phase = phases.taps_of_phase(dy, rows, columns)
 
     def convolve(taps: jax.Array, row_axis: Axis, column_axis: Axis) -> jax.Array:
-        return _sum_of_products(views_of(row_axis, column_axis), taps)
+        return _sum_of_products(taps_of_phase(row_axis, column_axis), taps)
 
     dx = phases.input_gradient(kernel, rows, columns, convolve)
     return dx.reshape(*dx.shape[:-1], window.groups, -1).sum(-1)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """`[B, H, W, C]` and `[B, H', W', m C]` to `[kh, kw, 1, m C]`."""
+    """Computes the kernel gradient: `[B, H, W, C]` and `[B, H', W', m C]` to `[kh, kw, 1, m C]`."""
     rows, columns = window.rows, window.columns
     x = jnp.repeat(x, dy.shape[-1] // window.groups, axis=-1)
     products = [tap * dy for tap in views.taps(x, rows, columns)]
-    # Along a row only: what remains is enough work for all cores.
+    # Sums over the columns first. The remaining rows and images are enough work for all cores.
     sums = [
         row_sum
         for first in range(0, len(products), _SUMS_AT_ONCE)

@@ -1,7 +1,8 @@
-"""Convolutions in groups: split into dense ones.
+"""Grouped convolutions, computed as dense convolutions of blocks of groups.
 
-Few are operations of their own. Many take XLA minutes to compile in a network of many layers, so
-there one operation serves all of them: in a loop, or, for gradients of kernels, batched.
+Small groups are joined into blocks by block-diagonal kernels. Few blocks are computed by
+separate operations. With many blocks, XLA would need minutes to compile a network of many layers.
+One operation then computes all blocks: in a loop, or batched by `vmap` for kernel gradients.
 """
 
 import dataclasses
@@ -14,39 +15,42 @@ from jax import lax
 from cnn_jax.ops.cpu import dense
 from cnn_jax.ops.window import Window
 
-# Groups with fewer channels are joined, zeros between them, into blocks of so many.
+# Smaller groups are joined into blocks of at most this many channels.
 _BLOCK_CHANNELS = 16
+# Up to this many blocks are separate operations.
 _FEW_BLOCKS = 8
 
 Operation = Callable[[jax.Array, jax.Array, Window], jax.Array]
 
 
 def output(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """`[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
+    """Computes the output: `[B, H, W, C]` and `[kh, kw, C/g, O]` to `[B, H', W', O]`."""
     return _by_blocks(dense.output, x, kernel, window)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """`[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
+    """Computes the input gradient: `[B, H', W', O]` and `[kh, kw, C/g, O]` to `[B, H, W, C]`."""
     return _by_blocks(dense.input_gradient, dy, kernel, window)
 
 
 def _by_blocks(operation: Operation, x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    kernels = _blocks(kernel, window.groups)
-    one = dataclasses.replace(window, groups=1)
+    kernels = _block_kernels(kernel, window.groups)
+    dense_window = dataclasses.replace(window, groups=1)
     if len(kernels) > _FEW_BLOCKS:
-        return _in_a_loop(operation, x, kernels, one)
+        return _in_a_loop(operation, x, kernels, dense_window)
     parts = zip(_split(x, len(kernels)), kernels, strict=True)
-    return jnp.concatenate([operation(*part, one) for part in parts], axis=-1)
+    return jnp.concatenate([operation(*part, dense_window) for part in parts], axis=-1)
 
 
-def _in_a_loop(operation: Operation, x: jax.Array, kernels: jax.Array, one: Window) -> jax.Array:
-    """The loop takes a block's channels out of `x`, and puts the results between the others'."""
+def _in_a_loop(
+    operation: Operation, x: jax.Array, kernels: jax.Array, dense_window: Window
+) -> jax.Array:
+    """Applies `operation` to each block of the channels of `x`, in a loop."""
     blocks, width = len(kernels), x.shape[-1] // len(kernels)
 
     def compute(block: jax.Array | int) -> jax.Array:
         part = lax.dynamic_slice_in_dim(x, block * width, width, axis=3)
-        return operation(part, kernels[block], one)
+        return operation(part, kernels[block], dense_window)
 
     def put(block: jax.Array, y: jax.Array) -> jax.Array:
         part = compute(block)
@@ -58,14 +62,14 @@ def _in_a_loop(operation: Operation, x: jax.Array, kernels: jax.Array, one: Wind
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """`[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
+    """Computes the kernel gradient: `[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C/g, O]`."""
     groups = window.groups
-    joined = _joined(groups, max(x.shape[-1], dy.shape[-1]) // groups)
+    joined = _groups_per_block(groups, max(x.shape[-1], dy.shape[-1]) // groups)
     blocks = groups // joined
-    one = dataclasses.replace(window, groups=1)
+    dense_window = dataclasses.replace(window, groups=1)
 
     def gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return _diagonal(dense.kernel_gradient(x, dy, one), joined)
+        return _diagonal(dense.kernel_gradient(x, dy, dense_window), joined)
 
     if blocks > _FEW_BLOCKS:
         stacked = jax.vmap(gradient)(_stack(x, blocks), _stack(dy, blocks))
@@ -75,12 +79,12 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 
 def _stack(x: jax.Array, blocks: int) -> jax.Array:
-    """`[B, H, W, b C]` to `[b, B, H, W, C]`."""
+    """Stacks the blocks of channels: `[B, H, W, b C]` to `[b, B, H, W, C]`."""
     return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
 
 
-def _joined(groups: int, channels: int) -> int:
-    """How many groups make a block."""
+def _groups_per_block(groups: int, channels: int) -> int:
+    """Returns the number of groups in a block; it divides `groups`."""
     most = max(_BLOCK_CHANNELS // channels, 1)
     return max(count for count in range(1, most + 1) if groups % count == 0)
 
@@ -89,10 +93,10 @@ def _split(x: jax.Array, parts: int) -> list[jax.Array]:
     return jnp.split(x, parts, axis=-1)
 
 
-def _blocks(kernel: jax.Array, groups: int) -> jax.Array:
-    """Block-diagonal kernels `[g/j, kh, kw, j C/g, j O/g]`, each of `j` groups."""
+def _block_kernels(kernel: jax.Array, groups: int) -> jax.Array:
+    """Returns block-diagonal kernels `[g/j, kh, kw, j C/g, j O/g]` of `j` groups each."""
     height, width, channels, outputs = kernel.shape
-    joined = _joined(groups, max(channels, outputs // groups))
+    joined = _groups_per_block(groups, max(channels, outputs // groups))
     kernel = kernel.reshape(height, width, channels, -1, joined, outputs // groups)
     own = jnp.eye(joined, dtype=kernel.dtype)
     blocks = jnp.einsum("hwcbjo,ij->bhwicjo", kernel, own)
@@ -100,7 +104,7 @@ def _blocks(kernel: jax.Array, groups: int) -> jax.Array:
 
 
 def _diagonal(block: jax.Array, joined: int) -> jax.Array:
-    """The inverse of one of `_blocks`: `[kh, kw, j c, j o]` to `[kh, kw, c, j o]`."""
+    """Returns the groups on the diagonal of a block: `[kh, kw, j c, j o]` to `[kh, kw, c, j o]`."""
     height, width, channels, outputs = block.shape
     block = block.reshape(height, width, joined, channels // joined, joined, outputs // joined)
     own = jnp.diagonal(block, axis1=2, axis2=4)  # [kh, kw, c, o, j]

@@ -1,4 +1,4 @@
-"""Matrix products over the channels or over the pixels of images."""
+"""Matrix products that contract the channels or the pixels of images."""
 
 import functools
 import os
@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# A contraction this many times longer than its result is wide is split between the cores.
+# A contraction is split between the cores if it is this many times longer than its result is wide.
 _LONG = 8
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def over_channels(x: jax.Array, matrix: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
-    """`[B, H, W, C]` by `[C, O]`: `[B, H, W, O]`, summed in float32 at least."""
+    """Multiplies `[B, H, W, C]` by `[C, O]` to `[B, H, W, O]`, summed in float32 or wider."""
     return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())), precision, _accumulator(x.dtype))
 
 
 def over_pixels(x: jax.Array, y: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
-    """`[B, H, W, C]` by `[B, H, W, O]`: `[C, O]`, summed in float32 at least.
+    """Multiplies `[B, H, W, C]` by `[B, H, W, O]` to `[C, O]`, summed in float32 or wider.
 
-    Many pixels by few channels is a shape that XLA divides badly between the cores, and it is
-    faster where the left matrix is the one with fewer channels; the barrier keeps XLA from
-    turning the product around again.
+    XLA divides products of many pixels and few channels badly between the cores, so the pixels are
+    split here. The product is faster if the left matrix has fewer channels than the right one. The
+    barrier keeps XLA from exchanging the two again.
     """
     left, right = (x, y) if x.shape[-1] <= y.shape[-1] else (y, x)
     parts = _parts(left.size // left.shape[-1], right.shape[-1])
@@ -35,7 +35,7 @@ def over_pixels(x: jax.Array, y: jax.Array, precision: lax.PrecisionLike) -> jax
 
 
 def _parts(length: int, width: int) -> int:
-    if not isinstance(length, int) or length < _LONG * width:  # Exported for any number of images.
+    if not isinstance(length, int) or length < _LONG * width:  # Symbolic in some exports.
         return 1
     return max(parts for parts in range(1, _CORES + 1) if length % parts == 0)
 

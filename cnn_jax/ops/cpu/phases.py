@@ -1,7 +1,8 @@
-"""The gradient of a convolution's input by phases: one stride-1 convolution for each.
+"""Input gradient of a strided convolution, computed by one stride-1 convolution for each phase.
 
-The inputs at one remainder of the stride meet only some of the taps. Convolving the outputs,
-zeros in between, with all of them would be `stride` squared times the work.
+A phase consists of the inputs at one remainder of the stride. Only some taps of the kernel read
+them. The alternative inserts zeros between the output gradients and convolves them with all taps,
+which is `stride` squared times the work.
 """
 
 import dataclasses
@@ -15,14 +16,22 @@ import numpy as np
 from cnn_jax.ops.cpu import views
 from cnn_jax.ops.window import Axis
 
-# The outputs' gradient convolved with some taps `[kh', kw', ...]`: `[B, P, Q, C]`.
+# Convolves the output gradient with the taps of one phase `[kh', kw', ...]`, for the axes of the
+# phase. Returns one value for each position: `[B, P, Q, C]`.
 Convolve = Callable[[Any, Axis, Axis], jax.Array]
 
 
 def input_gradient(
     kernel: jax.Array | np.ndarray, rows: Axis, columns: Axis, convolve: Convolve
 ) -> jax.Array:
-    """`[B, H, W, C]` from the taps of `kernel` `[kh, kw, ...]`, as `convolve` applies them."""
+    """Computes the input gradient `[B, H, W, C]`, phase by phase.
+
+    Args:
+      kernel: taps `[kh, kw, ...]`.
+      rows: vertical axis of the forward convolution.
+      columns: horizontal axis of the forward convolution.
+      convolve: computes one phase from its taps, in reverse order, and its two axes.
+    """
     results = {}
     for row in range(rows.stride):
         row_taps, row_axis = rows.phase(row)
@@ -32,35 +41,43 @@ def input_gradient(
                 taps = kernel[row_taps.start :: row_taps.step]
                 taps = taps[:, column_taps.start :: column_taps.step]
                 results[row, column] = convolve(taps[::-1, ::-1], row_axis, column_axis)
-    nothing = jnp.zeros_like(next(iter(results.values())))
+    zeros = jnp.zeros_like(next(iter(results.values())))
     grid = [
-        jnp.stack([results.get((row, column), nothing) for column in range(columns.stride)], 3)
+        jnp.stack([results.get((row, column), zeros) for column in range(columns.stride)], 3)
         for row in range(rows.stride)
     ]
     return interleave(jnp.stack(grid, 2), rows, columns)
 
 
-def views_of(
+def taps_of_phase(
     dy: jax.Array, rows: Axis, columns: Axis, value: float = 0
 ) -> Callable[[Axis, Axis], list[jax.Array]]:
-    """`views.taps` of `dy` for the axes of any phase, with one padding for all of them."""
+    """Returns a function from the two axes of a phase to `views.taps` of `dy`.
+
+    `dy` is padded once, by the largest padding of all phases.
+    """
     vertical, horizontal = _widest_padding(rows), _widest_padding(columns)
     padded = views.pad(dy, vertical, horizontal, value)
 
     def taps(row_axis: Axis, column_axis: Axis) -> list[jax.Array]:
-        within = _within(row_axis, vertical), _within(column_axis, horizontal)
+        within = (
+            _axis_after_padding(row_axis, vertical),
+            _axis_after_padding(column_axis, horizontal),
+        )
         return views.taps(padded, *within)
 
     return taps
 
 
 def _widest_padding(axis: Axis) -> tuple[int, int]:
+    """Returns the largest padding of all phases before and after the axis."""
     all_phases = [axis.phase(remainder) for remainder in range(axis.stride)]
     used = [phase for taps, phase in all_phases if taps]
     return max(0, *(phase.low for phase in used)), max(0, *(phase.high for phase in used))
 
 
-def _within(axis: Axis, padding: tuple[int, int]) -> Axis:
+def _axis_after_padding(axis: Axis, padding: tuple[int, int]) -> Axis:
+    """Returns the equivalent axis for inputs that already have the given padding."""
     low, high = padding
     return dataclasses.replace(
         axis, size=axis.size + low + high, low=axis.low - low, high=axis.high - high
@@ -68,7 +85,7 @@ def _within(axis: Axis, padding: tuple[int, int]) -> Axis:
 
 
 def interleave(grid: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    """Positions and phases `[B, P, row phase, Q, column phase, C]` to the inputs `[B, H, W, C]`."""
+    """Merges the phases `[B, P, row phase, Q, column phase, C]` into the inputs `[B, H, W, C]`."""
     batch, *_, channels = grid.shape
     full = grid.reshape(
         batch, rows.positions * rows.stride, columns.positions * columns.stride, channels

@@ -1,4 +1,7 @@
-"""Pooling along one axis after the other, and its gradients without scatters."""
+"""Maximum and sum of windows, and their gradients without scatter operations.
+
+The gradients are computed by phases: each input gathers the gradients of its windows.
+"""
 
 import functools
 from collections.abc import Callable
@@ -13,12 +16,22 @@ from cnn_jax.ops.window import Axis
 
 
 def maximum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """The largest of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
+    """Returns the maximum of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
     return _reduce(x, -jnp.inf, lax.max, rows, columns)
 
 
 def select(tangent: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """`tangent` where `x` has the first maximum of each window, both `[B, H, W, C]`."""
+    """Returns the tangent at the first maximum of each window.
+
+    Args:
+      tangent: tangent of `x`, `[B, H, W, C]`.
+      x: images `[B, H, W, C]`.
+      rows: vertical axis.
+      columns: horizontal axis.
+
+    Returns:
+      `[B, H', W', C]`.
+    """
     winner = _first_maximum(x, rows, columns)
     result = jnp.zeros(winner.shape, tangent.dtype)
     for k, tap in enumerate(views.taps(tangent, rows, columns)):
@@ -27,22 +40,32 @@ def select(tangent: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis) -> ja
 
 
 def scatter(dy: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """`dy` `[B, H', W', C]` added where `x` `[B, H, W, C]` has each window's first maximum."""
-    winner = _first_maximum(x, rows, columns)
-    nobody = -1
+    """Adds the cotangent of each window at its first maximum; the transpose of `select`.
 
-    winners = phases.views_of(winner, rows, columns, nobody)
-    gradients = phases.views_of(dy, rows, columns)
+    Args:
+      dy: cotangent `[B, H', W', C]`.
+      x: images `[B, H, W, C]`.
+      rows: vertical axis.
+      columns: horizontal axis.
+
+    Returns:
+      `[B, H, W, C]`.
+    """
+    winner = _first_maximum(x, rows, columns)
+    no_tap = -1
+
+    winners = phases.taps_of_phase(winner, rows, columns, no_tap)
+    gradients = phases.taps_of_phase(dy, rows, columns)
 
     def gather(taps: np.ndarray, row_axis: Axis, column_axis: Axis) -> jax.Array:
-        views_of_both = zip(
+        windows_of_input = zip(
             taps.reshape(-1),
             winners(row_axis, column_axis),
             gradients(row_axis, column_axis),
             strict=True,
         )
         return sum(
-            (jnp.where(winner == tap, gradient, 0) for tap, winner, gradient in views_of_both),
+            (jnp.where(winner == tap, gradient, 0) for tap, winner, gradient in windows_of_input),
             start=jnp.zeros((), dy.dtype),
         )
 
@@ -52,13 +75,13 @@ def scatter(dy: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Ar
     )
 
 
-def total(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """The sum of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
+def window_sum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
+    """Returns the sum of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
     return _sum(x, rows, columns)
 
 
-def spread(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """`dy` `[B, H', W', C]` added to every pixel of its window: `[B, H, W, C]`."""
+def window_sum_transpose(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
+    """Adds `dy` `[B, H', W', C]` to every pixel of its window: `[B, H, W, C]`."""
     taps = np.zeros((rows.kernel, columns.kernel))
     return phases.input_gradient(taps, rows, columns, lambda _, *axes: _sum(dy, *axes))
 
@@ -76,11 +99,11 @@ def _reduce(
     columns: Axis,
 ) -> jax.Array:
     paddings = [(axis.low, axis.high, axis.kernel) for axis in (rows, columns)]
-    # XLA's compiler ends the process where a window can lie in the padding alone.
+    # XLA's compiler aborts the process if a window can lie entirely in the padding.
     within = all(0 <= low < kernel and 0 <= high < kernel for low, high, kernel in paddings)
     if not within or not any(low or high for low, high, _ in paddings):
         return functools.reduce(operation, views.taps(x, rows, columns, initial))
-    # Along one axis after the other XLA needs no padded copy.
+    # XLA needs no padded copy if it reduces one axis at a time.
     start = np.asarray(initial, x.dtype)
     for dimension, axis in ((2, columns), (1, rows)):
         window, strides, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
@@ -91,7 +114,10 @@ def _reduce(
 
 
 def _first_maximum(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    """The number of the tap, row by row, that is the first to meet the maximum; written out."""
+    """Returns the tap at which each window has its first maximum: `[B, H', W', C]` int8.
+
+    Taps are numbered row by row. The barrier makes XLA compute the result once.
+    """
     taps = views.taps(x, rows, columns, -jnp.inf)
     largest = functools.reduce(jnp.maximum, taps)
     winner = jnp.full(largest.shape, len(taps) - 1, jnp.int8)

@@ -1,4 +1,4 @@
-"""Shifted views of images: the building stones of everything else here."""
+"""Padding, shifted views and im2col of images, used by the other modules of this package."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from cnn_jax.ops.window import Axis
 def pad(
     x: jax.Array, rows: tuple[int, int], columns: tuple[int, int], value: float = 0
 ) -> jax.Array:
-    """Pad (or, where negative, crop) the two spatial axes of `[B, H, W, C]`.
+    """Pads the two spatial axes of `[B, H, W, C]`; negative amounts crop them.
 
-    Padding is written out: XLA would otherwise pad anew in each view.
+    The barrier makes XLA compute the padded images once, not again for each view.
     """
     if not any(rows + columns):
         return x
@@ -22,12 +22,12 @@ def pad(
 
 
 def tap_rows(x: jax.Array, axis: Axis, tap: int) -> jax.Array:
-    """The rows of padded `x` `[B, H, W, C]` that kernel row `tap` meets: `[B, H', W, C]`."""
+    """Returns the rows of the padded `x` that kernel row `tap` reads: `[B, H', W, C]`."""
     return _take(x, axis, tap, 1)
 
 
 def tap_columns(x: jax.Array, axis: Axis, tap: int) -> jax.Array:
-    """The columns of padded `x` `[B, H, W, C]` that kernel column `tap` meets: `[B, H, W', C]`."""
+    """Returns the columns of the padded `x` that kernel column `tap` reads: `[B, H, W', C]`."""
     return _take(x, axis, tap, 2)
 
 
@@ -38,7 +38,14 @@ def _take(x: jax.Array, axis: Axis, tap: int, dimension: int) -> jax.Array:
 
 
 def taps(x: jax.Array, rows: Axis, columns: Axis, value: float = 0) -> list[jax.Array]:
-    """What each kernel tap meets, `kh kw` of `[B, H', W', C]`, row by row."""
+    """Returns the inputs that each kernel tap reads: `kh kw` arrays `[B, H', W', C]`, row by row.
+
+    Args:
+      x: images `[B, H, W, C]`.
+      rows: vertical axis.
+      columns: horizontal axis.
+      value: value of the padding.
+    """
     x = pad(x, (rows.low, rows.high), (columns.low, columns.high), value)
     return [
         tap_columns(tap_rows(x, rows, i), columns, j)
@@ -48,15 +55,18 @@ def taps(x: jax.Array, rows: Axis, columns: Axis, value: float = 0) -> list[jax.
 
 
 def patches(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    """All that each output sees (im2col): `[B, H, W, C]` to `[B, H', W', kh kw C]`.
+    """Returns the window of each output (im2col): `[B, H, W, C]` to `[B, H', W', kh kw C]`.
 
-    In two stages, columns first: the second then copies runs of `kw C` values.
+    It copies columns first and rows second, so the second stage copies runs of `kw C` values.
     """
     x = pad(x, (rows.low, rows.high), (columns.low, columns.high))
-    x = lax.optimization_barrier(beside(x, columns))
+    x = lax.optimization_barrier(column_patches(x, columns))
     return jnp.concatenate([tap_rows(x, rows, i) for i in range(rows.kernel)], axis=-1)
 
 
-def beside(x: jax.Array, columns: Axis) -> jax.Array:
-    """What each kernel column meets, side by side: padded `[B, H, W, C]` to `[B, H, W', kw C]`."""
+def column_patches(x: jax.Array, columns: Axis) -> jax.Array:
+    """Concatenates the inputs that each kernel column reads: `[B, H, W, C]` to `[B, H, W', kw C]`.
+
+    `x` is already padded.
+    """
     return jnp.concatenate([tap_columns(x, columns, j) for j in range(columns.kernel)], axis=-1)

@@ -1,4 +1,4 @@
-"""XLA's own dense convolution, a YNNPACK kernel on a CPU, around two of its weak spots."""
+"""XLA's dense convolution, a YNNPACK kernel on a CPU, with workarounds for its weak spots."""
 
 import dataclasses
 
@@ -9,20 +9,20 @@ from jax import lax
 from cnn_jax.ops.cpu import views
 from cnn_jax.ops.window import Axis
 
-# Numbers of outputs that leave vectors half empty or all but one core idle; more are fine, and
-# between the two there is nothing to gain.
+# Numbers of output channels for which `_by_rows` is faster. With 1 to 15, vectors are half empty;
+# with 48 to 80, all cores but one are idle. Between the two ranges, `_by_rows` gains nothing.
 _BAD_OUTPUTS = (range(1, 16), range(48, 81))
-# With fewer inputs the kernel divides its work in another way.
+# Minimum number of input channels for `_by_rows`. With fewer, YNNPACK divides its work differently.
 _MANY_INPUTS = 16
 
 
 def convolution(
     x: jax.Array, kernel: jax.Array, rows: Axis, columns: Axis, precision: lax.PrecisionLike
 ) -> jax.Array:
-    """`[B, H, W, C]` and `[kh, kw, C, O]` to `[B, H', W', O]`, in float32 at least."""
+    """Convolves `[B, H, W, C]` with `[kh, kw, C, O]` to `[B, H', W', O]`, in float32 or wider."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x, kernel = x.astype(wide), kernel.astype(wide)
-    if min(rows.low, rows.high, columns.low, columns.high) < 0:  # The kernel gets it wrong.
+    if min(rows.low, rows.high, columns.low, columns.high) < 0:  # YNNPACK gives wrong results.
         x = views.pad(x, (rows.low, rows.high), (columns.low, columns.high))
         rows = dataclasses.replace(rows, size=x.shape[1], low=0, high=0)
         columns = dataclasses.replace(columns, size=x.shape[2], low=0, high=0)
@@ -35,7 +35,7 @@ def convolution(
 def _by_rows(
     x: jax.Array, kernel: jax.Array, rows: Axis, columns: Axis, precision: lax.PrecisionLike
 ) -> jax.Array:
-    """Each kernel row as outputs of its own, added up with a shift."""
+    """Convolves with each kernel row as separate output channels, then adds them up shifted."""
     *_, channels, outputs = kernel.shape
     kernel = kernel.transpose(1, 2, 0, 3).reshape(1, columns.kernel, channels, -1)
     single = Axis(rows.size, 1, 1, 1, rows.low, rows.high)
@@ -52,9 +52,10 @@ def _by_rows(
 def _padded(
     x: jax.Array, kernel: jax.Array, rows: Axis, columns: Axis, precision: lax.PrecisionLike
 ) -> jax.Array:
-    """With a column more than asked for if there is no padding: that takes up to three times less.
+    """Convolves, with an extra output column if there is no padding.
 
-    XLA then leaves the windows to the kernel, where it otherwise lays them out beforehand.
+    Without padding, XLA copies the windows (im2col) before it calls the kernel, which takes up to
+    three times longer. The padding of the extra column avoids this; the column is then dropped.
     """
     if any((rows.low, rows.high, columns.low, columns.high)):
         return _convolution(x, kernel, rows, columns, precision)

@@ -1,5 +1,20 @@
-"""Kernels of our own for the CPU, in C++, compiled on the machine that runs them.
+"""C++ kernels for CPUs, compiled on the machine that runs them and called through `jax.ffi`.
 
-`library` compiles and loads them, `conv` has those of convolutions. Where there is no compiler,
-`cnn_jax.ops.cpu` does the same out of XLA's operations.
+Without a C++ compiler, `cnn_jax.ops.cpu` computes the same results with XLA operations.
+
+Python:
+
+- `library.py`: compiles, caches and loads the kernels.
+- `conv.py`, `pool.py`, `channels.py`: call the kernels of the module with that name in `ops`.
+- `geometry.py`: encodes an axis as an attribute of a call.
+
+C++:
+
+- `bindings.cc`: XLA FFI handlers, the functions that XLA calls.
+- `dense.h`, `gather.h`: convolutions and their input gradients.
+- `kernel_gradient.h`: kernel gradients of convolutions.
+- `small_groups.h`, `small_groups*.cc`, `channelwise*.h`: convolutions with 1, 4 or 8 channels in a
+  group.
+- `max_pool.h`, `channel_sums.h`, `channel_planes.h`: kernels of `pool.py` and `channels.py`.
+- `geometry.h`, `numbers.h`, `vector.h`, `parallel.h`: code shared by the kernels.
 """

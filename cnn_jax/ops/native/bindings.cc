@@ -1,4 +1,4 @@
-// What XLA calls.
+// XLA FFI handlers: the functions that XLA calls.
 
 #include "channel_planes.h"
 #include "channel_sums.h"
@@ -18,13 +18,14 @@ Axis axis_of(const Numbers& numbers) {
   return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]};
 }
 
-// The data of an operand or of a result, as what the kernels take them for.
+// Returns the data of an operand or result, as a pointer to the element type of the kernels.
 template <typename Element, typename Buffer>
 Element* data(Buffer& buffer) {
   return reinterpret_cast<Element*>(buffer.typed_data());
 }
 
-// A convolution or one of its gradients, `kDense` or, for small groups in float32, `kSmallGroups`.
+// A convolution or one of its gradients. It calls `kSmallGroups` for small groups in float32, and
+// `kDense` otherwise.
 template <typename Number, ffi::DataType kType, auto kDense, auto kSmallGroups>
 ffi::Error convolve(ffi::ThreadPool pool, ffi::Buffer<kType, 4> first,
                     ffi::Buffer<kType, 4> second, ffi::Result<ffi::Buffer<kType, 4>> result,
@@ -43,7 +44,7 @@ ffi::Error convolve(ffi::ThreadPool pool, ffi::Buffer<kType, 4> first,
   return ffi::Error::Success();
 }
 
-// Two operands and a result that have to do with windows of images.
+// Binding of two operands, a result and the geometry of the windows.
 template <ffi::DataType kType>
 auto windows_binding() {
   return ffi::Ffi::Bind()
@@ -135,7 +136,7 @@ ffi::Error scatter_maxima(ffi::ThreadPool pool, ffi::Buffer<kType, 4> dy, ffi::B
 
 }  // namespace
 
-// All handlers of one type of numbers.
+// Defines the handlers for one element type.
 #define CNN_JAX_DEFINE_HANDLERS(Number, Type)                                                   \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                \
       ConvOutput##Type,                                                                         \

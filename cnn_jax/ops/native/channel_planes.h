@@ -1,4 +1,4 @@
-// Planes over two images, one for each channel.
+// Affine functions of two images, with separate coefficients for each channel.
 
 #pragma once
 
@@ -6,8 +6,8 @@
 
 namespace cnn_jax {
 
-// `planes[0] + planes[1] x + planes[2] y` at each of `rows` pixels: `planes` is [3, channels], the
-// others are [rows, channels].
+// Computes `planes[0] + planes[1] x + planes[2] y` at each of `rows` pixels. `planes` is
+// [3, channels]; `x`, `y` and `result` are [rows, channels].
 template <typename Number>
 void channel_planes(xla::ffi::ThreadPool& pool, const float* planes,
                     const typename Number::Element* x, const typename Number::Element* y,

@@ -1,4 +1,4 @@
-// Sums over all pixels, channel by channel.
+// Sums of each channel over all pixels.
 
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace cnn_jax {
 
-constexpr Index kSumRows = 8;        // Summed in registers before they are added to the others.
-constexpr Index kPartFloats = 1 << 16;
+constexpr Index kSumRows = 8;        // Rows summed in registers before they are added to `sums`.
+constexpr Index kPartFloats = 1 << 16;  // Values of one part, unless this exceeds `kMostParts`.
 constexpr Index kMostParts = 16;
 
 inline float widen_one(float value) { return value; }
@@ -21,7 +21,8 @@ inline float widen_one(uint16_t value) {
   return wide;
 }
 
-// Adds `rows` rows of `x` and of `x y`, both [rows, channels], to `sums` [2, channels].
+// Adds the rows of `x` to `sums[0]` and those of `x y` to `sums[1]`. `x` and `y` are
+// [rows, channels], `sums` is [2, channels].
 template <typename Element>
 void add_rows(const Element* x, const Element* y, Index rows, Index channels, float* sums) {
   Index c = 0;
@@ -44,8 +45,8 @@ void add_rows(const Element* x, const Element* y, Index rows, Index channels, fl
   }
 }
 
-// The sums over `rows` rows of `x` and of `x y` [rows, channels]: [2, channels]. In parts whose
-// number depends on the size alone, so that the rounding does not change with the threads.
+// Computes the sums of `x` and of `x y` [rows, channels] over all rows: `sums` [2, channels]. The
+// number of parts depends only on the size, so that rounding does not depend on the threads.
 template <typename Element>
 void channel_sums(xla::ffi::ThreadPool& pool, const Element* x, const Element* y, Index rows,
                   Index channels, float* sums) {

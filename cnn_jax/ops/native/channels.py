@@ -1,4 +1,4 @@
-"""The sums and planes of `cnn_jax.ops.channels` by native kernels."""
+"""Calls of the native kernels for the sums and planes of `cnn_jax.ops.channels`."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,32 @@ import jax.numpy as jnp
 from cnn_jax.ops.native import library
 
 
-def covers_sums(x: jax.Array, y: jax.Array) -> bool:
-    """Whether there is a kernel for these operands."""
+def supports_sums(x: jax.Array, y: jax.Array) -> bool:
+    """Returns True if a kernel supports the dtypes of these operands of `sums`."""
     return library.has("ChannelSums", x, y)
 
 
 def sums(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`[..., C]` twice to `[2, C]`: the sums of `x` and of `x y`, in float32."""
+    """Returns the sums of `x` and of `x * y` over all pixels: `[..., C]` to `[2, C]` float32."""
     result = jax.ShapeDtypeStruct((2, x.shape[-1]), jnp.float32)
     return library.call("ChannelSums", x.dtype, result)(x, y)
 
 
-def covers_planes(planes: jax.Array, x: jax.Array, y: jax.Array) -> bool:
-    """Whether there is a kernel for these operands."""
+def supports_planes(planes: jax.Array, x: jax.Array, y: jax.Array) -> bool:
+    """Returns True if a kernel supports the dtypes of these operands of `planes`."""
     return planes.dtype == jnp.float32 and library.has("ChannelPlanes", x, y)
 
 
 def planes(planes: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """`[3, C]` and `[..., C]` twice to the latter: `planes[0] + planes[1] x + planes[2] y`."""
+    """Returns `planes[0] + planes[1] * x + planes[2] * y` at each pixel.
+
+    Args:
+      planes: coefficients of each channel, `[3, C]` float32.
+      x: `[..., C]`.
+      y: shape and dtype of `x`.
+
+    Returns:
+      Array with the shape and dtype of `x`.
+    """
     result = jax.ShapeDtypeStruct(x.shape, x.dtype)
     return library.call("ChannelPlanes", x.dtype, result)(planes, x, y)

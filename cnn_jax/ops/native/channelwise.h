@@ -1,8 +1,9 @@
-// What convolutions share in which no channel meets another one, or a few neighbours alone.
+// Code shared by convolutions in which each output channel reads one input channel or a small
+// group.
 //
-// Vectors run over the channels, and several results next to each other in a row are summed at
-// once. With groups of one channel each lane keeps to itself; with larger ones it meets those of
-// its group, which lie in the same vector.
+// Vectors run over the channels, and several neighbouring results of a row are summed at once. With
+// groups of one channel, lanes are independent. With larger groups, a lane reads the other lanes of
+// its group, which are in the same vector.
 
 #pragma once
 
@@ -18,13 +19,13 @@
 namespace cnn_jax {
 namespace channelwise {
 
-// So many sources and results stay at hand, in a core's own cache.
+// Number of source and result values of one task, to stay in a core's own cache.
 constexpr Index kTaskSize = 1 << 17;
 
-// So many sources stay near while the rows that share them go by.
+// Number of source values that stay in the nearest cache while several rows read them.
 constexpr Index kNear = 6 << 10;
 
-// So many floats find no place in the caches until the next operation asks for them.
+// Arrays with more values than this do not stay in the caches until the next operation reads them.
 constexpr Index kFar = 4 << 20;
 
 template <int lanes>
@@ -39,8 +40,9 @@ struct Floats {
 
   static void store(float* to, Type vector) { __builtin_memcpy(to, &vector, sizeof vector); }
 
-  // Stores past the caches, for which memory need not be read before; `to` is aligned as a vector
-  // is. Others see what was stored after the next locked instruction, which ends a task.
+  // Non-temporal store: it bypasses the caches, so that memory is not read first. `to` must be
+  // aligned to a vector. Other threads see the value after the next locked instruction, which ends
+  // each task.
   template <typename Value>
   static void store_past(float* to, Value vector) {
 #if defined(__clang__)
@@ -54,7 +56,8 @@ struct Floats {
   }
 };
 
-// Reads an array in its order, for those who will do so in another one: memory is slow at that.
+// Reads an array sequentially into the cache. Later reads in another order would be slow from
+// memory.
 inline void fetch(const float* from, Index size) {
   constexpr Index kLine = 64 / sizeof(float);
   for (Index i = 0; i < size; i += kLine) *static_cast<const volatile float*>(from + i);
@@ -74,7 +77,7 @@ typename Floats<lanes>::Type spread_lanes(typename Floats<lanes>::Type vector,
   return __builtin_shufflevector(vector, vector, (lane / group * group + member)...);
 }
 
-// In every lane what the lane `member` of its group has.
+// Copies the lane `member` of each group to all lanes of the group.
 template <int group, int member, int lanes>
 typename Floats<lanes>::Type spread(typename Floats<lanes>::Type vector) {
   if constexpr (group == 1) {
@@ -84,7 +87,7 @@ typename Floats<lanes>::Type spread(typename Floats<lanes>::Type vector) {
   }
 }
 
-// Keeps the compiler from reading a value again from memory wherever it is used.
+// Keeps a value in a register: the compiler would otherwise load it again for each use.
 template <typename Value>
 [[gnu::always_inline]] inline void keep_in_register([[maybe_unused]] Value& value) {
 #if defined(__x86_64__)
@@ -92,8 +95,8 @@ template <typename Value>
 #endif
 }
 
-// Where the vector of channels begins that is due at `channel`: the last one reaches back over
-// channels of the one before rather than past the end.
+// First channel of the vector for `channel`. The last vector overlaps the one before it rather than
+// reach beyond the last channel.
 template <int lanes>
 Index vector_start(Index channel, Index channels) {
   return std::min(channel, channels - lanes);
@@ -103,8 +106,8 @@ constexpr bool is_within(Index place, Index size) {
   return static_cast<uint64_t>(place) < static_cast<uint64_t>(size);
 }
 
-// How results along one axis are summed: result `t` meets, through its tap `j`, the source
-// `stride t + step j + first`, weighted by the kernel's tap `kernel_first + kernel_step j`.
+// Geometry of the results along one axis. Result `t` sums, over its taps `j`, the source
+// `stride t + step j + first` times the weight of the kernel's tap `kernel_first + kernel_step j`.
 struct Sweep {
   Index results;
   Index sources;
@@ -120,8 +123,8 @@ inline Sweep output_sweep(const Axis& axis) {
   return {axis.output(), axis.size, axis.kernel, axis.stride, axis.dilation, -axis.low, 0, 1};
 }
 
-// Of the input's gradient, the places `phase`, `phase + stride`, ...: they share their taps, and
-// are the neighbouring results of a convolution of stride 1.
+// Geometry of one phase of the input gradient: the inputs `phase`, `phase + stride`, ... They have
+// the same taps and are the results of a convolution of stride 1.
 inline Sweep gradient_sweep(const Axis& axis, Index phase) {
   const Index common = std::gcd(axis.stride, axis.dilation);
   const Index tap_step = axis.stride / common;
@@ -142,8 +145,8 @@ inline std::vector<Sweep> gradient_sweeps(const Axis& axis) {
   return sweeps;
 }
 
-// Some taps next to each other in a kernel's row: where result 0 meets its source through the
-// first one, and where that one's weights, or sums, are.
+// Some neighbouring taps of a kernel row: the row and column of the source that result 0 reads
+// through the first tap, and the offset of the weights, or sums, of this tap.
 struct Strip {
   Index row;
   Index column;
@@ -155,7 +158,7 @@ struct Row {
   std::vector<Strip> strips;
 };
 
-// Cuts the taps that row `result` meets into strips.
+// Cuts the taps of row `result` whose source row lies in the image into strips.
 inline void cut_strips(const Sweep& rows, const Sweep& columns, Index result, Index width,
                        Index row_pitch, Index pitch, std::vector<Strip>& strips) {
   for (Index i = 0; i < rows.taps; ++i) {
@@ -169,7 +172,8 @@ inline void cut_strips(const Sweep& rows, const Sweep& columns, Index result, In
   }
 }
 
-// Calls `body` with the lanes of the vectors, as a constant: few channels fill no long one.
+// Calls `body` with the number of lanes as a constant. Vectors are shorter if there are few
+// channels.
 template <int group, typename Body>
 void with_lanes(const Convolution& conv, const Body& body) {
   if (conv.output_channels() >= kLanes) {
@@ -179,7 +183,7 @@ void with_lanes(const Convolution& conv, const Body& body) {
   }
 }
 
-// Calls `body` with the lanes of the vectors and the channels of a group, as constants.
+// Calls `body` with the number of lanes and the number of channels of a group, as constants.
 template <typename Body>
 void with_group(const Convolution& conv, const Body& body) {
   const auto with = [&](auto group) {

@@ -1,4 +1,4 @@
-// Results and the input's gradient, where channels meet at most a few neighbours.
+// Outputs and input gradients of convolutions with small groups.
 
 #pragma once
 
@@ -7,20 +7,20 @@
 namespace cnn_jax {
 namespace channelwise {
 
-// The arrays of one image, and what tells neighbours in them apart.
+// The arrays of one image, and the distances between neighbouring elements.
 struct Image {
   const float* source;
   const float* kernel;
   float* result;
   Index channels;
-  Index columns;  // Of the sources.
-  Index stride;   // Columns from one result's source to that of the next one.
+  Index columns;  // Columns of the sources.
+  Index stride;   // Source columns from one result to the next.
   Index weight_pitch;
   Index result_pitch;
-  bool far;
+  bool far;  // Results are stored past the caches.
 };
 
-// A row's results from `begin` on, `count` of them, for some of the channels.
+// Computes `count` results of a row, from `begin` on, for the channels in a range.
 template <int lanes, int group, int width, int stride, int count>
 void gather_tile(const Image& image, const Row& row, Index begin, Range channels) {
   using Lanes = Floats<lanes>;
@@ -68,11 +68,11 @@ void gather_tile(const Image& image, const Row& row, Index begin, Range channels
   }
 }
 
-// So many results are summed at once: images are often 7, 14, 28, ... wide.
+// Number of results that are summed at once. Images are often 7, 14, 28, ... columns wide.
 constexpr int kTile = kRegisters / 16 * 7;
 
-// All rows of a tile come before the next one, and only so many channels at a time that a row
-// still finds near what it shares with the one before.
+// Computes all rows of a tile before the next tile. The channels are split into chunks so small
+// that the sources shared by neighbouring rows stay in the nearest cache.
 template <int lanes, int group, int width, int stride, int count = kTile>
 void gather_tiles(const Image& image, const std::vector<Row>& rows, Range results,
                   Index kernel_rows) {
@@ -91,9 +91,9 @@ void gather_tiles(const Image& image, const std::vector<Row>& rows, Range result
   }
 }
 
-// Calls `body` with the width of the strips to cut the taps of a row into and the results' stride,
-// as constants. Strips wider than 1 share what they read among their taps; they look for the end of
-// the row at the edges of a tile only, so that each result must meet some source.
+// Calls `body` with the width of the strips of a row's taps and the stride of the results, as
+// constants. The taps of a strip wider than 1 share the sources that they read. Such strips check
+// the bounds of the row only at the edges of a tile, so each result must have at least one source.
 template <int lanes, int group, typename Body>
 void with_strip_width(const Sweep& sweep, const Body& body) {
   const auto fits = [&](Index width, Index stride) {
@@ -112,8 +112,9 @@ void with_strip_width(const Sweep& sweep, const Body& body) {
   body(Constant<1>(), Constant<1>());
 }
 
-// Gathers images of results from those of sources: of each axis, every `sweeps.size()`-th place
-// belongs to one sweep. `kernel` [row, column, member of the source's group, result's channel].
+// Computes the results of all images. Along each axis the results are interleaved: result `n`
+// belongs to sweep `n % rows.size()` or `n % columns.size()`. `kernel` is [row, column, member of
+// the source's group, channel of the result].
 template <int lanes, int group>
 void gather(xla::ffi::ThreadPool& pool, const Convolution& conv, const std::vector<Sweep>& rows,
             const std::vector<Sweep>& columns, Index height, Index width, const float* source,
@@ -171,7 +172,7 @@ void gather_outputs(xla::ffi::ThreadPool& pool, const Convolution& conv, const f
                        conv.rows.output(), conv.columns.output(), x, kernel, y);
 }
 
-// `kernel` is [row, column, member of the output's group, input's channel].
+// `kernel` is [row, column, member of the output's group, channel of the input].
 template <int lanes, int group>
 void gather_input_gradient(xla::ffi::ThreadPool& pool, const Convolution& conv, const float* dy,
                            const float* kernel, float* dx) {

@@ -1,4 +1,4 @@
-// The kernel's gradient, where channels meet at most a few neighbours.
+// Kernel gradients of convolutions with small groups.
 
 #pragma once
 
@@ -7,26 +7,26 @@
 namespace cnn_jax {
 namespace channelwise {
 
-// As many sums of a kernel's gradient as stay in registers.
+// Number of sums of a kernel gradient that fit into the registers.
 constexpr int kSums = kRegisters * 13 / 16;
 
-// Some rows of results, of which the same taps meet sources, and their sources.
+// Some rows of results, and their sources. In all these rows the same taps read rows of the image.
 struct Band {
   const float* source;
   const float* gradient;
   Index rows;
   Index channels;
-  Index columns;     // Of the sources.
-  Index row_stride;  // From the source of one row of results to that of the next one.
-  Index stride;      // The same of columns,
-  Index step;        // and from one tap's source to that of the next one.
-  Index results;     // In a row,
-  Range inside;      // and those of them that meet sources through all taps.
+  Index columns;     // Columns of the sources.
+  Index row_stride;  // Source rows from one row of results to the next.
+  Index stride;      // Source columns from one result to the next.
+  Index step;        // Source columns from one tap to the next.
+  Index results;     // Results of a row.
+  Range inside;      // Results of a row whose taps all lie in the image.
   Index sum_pitch;
 };
 
-// Adds what a band gives to the sums of `count` strips, which lie a vector after the other, for
-// some vectors of channels. Each lane belongs to an input, each member to an output.
+// Adds the products of a band to the sums of `count` strips, for some vectors of channels. Each
+// lane belongs to an input channel, each member to an output channel of the lane's group.
 template <int lanes, int group, int width, int count>
 void correlate_strips(const Band& band, const Strip* strips, Range vectors, float* sums) {
   using Lanes = Floats<lanes>;
@@ -75,7 +75,7 @@ void correlate_strips(const Band& band, const Strip* strips, Range vectors, floa
   }
 }
 
-// All strips, `count` at a time and the rest fewer.
+// Adds the products of all strips, `count` strips at a time, then fewer for the rest.
 template <int lanes, int group, int width, int count = 5>
 void correlate_band(const Band& band, const Strip* strips, Index number, Range vectors,
                     float* sums) {
@@ -90,7 +90,7 @@ void correlate_band(const Band& band, const Strip* strips, Index number, Range v
   }
 }
 
-// Calls `body` with the width, a constant, of the strips to cut a row's taps into.
+// Calls `body` with the width of the strips of a row's taps, as a constant.
 template <int group, int width = 5, typename Body>
 void with_sums_width(Index taps, const Body& body) {
   if constexpr (width == 1) {
@@ -104,8 +104,8 @@ void with_sums_width(Index taps, const Body& body) {
   }
 }
 
-// The kernel's gradient, summed in parts, the number of which must not depend on the threads, as it
-// is seen in the rounding.
+// Kernel gradient, summed in parts. The number of parts affects rounding, so it does not depend on
+// the number of threads.
 template <int lanes, int group>
 class Correlation {
  public:
@@ -133,7 +133,7 @@ class Correlation {
   }
 
  private:
-  // Rows are those of all images.
+  // Sums one part. `rows` counts the rows of results of all images.
   void sum(Range rows, Range vectors, float* sums) const {
     for (Index i = 0; i < size_; i += vectors_ * lanes) {
       std::fill(sums + i + vectors.begin * lanes, sums + i + vectors.end * lanes, 0.0f);
@@ -191,7 +191,7 @@ class Correlation {
     }
   }
 
-  // The results that meet sources through all taps.
+  // The results whose sources all lie in the image.
   static Range inside(const Axis& axis) {
     const Index begin = std::min(outputs_within(axis, 0).begin, axis.output());
     return {begin, std::max(begin, outputs_within(axis, axis.kernel - 1).end)};
@@ -211,7 +211,7 @@ class Correlation {
   const Index all_rows_ = conv_.batch * rows_.results;
   const Index parts_ = std::clamp<Index>(all_rows_ * columns_.results / 256, 1, 32);
   const Index result_pitch_ = columns_.results * channels_;
-  // Of the sources that a row of results has for itself.
+  // Average number of source values for each row of results.
   const Index source_pitch_ =
       rows_.sources * columns_.sources * channels_ / std::max<Index>(rows_.results, 1);
 };

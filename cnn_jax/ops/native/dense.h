@@ -1,4 +1,4 @@
-// The convolution and the gradient of its input, groups of any size, as gathers.
+// Outputs and input gradients of convolutions with groups of any size, as gathers.
 
 #pragma once
 
@@ -6,25 +6,26 @@
 
 namespace cnn_jax {
 
-// Some taps of an axis, in the order in which they are applied: `first + step n`.
+// Some taps of an axis, in the order in which they are read: `first + step n`.
 struct Taps {
   Index first;
   Index step;
   Index count;
 };
 
-// How a kernel [kh, kw, inputs, groups * outputs] is read for a gather of `inputs` and `outputs`.
+// Layout of a kernel for a gather: the distances, in elements, between its neighbouring weights.
+// The input gradient exchanges inputs and outputs.
 template <typename Element>
 struct Source {
   const Element* kernel;
   Index columns;  // kw
-  Index tap;      // Elements from one tap to the next.
-  Index input;    // From one input of the gather to the next.
-  Index output;   // From one of its outputs to the next.
-  Index group;    // From one group to the next.
+  Index tap;      // Distance between taps.
+  Index input;    // Distance between inputs of the gather.
+  Index output;   // Distance between outputs of the gather.
+  Index group;    // Distance between groups.
 };
 
-// One tap's weights for `lanes` outputs beside each other in the source.
+// Packs the weights of one tap for `lanes` outputs that are neighbours in the source.
 template <typename Number>
 void pack_rows(const typename Number::Element* from, Index input, Index inputs, Index lanes,
                Index width, typename Number::Element* packed) {
@@ -34,11 +35,11 @@ void pack_rows(const typename Number::Element* from, Index input, Index inputs, 
   }
 }
 
-// One tap's weights for `lanes` outputs of which each has its inputs side by side.
+// Packs the weights of one tap for `lanes` outputs whose inputs are neighbours in the source.
 template <typename Element>
 void pack_columns(const Element* from, Index output, Index inputs, Index lanes, Index width,
                   Element* packed) {
-  constexpr Index kStrip = 16;  // Strips stay in the cache.
+  constexpr Index kStrip = 16;  // Inputs of a strip, which stays in the cache.
   for (Index start = 0; start < inputs; start += kStrip) {
     const Index end = std::min(inputs, start + kStrip);
     for (Index lane = 0; lane < lanes; ++lane) {
@@ -57,13 +58,13 @@ void pack_tap(const Source<typename Number::Element>& source, Index inputs, Inde
     pack_rows<Number>(from, source.input, inputs, lanes, width, packed);
   } else if constexpr (kDepth == 1) {
     pack_columns(from, source.output, inputs, lanes, width, packed);
-  } else {  // What a step takes lies side by side here and there.
+  } else {  // The inputs of a step are neighbours in the source too: they are copied together.
     pack_columns(reinterpret_cast<const uint32_t*>(from), source.output / kDepth, inputs / kDepth,
                  lanes, width, reinterpret_cast<uint32_t*>(packed));
   }
 }
 
-// The weights as `gather` wants them, in memory of this thread.
+// Packs the weights for `gather`, in memory of this thread.
 template <typename Number>
 const typename Number::Element* pack(xla::ffi::ThreadPool& pool,
                                      const Source<typename Number::Element>& source,
@@ -106,8 +107,8 @@ void dense_output(xla::ffi::ThreadPool& pool, const Convolution& conv,
   gather<Number>(pool, forward(conv), x, packed, y);
 }
 
-// The inputs at one remainder of the stride, and the taps that reach them: a gather of stride 1
-// over the outputs.
+// One phase of the input gradient: the inputs at one remainder of the stride, and the taps that
+// read them. It is a gather of stride 1 from the output gradients.
 struct Phase {
   Taps taps;
   Line line;
@@ -116,7 +117,7 @@ struct Phase {
 inline std::vector<Phase> phases_of(const Axis& axis) {
   std::vector<Phase> phases;
   for (Index remainder = 0; remainder < std::min(axis.stride, axis.size); ++remainder) {
-    // Input h = remainder + stride n has tap k of output (h + low - dilation k) / stride.
+    // Output (h + low - dilation k) / stride reads input h = remainder + stride n through tap k.
     Index first = 0;
     while (first < axis.kernel &&
            (remainder + axis.low - axis.dilation * first) % axis.stride != 0) ++first;

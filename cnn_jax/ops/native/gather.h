@@ -1,8 +1,8 @@
-// Dense convolutions: outputs that each gather what they see, in tiles that stay in registers.
+// Dense convolutions. Each output gathers its inputs, in tiles whose sums stay in registers.
 //
-// A tile is some pixels of a row by two vectors of channels. Each step multiplies two vectors of
-// weights by one value of each pixel, so that the machine's multipliers wait for nothing; images
-// are not laid out anew, apart from a band of rows at a time with its padding, in the cache.
+// A tile consists of some pixels of a row and two vectors of output channels. Each step multiplies
+// two vectors of weights by one value of each pixel, which keeps the multipliers busy. There is no
+// im2col: at most a band of rows is copied at a time, with its padding, into the cache.
 
 #pragma once
 
@@ -17,8 +17,8 @@
 
 namespace cnn_jax {
 
-// One axis of what is gathered: output `n` reads input `start + stride n + dilation t` through tap
-// `t` and is written to `target_start + target_stride n`.
+// One axis of a gather. Output `n` reads input `start + stride n + dilation t` through tap `t`, and
+// is written to position `target_start + target_stride n` of the target.
 struct Line {
   Index outputs;
   Index size;
@@ -29,7 +29,7 @@ struct Line {
   Index target_start;
   Index target_stride;
 
-  // How many inputs `outputs` outputs in a row reach over.
+  // Number of inputs from the first to the last one that `outputs` neighbouring outputs read.
   Index reach(Index outputs) const { return stride * (outputs - 1) + dilation * (taps - 1) + 1; }
   bool is_within() const { return start >= 0 && start + reach(outputs) <= size; }
   bool is_identity() const {
@@ -37,8 +37,8 @@ struct Line {
   }
 };
 
-// From [batch, rows.size, columns.size, groups * inputs] to places in [batch, target_rows,
-// target_columns, groups * outputs].
+// Gather from [batch, rows.size, columns.size, groups * inputs] into positions of the target
+// [batch, target_rows, target_columns, groups * outputs].
 struct Gather {
   Index batch;
   Line rows;
@@ -52,7 +52,7 @@ struct Gather {
   Index taps() const { return rows.taps * columns.taps; }
 };
 
-// The convolution itself.
+// The gather of a convolution's output.
 inline Gather forward(const Convolution& conv) {
   const auto line = [](const Axis& axis) {
     return Line{axis.output(), axis.size, -axis.low, axis.stride, axis.dilation, axis.kernel, 0, 1};
@@ -61,31 +61,33 @@ inline Gather forward(const Convolution& conv) {
           conv.inputs, conv.outputs,    conv.rows.output(), conv.columns.output()};
 }
 
-constexpr int kWidest = 2;                  // Vectors of a tile.
-constexpr Index kBlock = kWidest * kLanes;  // Channels of a tile.
+constexpr int kWidest = 2;                  // Maximum number of vectors of a tile.
+constexpr Index kBlock = kWidest * kLanes;  // Maximum number of channels of a tile.
 constexpr int kMostPixels = (kRegisters - kWidest - 1) / kWidest;
-constexpr Index kBandBytes = 192 * 1024;  // Of the images, to stay in a core's cache.
-constexpr Index kPageBytes = 4096;        // Lines so far apart share a set of the cache.
+constexpr Index kBandBytes = 192 * 1024;  // Inputs of a band, to stay in a core's cache.
+constexpr Index kPageBytes = 4096;        // Lines at this distance share a set of the cache.
 constexpr Index kCacheLine = 64;
-constexpr Index kLeastTasks = 8;          // Enough for threads to even out.
+constexpr Index kLeastTasks = 8;          // Minimum number of tasks, to balance the threads.
 
-// Where the weights of a block of outputs begin, behind those of the blocks before it.
+// Outputs are divided into blocks of `kBlock` channels, and the last block is rounded up to whole
+// vectors. The weights of the blocks follow each other in memory.
 inline Index blocks_of(Index outputs) { return ceil_div(outputs, kBlock); }
 inline Index vectors_of(Index outputs, Index block) {
   return std::min<Index>(kWidest, ceil_div(outputs - block * kBlock, kLanes));
 }
 inline Index packed_outputs(Index outputs) { return ceil_div(outputs, kLanes) * kLanes; }
 
-// Pixels `pixel` elements apart, of each of which `runs` runs of `length` values at `offsets` meet
-// the weights [runs, length / depth, V vectors, depth]; of the sums, `lanes` are stored. Each step
-// asks for memory that is needed later, `ahead` and so on in steps of `ahead_step`.
+// Computes `P` pixels by `V` vectors of output channels. The pixels are `pixel` elements apart.
+// Each of them reads `runs` runs of `length` neighbouring values, at `offsets`. The weights are
+// [runs, length / depth, V vectors, depth]. The first `lanes` sums of each pixel are stored. Each
+// step prefetches one address: `ahead`, then every `ahead_step` elements.
 template <typename Number, int P, int V>
 void tile(const typename Number::Element* x, Index pixel, const Index* offsets, Index runs,
           Index length, const typename Number::Element* weights, typename Number::Element* y,
           Index target_pixel, Index lanes, const typename Number::Element* ahead,
           Index ahead_step) {
   using Element = typename Number::Element;
-  constexpr int kBases = (P + 2) / 3;  // Three pixels from each: more pointers find no registers.
+  constexpr int kBases = (P + 2) / 3;  // Three pixels per pointer, to save registers.
   constexpr Index kDepth = Number::kDepth;
   Vector sums[P][V] = {};
   for (Index run = 0; run < runs; ++run) {
@@ -134,7 +136,7 @@ void with_tile(Index size, Index vectors, const Body& body) {
   (vectors == 1 ? kNarrow : kWide)[size - 1](body);
 }
 
-// Some rows and columns of the outputs of an image.
+// A rectangle of the outputs of an image.
 struct Band {
   Index image;
   Index row;
@@ -143,7 +145,8 @@ struct Band {
   Index columns;
 };
 
-// Where a band's inputs are: that of its first output through the first tap, and the distances.
+// Inputs of a band: the input of its first output through the first tap, and the distances between
+// rows and between pixels.
 template <typename Element>
 struct View {
   const Element* data;
@@ -151,7 +154,8 @@ struct View {
   Index pixel;
 };
 
-// The inputs of a band and of one group, copied with zeros around them, `pixel` elements apart.
+// Copies the inputs of a band and one group, with zeros for the padding. The copied pixels are
+// `pixel` elements apart.
 template <typename Element>
 View<Element> copy_band(const Gather& job, const Band& band, const Element* x, Index group,
                         Index pixel, Scratch& scratch) {
@@ -184,7 +188,7 @@ View<Element> copy_band(const Gather& job, const Band& band, const Element* x, I
   return {copy, width * pixel, pixel};
 }
 
-// A gather with all that is the same for each of its bands.
+// Runs a gather, band by band.
 template <typename Number>
 class Gatherer {
  public:
@@ -193,7 +197,7 @@ class Gatherer {
   Gatherer(const Gather& job, const Element* x, const Element* weights, Element* y)
       : job_(job), x_(x), weights_(weights), y_(y) {
     const Index channels = job.groups * job.inputs;
-    // Pixels a multiple of a page apart would push each other out of the cache.
+    // Pixels at a multiple of a page would evict each other from the cache.
     const bool collides = job.columns.stride * channels % kPage == 0;
     copies_ = collides || !job.rows.is_within() || !job.columns.is_within();
     pixel_ = copies_ ? job.inputs + (job.columns.stride * job.inputs % kPage == 0) * kBlock
@@ -271,7 +275,7 @@ class Gatherer {
     for (Index block = first_block; block < last_block; ++block) {
       const Index vectors = vectors_of(job_.outputs, block);
       const Index lanes = std::min(job_.outputs - block * kBlock, vectors * kLanes);
-      // What was copied, and what a block before has met, is in the cache.
+      // Prefetching is useless for copied inputs and for inputs that an earlier block has read.
       const bool fetches = !copies_ && block == first_block;
       for (Index r = 0; r < band.rows; ++r) {
         const Index row = job_.rows.target_start + job_.rows.target_stride * (band.row + r);
@@ -302,12 +306,12 @@ class Gatherer {
   bool one_run_;
 };
 
-// Computes `job`, whose weights are [group][block of outputs][row taps, column taps, inputs, lanes],
-// with as many inputs beside each other as a step takes.
+// Computes `job`. Its weights are [group][block of outputs][row taps, column taps, inputs, lanes];
+// the inputs that one step reads together, `kDepth` of them, are interleaved in the lanes.
 template <typename Number>
 void gather(xla::ffi::ThreadPool& pool, Gather job, const typename Number::Element* x,
             const typename Number::Element* weights, typename Number::Element* y) {
-  if (job.rows.is_identity() && job.columns.is_identity()) {  // All pixels are one row.
+  if (job.rows.is_identity() && job.columns.is_identity()) {  // Treats all pixels as one row.
     const Index pixels = job.batch * job.rows.outputs * job.columns.outputs;
     job.batch = job.rows.outputs = job.rows.size = job.target_rows = 1;
     job.columns.outputs = job.columns.size = job.target_columns = pixels;

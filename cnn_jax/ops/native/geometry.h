@@ -1,4 +1,4 @@
-// The static side of a convolution, as `cnn_jax.ops.window` has it.
+// Geometry of a convolution; see `cnn_jax/ops/window.py`.
 
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace cnn_jax {
 
-// One spatial axis: output `o` meets, through tap `k`, input `stride o + dilation k - low`. What
-// lies before the first input or after the last is zero.
+// One spatial axis: output `o` reads input `stride o + dilation k - low` through tap `k`. Inputs
+// before the first one and after the last one are zeros.
 struct Axis {
   Index size;
   Index kernel;
@@ -23,15 +23,16 @@ struct Axis {
   }
 };
 
-// The input of output 0 through tap `tap`; may be outside of the image.
+// The input that output 0 reads through tap `tap`. It may lie outside of the image.
 inline Index first_input(const Axis& axis, Index tap) { return axis.dilation * tap - axis.low; }
 
-// The outputs [begin, end) whose input through one tap lies in the image.
+// Half-open range [begin, end).
 struct Range {
   Index begin;
   Index end;
 };
 
+// The outputs whose input through tap `tap` lies in the image.
 inline Range outputs_within(const Axis& axis, Index tap) {
   const Index first = first_input(axis, tap);
   const Index begin = first < 0 ? ceil_div(-first, axis.stride) : 0;

@@ -1,4 +1,4 @@
-"""How kernels are told what a window is."""
+"""Encoding of the geometry of an axis for the native kernels."""
 
 import numpy as np
 
@@ -6,6 +6,6 @@ from cnn_jax.ops.window import Axis
 
 
 def numbers(axis: Axis) -> np.ndarray:
-    """As `axis_of` in `bindings.cc` reads them."""
+    """Returns the fields of `axis` in the order in which `axis_of` in `bindings.cc` reads them."""
     fields = axis.size, axis.kernel, axis.stride, axis.dilation, axis.low, axis.high
     return np.array(fields, np.int64)

@@ -1,8 +1,9 @@
-// The gradient of a dense convolution's kernel: sums over pixels that stay in registers.
+// Kernel gradient of a dense convolution: sums over pixels, in tiles that stay in registers.
 //
-// A tile is some inputs of one tap by two vectors of outputs, and a step adds one pixel's product.
-// A block of outputs has its sums for all taps in a panel in the cache, to which one slab of the
-// images after the other adds; of a slab, what a tile reads is laid out line after line.
+// A tile consists of some input channels of one tap and two vectors of output channels. Each step
+// adds the product of one pixel. The sums of a block of outputs for all taps are a panel, which
+// stays in the cache. The images are divided into slabs, whose products are added to the panel one
+// after the other. The data that a tile reads from a slab is packed into consecutive lines.
 
 #pragma once
 
@@ -10,14 +11,14 @@
 
 namespace cnn_jax {
 
-constexpr Index kPanelFloats = 512 * 1024;  // Of the sums that a task works on.
-constexpr Index kSlabPixels = 196;          // Fewer spend their time on loading and storing sums.
-constexpr Index kFewInputs = 8;             // Fewer share a tile with those of the taps beside.
-constexpr Index kMostTaps = 16;             // Side by side, that may share a tile.
-constexpr Index kTileLine = 16;             // From one pixel's inputs in a tile to the next's.
+constexpr Index kPanelFloats = 512 * 1024;  // Maximum number of sums of one task.
+constexpr Index kSlabPixels = 196;          // With fewer, loading and storing sums dominates.
+constexpr Index kFewInputs = 8;             // Fewer inputs share a tile with neighbouring taps.
+constexpr Index kMostTaps = 16;             // Maximum number of taps that share a tile.
+constexpr Index kTileLine = 16;             // Distance between the pixels of a packed tile.
 static_assert(kMostPixels <= kTileLine);
 
-// A box of pixels in memory: distances between images, rows and pixels.
+// A box of pixels in memory, with the distances between images, rows and pixels.
 template <typename Number>
 struct Box {
   const typename Number::Tuple* data;
@@ -26,8 +27,8 @@ struct Box {
   Index pixel;
 };
 
-// Adds the products of `P` inputs and `V` vectors of outputs to `sums` [P, V vectors]. Each step asks
-// for memory that is needed later, `ahead` and so on in steps of `ahead_step`.
+// Adds the products of `P` inputs and `V` vectors of outputs to `sums` [P, V vectors]. Each step
+// prefetches one address: `ahead`, then every `ahead_step` bytes.
 template <typename Number, int P, int V>
 void add_products(const Box<Number>& x, const Box<Number>& dy, Index images, Index rows,
                   Index columns, float* sums, const char* ahead, Index ahead_step) {
@@ -62,7 +63,7 @@ void add_products(const Box<Number>& x, const Box<Number>& dy, Index images, Ind
   }
 }
 
-// Some rows of some tuples of images of the outputs.
+// Some rows of the outputs of some images. Images are counted in tuples of `kDepth` images.
 struct Slab {
   Index image;
   Index images;
@@ -70,7 +71,7 @@ struct Slab {
   Index rows;
 };
 
-// Memory that will be needed, to be asked for line by line in between.
+// Memory that will be needed soon, prefetched line by line.
 class Ahead {
  public:
   void add(const void* begin, Index bytes) {
@@ -143,7 +144,7 @@ class KernelGradient {
   }
 
  private:
-  // The sums of some blocks of outputs over some slabs; `panel` is that of the group.
+  // Sums some blocks of outputs over some slabs. `panel` is the panel of the group.
   void sum(Index group, Index first_block, Index last_block, Index first_slab, Index last_slab,
            float* panel) const {
     const Index begin = first_block * kBlock;
@@ -169,7 +170,8 @@ class KernelGradient {
             part_start(height_, down_, index % down_ + 1) - row};
   }
 
-  // What the outputs of a slab and their inputs are in; of groups or with strides most is not used.
+  // Adds the memory of a slab's inputs and outputs to `ahead`. Groups and strided convolutions are
+  // not prefetched, because they would not use most of this memory.
   void fetch_later(const Slab& slab, Ahead& ahead) const {
     if (conv_.groups > 1 || conv_.rows.stride > 1 || conv_.columns.stride > 1) return;
     const Index line = conv_.columns.size * conv_.inputs, output_line = width_ * conv_.outputs;
@@ -182,12 +184,12 @@ class KernelGradient {
     }
   }
 
-  // The rows of a slab's inputs that lie in the image, as they are or packed.
+  // Rows of a slab's inputs that lie in the image, in place or packed.
   struct Inputs {
     Box<Number> box;
-    Index tile;         // From one tile of channels to the next; 0 where they lie side by side.
+    Index tile;         // Distance between tiles of channels; 0 if the inputs are not packed.
     Index first_row;
-    Index row_step;     // From one row to the next, in rows of the image.
+    Index row_step;     // Rows of the image from one row to the next.
     Index first_column;
     Index column_step;
   };
@@ -200,10 +202,10 @@ class KernelGradient {
     return {{data, image, line, channels}, 0, 0, 1, 0, 1};
   }
 
-  // With one row of taps, rows that no output meets are left out.
+  // With one row of taps, rows that no output reads are skipped.
   Index row_step() const { return conv_.rows.kernel == 1 ? conv_.rows.stride : 1; }
 
-  // [tile, image, row, column, line].
+  // Packs inputs to [tile, image, row, column, line].
   Inputs pack_inputs(const Slab& slab, Index group) const {
     static thread_local Scratch scratch;
     const Axis& rows = conv_.rows;
@@ -226,7 +228,7 @@ class KernelGradient {
             column_step()};
   }
 
-  // Likewise with one column of taps.
+  // With one column of taps, columns that no output reads are skipped.
   Index column_step() const { return columns_.kernel == 1 ? columns_.stride : 1; }
   Index first_column() const {
     Index first = columns_.kernel == 1 ? -columns_.low : 0;
@@ -262,7 +264,8 @@ class KernelGradient {
     }
   }
 
-  // What one output meets of a row, the taps' inputs side by side, with zeros outside of the image.
+  // Packs the inputs that output `q` reads from a row: the inputs of all taps, one after the other,
+  // with zeros outside of the image.
   void pack_joined(const Element* row, Index second, bool is_last, Index q, Index tile_size,
                    Tuple* packed) const {
     const Axis& axis = conv_.columns;
@@ -294,7 +297,7 @@ class KernelGradient {
     }
   }
 
-  // One block of the outputs' gradients, vector by vector.
+  // Packs one block of the output gradients as whole vectors.
   Box<Number> pack_gradients(const Slab& slab, Index group, Index block, Index vectors) const {
     static thread_local Scratch scratch;
     const Index lanes = std::min(conv_.outputs - block * kBlock, vectors * kLanes);
@@ -315,7 +318,7 @@ class KernelGradient {
     return {packed, pixels * size, width_ * size, size};
   }
 
-  // Tap by tap, over the pixels whose input lies in the image.
+  // Adds the products of a slab for each tap, over the outputs whose input lies in the image.
   void add_taps(const Slab& slab, const Inputs& inputs, const Box<Number>& gradients,
                 Index vectors, float* sums, Ahead& ahead) const {
     const Axis& rows = conv_.rows;
@@ -356,7 +359,7 @@ class KernelGradient {
     }
   }
 
-  // Adds up what the parts have of a block, in their order, where it belongs in `dkernel`.
+  // Adds the sums of all parts of a block, in a fixed order, and stores them in `dkernel`.
   void unpack(Index group, Index block, const float* panels, Index part_size,
               Element* dkernel) const {
     const Index size = vectors_of(conv_.outputs, block) * kLanes;
@@ -377,23 +380,23 @@ class KernelGradient {
   const Convolution& conv_;
   const Element* x_;
   const Element* dy_;
-  bool joins_taps_;  // Of a row, as if their inputs were of one tap.
-  Axis columns_;     // As it is then.
-  Index inputs_;     // Likewise.
-  Index tuples_;     // Of images.
-  Index tiles_;      // Of inputs.
-  Index blocks_;     // Of outputs.
+  bool joins_taps_;  // Treats the taps of a row as one tap with the inputs of all of them.
+  Axis columns_;     // Columns after joining the taps.
+  Index inputs_;     // Inputs of a tap after joining the taps.
+  Index tuples_;     // Tuples of images.
+  Index tiles_;      // Tiles of inputs.
+  Index blocks_;     // Blocks of outputs.
   Index depth_;      // Sums for each output.
-  bool packs_;       // Inputs, which are too far apart, or of several images or taps.
+  bool packs_;       // Packs inputs that are too far apart, or of several images or taps.
   Index height_;
   Index width_;
-  Index set_;        // Blocks that a task works on.
+  Index set_;        // Blocks of one task.
   Index sets_;
-  Index images_;     // Tuples of a slab.
-  Index rows_;       // Of a slab.
+  Index images_;     // Tuples of images of a slab.
+  Index rows_;       // Rows of a slab.
   Index down_;       // Slabs of an image.
   Index slabs_;
-  Index parts_;      // Into which the slabs fall, each with sums of its own.
+  Index parts_;      // Parts of the slabs; each part has its own sums.
 };
 
 template <typename Number>

@@ -1,4 +1,4 @@
-"""The native kernels' library: compiled once for a machine, kept in the user's cache, loaded."""
+"""Shared library of the native kernels: compiled once per machine, cached and loaded."""
 
 import ctypes
 import functools
@@ -18,13 +18,13 @@ from absl import logging
 
 from cnn_jax.runtime import compilation_cache
 
-# Set to 0, nothing is compiled, and `cnn_jax.ops` uses XLA's operations alone.
+# Environment variable. If it is 0, no kernels are compiled and `cnn_jax.ops` uses XLA operations.
 SWITCH = "CNN_JAX_NATIVE"
 _SOURCES = Path(__file__).parent
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
-# What the handlers' names say of their operands; `bindings.cc` has those in bfloat16 where the
-# processor multiplies that.
+# Suffix of a handler's name for each dtype. `bindings.cc` defines most handlers for bfloat16 only
+# if the processor has bfloat16 instructions.
 _SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
 _HANDLERS = tuple(
     name + suffix
@@ -43,37 +43,49 @@ _lock = threading.Lock()
 
 
 def has(name: str, *operands: jax.Array) -> bool:
-    """Whether that kernel takes operands of their type; the first call may compile all kernels."""
+    """Returns True if kernel `name` supports the dtypes of the operands.
+
+    The first call may compile all kernels.
+    """
     dtype = operands[0].dtype
     is_one_type = all(operand.dtype == dtype for operand in operands)
     return is_one_type and dtype in _SUFFIXES and name + _SUFFIXES[dtype] in _load()
 
 
 def call(name: str, dtype: jnp.dtype, result: jax.ShapeDtypeStruct) -> Callable[..., jax.Array]:
-    """The kernel for operands of that type, as a function of arrays and static attributes.
+    """Returns kernel `name` for operands of `dtype`, as a function of arrays and attributes.
+
+    Args:
+      name: name of the kernel without the suffix for its dtype.
+      dtype: dtype of the images.
+      result: shape and dtype of the result.
 
     Raises:
-      KeyError: there is none.
+      KeyError: there is no such kernel for this dtype.
     """
     return jax.ffi.ffi_call(_load()[name + _SUFFIXES[dtype]], result)
 
 
 def _load() -> Mapping[str, str]:
-    """XLA's name of each handler, which compiled programs in a cache refer to; none without any."""
+    """Returns the name under which each handler is registered with XLA.
+
+    The names contain the library's version, because cached compiled programs refer to them. The
+    mapping is empty if no kernels are available.
+    """
     with _lock:
         return _load_once()
 
 
 @functools.cache
 def _load_once() -> Mapping[str, str]:
-    """Register the kernels, if they can be had."""
+    """Compiles, loads and registers the kernels; logs a warning if that fails."""
     if os.environ.get(SWITCH) == "0":
         return {}
     try:
         path, version = _build()
         library = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
-        logging.warning("no native kernels, convolutions will be slower: %s", error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown.
+        logging.warning("no native kernels, so convolutions are slower: %s", error)
         return {}
     targets = {}
     for handler in _HANDLERS:
@@ -85,10 +97,10 @@ def _load_once() -> Mapping[str, str]:
 
 
 def _build() -> tuple[Path, str]:
-    """The library's file, and a version that changes with whatever it is made from."""
+    """Returns the path of the compiled library and its version (a hash)."""
     compiler = _compiler()
     version = _version(compiler)
-    directory = compilation_cache.user_cache() / "native"
+    directory = compilation_cache.user_cache_directory() / "native"
     library = directory / f"{version}.so"
     if not library.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -101,11 +113,13 @@ def _compiler() -> str:
     for name in names:
         if found := shutil.which(name):
             return found
-    raise FileNotFoundError(f"no C++ compiler, looked for {', '.join(names)}")
+    raise FileNotFoundError(
+        f"no C++ compiler found, looked for {', '.join(names)}; install one, or set CXX to its path"
+    )
 
 
 def _version(compiler: str) -> str:
-    """Of the sources, the flags, the compiler, the processor's instructions and XLA's headers."""
+    """Returns a hash of the sources, the flags, the compiler, its target CPU and JAX's version."""
     macros = _run([compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     digest = hashlib.sha256(f"{_FLAGS}{macros}{jax.__version__}".encode())
     for source in _sources(".h", ".cc"):
@@ -118,7 +132,10 @@ def _sources(*suffixes: str) -> list[Path]:
 
 
 def _compile(compiler: str, library: Path) -> None:
-    """Put the library in its place whole, whoever else is doing the same."""
+    """Compiles the library next to its final path and moves it there.
+
+    The move is atomic, so that several processes may do this at the same time.
+    """
     logging.info("compiling native kernels for this machine, once: %s", library)
     with tempfile.TemporaryDirectory(dir=library.parent) as directory:
 

@@ -1,4 +1,4 @@
-// The largest value of each window, and its gradient, which goes to the first pixel that has it.
+// Maximum of each window, and its gradient, which goes to the first pixel with the maximum.
 
 #pragma once
 
@@ -11,9 +11,9 @@
 
 namespace cnn_jax {
 
-constexpr Index kPoolFloats = 1 << 16;  // Of a task, to stay in a core's cache.
+constexpr Index kPoolFloats = 1 << 16;  // Values of a task, to stay in a core's cache.
 
-// Windows on images [batch, rows.size, columns.size, channels]; what lies outside never counts.
+// Pooling of images [batch, rows.size, columns.size, channels]. Padding is ignored.
 struct Pooling {
   Index batch;
   Axis rows;
@@ -24,32 +24,32 @@ struct Pooling {
   Index outputs() const { return rows.output() * columns.output() * channels; }
 };
 
-// The taps [begin, end) through which output `place` meets the image.
+// The taps [begin, end) through which output `place` reads the image.
 inline Range taps_within(const Axis& axis, Index place) {
   const Index first = axis.stride * place - axis.low;
   const Index begin = std::clamp<Index>(-first, 0, axis.kernel);
   return {begin, std::clamp<Index>(axis.size - first, begin, axis.kernel)};
 }
 
-// The outputs [begin, end) that meet any of the inputs `places`.
+// The outputs [begin, end) that read any of the inputs `places`.
 inline Range outputs_meeting(const Axis& axis, Range places) {
   const Index first = places.begin + axis.low - axis.kernel + 1;
   const Index begin = first > 0 ? ceil_div(first, axis.stride) : 0;
   return {begin, std::min(axis.output(), (places.end - 1 + axis.low) / axis.stride + 1)};
 }
 
-using Lanes = decltype(Vector() > Vector());  // In each lane of what is so all bits are set.
+using Lanes = decltype(Vector() > Vector());  // A true lane has all bits set.
 
-// What is no number exceeds all others, so that it is not lost.
+// Returns true in lanes where `value` is greater or NaN, so that the maximum propagates NaN.
 inline Lanes exceeds(Vector value, Vector largest) { return (value > largest) | (value != value); }
 
-// What an output meets of an image: its taps that lie in it, and the input of the first of all.
+// Window of one output: the taps that read the image, and the position of tap (0, 0) in the image.
 struct Window {
   Range down;
   Range across;
   Index top;
   Index left;
-  Index columns;  // Of the kernel.
+  Index columns;  // Columns of the window.
 };
 
 inline Window window_of(const Pooling& pool, Index row, Index column) {
@@ -58,7 +58,7 @@ inline Window window_of(const Pooling& pool, Index row, Index column) {
           pool.columns.kernel};
 }
 
-// Calls `body` with each tap and where its input is in the image, row by row.
+// Calls `body` with each tap of the window in the image, and the row and column of its input.
 template <typename Body>
 [[gnu::always_inline]] inline void for_taps(const Window& window, const Body& body) {
   for (Index i = window.down.begin; i < window.down.end; ++i) {
@@ -91,8 +91,8 @@ void max_pool(xla::ffi::ThreadPool& threads, const Pooling& pool,
   });
 }
 
-// Adds the gradients of a row of outputs to `sums` [rows, columns, pitch], those of the image's
-// rows `band`.
+// Adds the gradients of one row of outputs to `sums` [rows, columns, pitch], the sums of the image
+// rows in `band`.
 template <typename Element>
 void add_row_gradients(const Pooling& pool, const Element* x, const Element* dy, Index row,
                        Range band, Index pitch, float* sums) {
@@ -105,7 +105,8 @@ void add_row_gradients(const Pooling& pool, const Element* x, const Element* dy,
       for_taps(window, [&](int32_t tap, Index source, Index column) {
         const Vector value = read(x + (source * pool.columns.size + column) * channels + c,
                                   channels - c);
-        const Lanes wins = exceeds(value, largest) | (winner < 0);  // The first in any case.
+        // The first tap always replaces the initial value, even if it is -infinity.
+        const Lanes wins = exceeds(value, largest) | (winner < 0);
         largest = wins ? value : largest;
         winner = wins ? Lanes{} + tap : winner;
       });

@@ -1,4 +1,4 @@
-// What a kernel's numbers are, and how products of them are summed: in float32.
+// Element types of the kernels: `Single` for float32, `Brain` for bfloat16. Both sum in float32.
 
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace cnn_jax {
 
-// A step multiplies `kDepth` values that lie side by side, a `Tuple`, by one for each lane.
+// One step multiplies a `Tuple` of `kDepth` neighbouring values by `kDepth` weights for each lane,
+// and adds the products to the sum of the lane.
 struct Single {
   using Element = float;
   using Tuple = float;
@@ -53,7 +54,7 @@ struct Brain {
 };
 #endif
 
-// Values that a step takes together, as tuples; where there are no second ones, zeros.
+// Interleaves `first` and `second` to tuples. If `second` is null, its values are zeros.
 template <typename Number>
 void join(const typename Number::Element* first, const typename Number::Element* second,
           Index size, typename Number::Tuple* to) {
@@ -62,7 +63,7 @@ void join(const typename Number::Element* first, const typename Number::Element*
       to[i] = Number::join(first[i], second == nullptr ? 0 : second[i]);
     }
   };
-  // The usual sizes as constants become a few instructions each.
+  // With a constant size, the loop compiles to a few instructions.
   if (size == kLanes) {
     join_all(kLanes);
   } else if (size == 2 * kLanes) {
@@ -83,7 +84,7 @@ inline Vector widen(const uint16_t* from) {  // A bfloat16 is the upper half of 
   return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
 }
 
-// `count` numbers, at most a vector of them; in the lanes beyond, zeros.
+// Loads `count` numbers, at most one vector. The other lanes are zeros.
 template <typename Element>
 Vector read(const Element* from, Index count) {
   if (count >= kLanes) return widen(from);
@@ -92,6 +93,7 @@ Vector read(const Element* from, Index count) {
   return widen(all);
 }
 
+// Stores the first `count` lanes, at most one vector.
 template <typename Number>
 void write(typename Number::Element* to, Index count, Vector values) {
   if (count >= kLanes) return Number::put(to, values);

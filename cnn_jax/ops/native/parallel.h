@@ -1,4 +1,4 @@
-// Loops on XLA's own threads.
+// Parallel loops on XLA's thread pool, and scratch memory for each thread.
 
 #pragma once
 
@@ -13,11 +13,11 @@
 
 namespace cnn_jax {
 
-// Calls `task(i)` for every `i` below `count`, each once, and returns when all are done.
+// Calls `task(i)` once for each `i` below `count`, and returns when all calls are done.
 //
-// Which thread runs which task is left to chance, so that a task's result must not depend on it.
-// The caller works as well, and waits for no more than what has been begun: a pool whose threads
-// are all busy, perhaps with calls like this one, delays nothing for good.
+// The thread of each task is not determined, so the result of a task must not depend on it. The
+// calling thread runs tasks too, and waits only for tasks that have started. A pool whose threads
+// are all busy, perhaps with calls of this function, therefore causes no deadlock.
 template <typename Task>
 void parallel_for(xla::ffi::ThreadPool& pool, Index count, const Task& task) {
   struct Progress {
@@ -38,7 +38,7 @@ void parallel_for(xla::ffi::ThreadPool& pool, Index count, const Task& task) {
   for (Index done; (done = progress->done.load()) < count;) progress->done.wait(done);
 }
 
-// Memory of a thread that lasts from call to call, so that it is mapped once.
+// Scratch memory of one thread. It is kept between calls, so that its pages are mapped only once.
 class Scratch {
  public:
   Scratch() = default;
@@ -46,7 +46,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(data_); }
 
-  // Room for `size` elements, aligned to cache lines; what was there is lost.
+  // Returns memory for `size` elements, aligned to cache lines. Its earlier contents are lost.
   template <typename Element>
   Element* room(Index size) {
     const Index bytes = ceil_div(size * Index{sizeof(Element)}, 64) * 64;

@@ -1,4 +1,4 @@
-"""Max-pooling and its gradient by native kernels."""
+"""Calls of the native kernels for maximum pooling and its gradient."""
 
 import jax
 
@@ -6,20 +6,30 @@ from cnn_jax.ops.native import geometry, library
 from cnn_jax.ops.window import Axis
 
 
-def covers(*operands: jax.Array, rows: Axis, columns: Axis) -> bool:
-    """Whether there is a kernel for these operands; any window has one."""
+def supports(*operands: jax.Array, rows: Axis, columns: Axis) -> bool:
+    """Returns True if kernels support the dtypes of the operands. All windows are supported."""
     del rows, columns
     return library.has("MaxPool", *operands)
 
 
 def maximum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """The largest of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
+    """Returns the maximum of each window: `[B, H, W, C]` to `[B, H', W', C]`."""
     shape = (x.shape[0], rows.output, columns.output, x.shape[-1])
     return _call("MaxPool", shape, x, rows=rows, columns=columns)
 
 
 def scatter(dy: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    """`dy` `[B, H', W', C]` added where `x` `[B, H, W, C]` has each window's first maximum."""
+    """Adds the cotangent of each window at its first maximum.
+
+    Args:
+      dy: cotangent `[B, H', W', C]`.
+      x: images `[B, H, W, C]`.
+      rows: vertical axis.
+      columns: horizontal axis.
+
+    Returns:
+      `[B, H, W, C]`.
+    """
     return _call("MaxPoolGradient", x.shape, dy, x, rows=rows, columns=columns)
 
 

@@ -1,4 +1,4 @@
-// The outputs of small groups, and the gradients of their inputs.
+// Outputs and input gradients of convolutions with small groups.
 
 #include "small_groups.h"
 

@@ -1,4 +1,4 @@
-// Grouped convolutions whose groups are so small that a vector of channels has several of them.
+// Grouped convolutions with groups so small that a vector of channels holds several groups.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace cnn_jax {
 
-// Whether there are kernels for such groups; one channel each is a depthwise convolution.
+// Returns true if there are kernels for the group size. Size 1 is a depthwise convolution.
 inline bool small_groups_covers(const Convolution& conv) {
   const Index size = conv.inputs;
   return size == conv.outputs && (size == 1 || size == 4 || (size == 8 && kLanes >= 8));

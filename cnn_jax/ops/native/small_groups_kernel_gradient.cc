@@ -1,4 +1,4 @@
-// The gradients of small groups' kernels; a file of its own compiles beside the others.
+// Kernel gradients of convolutions with small groups. A separate file compiles in parallel.
 
 #include "channelwise_kernel_gradient.h"
 #include "small_groups.h"

@@ -1,4 +1,4 @@
-// Vectors of floats as wide as the machine's, through the compilers' own extension.
+// Float vectors of the machine's width, by the vector extension of GCC and Clang.
 
 #pragma once
 
@@ -36,7 +36,7 @@ constexpr Index ceil_div(Index dividend, Index divisor) {
   return (dividend + divisor - 1) / divisor;
 }
 
-// Where part `part` starts of `length` in parts of nearly equal size.
+// Start of part number `part` if `length` is divided into `parts` parts of nearly equal size.
 constexpr Index part_start(Index length, Index parts, Index part) { return length * part / parts; }
 
 template <int number>

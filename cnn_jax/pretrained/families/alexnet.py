@@ -1,4 +1,8 @@
-"""AlexNet as torchvision calls it: layers by their places, poolings and activations counted."""
+"""Rename table of AlexNet, for torchvision.
+
+Torchvision names layers by their position in a Sequential, which also counts poolings,
+activations and dropout.
+"""
 
 from cnn_jax.pretrained.families.names import Names
 

@@ -1,4 +1,4 @@
-"""ConvNeXt in timm."""
+"""Rename table of ConvNeXt, for timm."""
 
 from cnn_jax.models import convnext
 from cnn_jax.pretrained.families.names import Names

@@ -1,4 +1,4 @@
-"""CSPNet in timm."""
+"""Rename table of CSPNet, for timm."""
 
 from cnn_jax.models import cspnet
 from cnn_jax.pretrained.families.names import Names

@@ -1,4 +1,4 @@
-"""DenseNet in torchvision."""
+"""Rename table of DenseNet, for torchvision."""
 
 from cnn_jax.models import densenet
 from cnn_jax.pretrained.families.names import Names

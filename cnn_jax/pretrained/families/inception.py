@@ -1,4 +1,4 @@
-"""Inception v3 in torchvision."""
+"""Rename table of Inception v3, for torchvision."""
 
 from cnn_jax.pretrained.families.names import Names
 

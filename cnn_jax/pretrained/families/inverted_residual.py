@@ -1,8 +1,16 @@
-"""What networks of inverted residual blocks are called in timm."""
+"""Rename rules for networks of inverted residual blocks, for timm."""
 
 
 def rules(unexpanded: tuple[int, ...] = (1,)) -> tuple[tuple[str, str], ...]:
-    """The rename table where the stages of these numbers expand nothing: a layer less to count."""
+    """Returns the rename rules of a network of inverted residual blocks.
+
+    Args:
+      unexpanded: numbers of the stages whose blocks have no expansion convolution. Timm numbers the
+        remaining layers of such a block from 1, so that their names differ.
+
+    Returns:
+      Pairs of a regular expression and its replacement, for `Names.rules`.
+    """
     return (
         *(
             rule

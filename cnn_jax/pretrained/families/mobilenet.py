@@ -1,4 +1,4 @@
-"""MobileNets in timm."""
+"""Rename tables of MobileNet v1, v2 and v3, for timm."""
 
 from cnn_jax.models import mobilenet
 from cnn_jax.pretrained.families import inverted_residual
@@ -7,7 +7,7 @@ from cnn_jax.pretrained.families.names import Names
 _RULES = {
     "mobilenetv1": inverted_residual.rules(unexpanded=(1, 2, 3, 4, 5)),
     "mobilenetv2": inverted_residual.rules(),
-    # The last stage is a convolution, and the head is one without normalisation.
+    # The last stage is a convolution with normalisation; the head is a convolution without one.
     "mobilenetv3": (
         *inverted_residual.rules(),
         (r"^(blocks\.\d\.0)\.bn$", r"\1.bn1"),

@@ -1,4 +1,4 @@
-"""How a family's modules are called in the state dicts of torch, timm and torchvision."""
+"""Type of a rename table: our module paths to names in a torch, timm or torchvision state dict."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,22 +6,26 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-# What our leaves are called there; other leaves keep their names.
+# Names of our leaves in torch. Other leaves have the same name.
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """The rename table of a family.
+    """Rename table of a network.
+
+    "The reference" is the implementation whose names the state dict has.
 
     Attributes:
-      rules: pairs of a regular expression and its replacement, applied one after the other to our
-        path of a module, such as `mixed5b.branch1x1.conv`. Without any, the names are the same.
-      flattened: for each dense layer that follows a flattened image, by our path, the channels of
-        that image: torch flattens `[C, H, W]`, we flatten `[H, W, C]`.
-      convolved: for each dense layer that is a convolution there, by our path, its kernel's size.
-      entries: further rules, applied to the name of the variable that comes of all that.
-      options: fields of the network that differ from the variant's where weights have these names.
+      rules: pairs of a regular expression and its replacement. They are applied in order to our
+        path of a module, joined by dots, such as `mixed5b.branch1x1.conv`. Without rules the
+        names are the same.
+      flattened: the dense layers whose input is a flattened image, by our path, with the number of
+        channels of that image. Torch flattens `[C, H, W]`, Flax `[H, W, C]`.
+      convolved: the dense layers that are convolutions in the reference, by our path, with the
+        height and width of the kernel.
+      entries: rules that are applied afterwards to the whole key, including the leaf.
+      options: fields that a network needs for weights with these names.
     """
 
     rules: tuple[tuple[str, str], ...] = ()
@@ -31,17 +35,25 @@ class Names:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def torch(self, path: tuple[str, ...]) -> str:
-        """The state dict's name of the variable at our path, the collection left out."""
+        """Returns the key of a variable in the state dict, such as 'layer1.0.conv2.weight'.
+
+        Args:
+          path: the names on our path to the variable, outermost first, without the collection.
+        """
         *modules, leaf = path
         name = self.module(modules)
-        return _renamed(f"{name}.{_LEAVES.get(leaf, leaf)}" if name else leaf, self.entries)
+        return _apply(self.entries, f"{name}.{_LEAVES.get(leaf, leaf)}" if name else leaf)
 
     def module(self, modules: Iterable[str]) -> str:
-        """The reference's name of the module at our path."""
-        return _renamed(".".join(modules), self.rules)
+        """Returns the name of a module in the library of the weights, such as 'layer1.0.conv2'.
+
+        Args:
+          modules: the names on our path to the module, outermost first.
+        """
+        return _apply(self.rules, ".".join(modules))
 
 
-def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+def _apply(rules: tuple[tuple[str, str], ...], name: str) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""ResNets in torchvision and timm."""
+"""Rename tables of ResNet, ResNeXt and Wide ResNet, for torchvision and timm."""
 
 from cnn_jax.pretrained.families.names import Names
 
@@ -9,8 +9,9 @@ _BLOCKS = (
     (r"\bse\.reduce$", "se.fc1"),
     (r"\bse\.expand$", "se.fc2"),
 )
-# The pooling and the three layers of each 3x3 convolution in the stem count.
-_D = (
+# ResNet-D in timm: the shortcut is a Sequential whose element 0 is the pooling. The stem is a
+# Sequential of convolutions, normalisations and activations.
+_RESNET_D = (
     (r"downsample_conv$", "downsample.1"),
     (r"downsample_bn$", "downsample.2"),
     (r"^stem_conv1$", "conv1.0"),
@@ -28,5 +29,5 @@ NAMES = {
             *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
         )
     },
-    "resnet50d": Names((*_D, *_BLOCKS)),
+    "resnet50d": Names((*_RESNET_D, *_BLOCKS)),
 }

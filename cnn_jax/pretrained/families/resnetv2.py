@@ -1,4 +1,4 @@
-"""Pre-activation ResNets in timm."""
+"""Rename table of the pre-activation ResNets, for timm."""
 
 from cnn_jax.pretrained.families.names import Names
 

@@ -1,4 +1,7 @@
-"""ShuffleNet v2 in torchvision, where activations count in the branches."""
+"""Rename table of ShuffleNet v2, for torchvision.
+
+Torchvision's branches are Sequentials: the position of a layer also counts the activations.
+"""
 
 from cnn_jax.models import shufflenet
 from cnn_jax.pretrained.families.names import Names

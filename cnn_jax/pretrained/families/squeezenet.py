@@ -1,11 +1,18 @@
-"""SqueezeNet as torchvision calls it: layers by their places, poolings counted."""
+"""Rename tables of SqueezeNet, for torchvision.
+
+Torchvision names layers by their position in a Sequential, which also counts poolings,
+activations and dropout.
+"""
 
 from cnn_jax.pretrained.families.names import Names
 
 
-def _names(places: tuple[int, ...]) -> Names:
-    """With the places of fire2 to fire9."""
-    fires = ((rf"^fire{number}\b", f"features.{place}") for number, place in enumerate(places, 2))
+def _names(positions: tuple[int, ...]) -> Names:
+    """Returns the rename table, given the positions of fire2 to fire9 in `features`."""
+    fires = (
+        (rf"^fire{number}\b", f"features.{position}")
+        for number, position in enumerate(positions, 2)
+    )
     return Names(
         rules=(
             ("^conv1$", "features.0"),

@@ -1,4 +1,4 @@
-"""Swin Transformers in timm."""
+"""Rename table of the Swin Transformer, for timm."""
 
 from cnn_jax.models import swin
 from cnn_jax.pretrained.families.names import Names

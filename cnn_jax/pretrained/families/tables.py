@@ -1,4 +1,4 @@
-"""The rename tables by network: the reference's names first, then others that files go by."""
+"""Rename tables by network: the reference's names first, then the alternatives."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -47,7 +47,7 @@ _NAMES: Mapping[str, Names] = MappingProxyType(
     | vit.NAMES
     | swin.NAMES
 )
-_OTHERS: tuple[Mapping[str, Names], ...] = (
+_ALTERNATIVES: tuple[Mapping[str, Names], ...] = (
     efficientnet.LUKEMELAS_NAMES,
     torchvision.NAMES,
     torchvision.OLD_NAMES,
@@ -55,13 +55,13 @@ _OTHERS: tuple[Mapping[str, Names], ...] = (
 )
 
 
-def of(name: str) -> tuple[Names, ...]:
-    """The tables of network `name`, the reference's first.
+def for_network(name: str) -> tuple[Names, ...]:
+    """Returns the rename tables of network `name`, the reference's first.
 
     Raises:
-      ValueError: an unknown network, or one without a table.
+      ValueError: the network is unknown or has no rename table.
     """
     models.options(name)  # Raises for an unknown network.
     if name not in _NAMES:
         raise errors.unknown("network with published weights", name, sorted(_NAMES))
-    return (_NAMES[name], *(others[name] for others in _OTHERS if name in others))
+    return (_NAMES[name], *(others[name] for others in _ALTERNATIVES if name in others))

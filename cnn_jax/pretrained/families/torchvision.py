@@ -1,4 +1,8 @@
-"""Torchvision's names for networks that go by timm's here, and old names in its released files."""
+"""Rename tables for torchvision, as an alternative to those of the families.
+
+`NAMES` holds torchvision's names of networks whose main table is timm's. `OLD_NAMES` holds the
+names in files that torchvision released before it renamed the modules.
+"""
 
 from collections.abc import Iterator
 from types import MappingProxyType
@@ -19,9 +23,14 @@ _STEM = ("^stem", "features.0")
 
 
 def _children(block: str, *names: str) -> _Rules:
-    """The children of a block are counted."""
+    """Returns rules that give each child of a block its position in torchvision's Sequential.
+
+    Args:
+      block: a regular expression for the blocks.
+      *names: our names of the children, in order of position.
+    """
     return tuple(
-        (rf"^({block})\.{name}\b", rf"\1.block.{place}") for place, name in enumerate(names)
+        (rf"^({block})\.{name}\b", rf"\1.block.{position}") for position, name in enumerate(names)
     )
 
 
@@ -36,8 +45,12 @@ _EFFICIENTNET = (
 )
 
 
-def _counted(depths: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """Blocks are counted through all stages after the stem."""
+def _numbered(depths: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    """Yields rules that number the blocks of all stages from 1; the stem is number 0.
+
+    Args:
+      depths: the number of blocks in each stage.
+    """
     blocks = (f"stage{stage}_{i}" for stage, depth in enumerate(depths, 1) for i in range(depth))
     for number, block in enumerate(blocks, 1):
         yield rf"^{block}\b", f"features.{number}"
@@ -47,12 +60,13 @@ _MOBILENET_V2 = (
     *_children(r"stage1_\d+", "depthwise", "project"),
     *_children(r"stage[2-7]_\d+", "expand", "depthwise", "project"),
     (r"\.block\.", ".conv."),
-    # The last of a block is a convolution and its normalisation, not both in one.
+    # A block's last convolution and its normalisation have separate positions in torchvision. The
+    # other pairs share one, as elements of a Conv2dNormActivation.
     (r"^(stage1_\d+\.conv)\.1\.conv$", r"\1.1"),
     (r"^(stage1_\d+\.conv)\.1\.bn$", r"\1.2"),
     (r"^(stage\d_\d+\.conv)\.2\.conv$", r"\1.2"),
     (r"^(stage\d_\d+\.conv)\.2\.bn$", r"\1.3"),
-    *_counted((1, 2, 3, 4, 3, 3, 1)),
+    *_numbered((1, 2, 3, 4, 3, 3, 1)),
     _STEM,
     ("^head", "features.18"),
     *_LAYERS,
@@ -61,6 +75,7 @@ _MOBILENET_V2 = (
 
 
 def _mobilenet_v3(form: mobilenet.Form) -> Iterator[tuple[str, str]]:
+    """Yields the rules of a MobileNet v3, given its stages."""
     for number, stage in enumerate(form.stages, 1):
         for index, block in enumerate(stage):
             children = (
@@ -70,7 +85,7 @@ def _mobilenet_v3(form: mobilenet.Form) -> Iterator[tuple[str, str]]:
                 "project",
             )
             yield from _children(f"stage{number}_{index}", *children)
-    yield from _counted((*map(len, form.stages), 1))
+    yield from _numbered((*map(len, form.stages), 1))
     yield _STEM
     yield "^head$", "classifier.0"
     yield "^classifier$", "classifier.3"
@@ -116,15 +131,19 @@ _VIT_ENTRIES = (
     ("^pos_embed$", "encoder.pos_embedding"),
 )
 
-# Torchvision keeps TensorFlow's normalisation here.
-_TF = MappingProxyType({"epsilon": 1e-3})
+# Torchvision builds these networks with TensorFlow's epsilon of batch normalisation.
+_TF_EPSILON = MappingProxyType({"epsilon": 1e-3})
 
 NAMES = {
     **{f"efficientnet_b{number}": Names(_EFFICIENTNET) for number in range(5)},
-    **{f"efficientnet_b{number}": Names(_EFFICIENTNET, options=_TF) for number in (5, 6, 7)},
+    **{
+        f"efficientnet_b{number}": Names(_EFFICIENTNET, options=_TF_EPSILON) for number in (5, 6, 7)
+    },
     "mobilenetv2_100": Names(_MOBILENET_V2),
     **{
-        f"mobilenetv3_{form}_100": Names(tuple(_mobilenet_v3(mobilenet.FORMS[form])), options=_TF)
+        f"mobilenetv3_{form}_100": Names(
+            tuple(_mobilenet_v3(mobilenet.FORMS[form])), options=_TF_EPSILON
+        )
         for form in mobilenet.FORMS
     },
     **{
@@ -136,7 +155,6 @@ NAMES = {
         (*_VIT, (r"\.mlp\.fc1$", ".mlp.0"), (r"\.mlp\.fc2$", ".mlp.3")), entries=_VIT_ENTRIES
     ),
 }
-# What the same were called when the files were written.
 OLD_NAMES = {
     **{
         name: Names((*names.rules, (r"(denselayer\d+\.(?:norm|conv))([12])$", r"\1.\2")))

@@ -1,6 +1,7 @@
-"""VGG as torchvision calls it: layers by their places, poolings and activations counted.
+"""Rename tables of VGG, for torchvision and for timm.
 
-In timm the first two dense layers are convolutions, and the last is `head.fc`.
+Torchvision names layers by their position in a Sequential, which also counts poolings, activations
+and dropout. In timm the first two dense layers are convolutions, and the last is `head.fc`.
 """
 
 from collections.abc import Iterator
@@ -10,15 +11,20 @@ from cnn_jax.pretrained.families.names import Names
 
 
 def _features(depths: tuple[int, ...], batch_norm: bool) -> Iterator[tuple[str, str]]:
-    """A rule for each convolution and each normalisation."""
-    place = 0
+    """Yields a rule for each convolution and each normalisation of the five stages.
+
+    Args:
+      depths: the number of convolutions in each stage.
+      batch_norm: whether a batch normalisation follows each convolution.
+    """
+    position = 0
     for stage, depth in enumerate(depths, 1):
         for index in range(1, depth + 1):
-            yield f"^conv{stage}_{index}$", f"features.{place}"
+            yield f"^conv{stage}_{index}$", f"features.{position}"
             if batch_norm:
-                yield f"^bn{stage}_{index}$", f"features.{place + 1}"
-            place += 3 if batch_norm else 2  # with the activation
-        place += 1  # the pooling
+                yield f"^bn{stage}_{index}$", f"features.{position + 1}"
+            position += 3 if batch_norm else 2  # includes the activation
+        position += 1  # the pooling
 
 
 _CLASSIFIER = (("^fc6$", "classifier.0"), ("^fc7$", "classifier.3"), ("^fc8$", "classifier.6"))

@@ -1,4 +1,4 @@
-"""Vision Transformers in timm."""
+"""Rename table of the Vision Transformer, for timm."""
 
 from cnn_jax.models import vit
 from cnn_jax.pretrained.families.names import Names

@@ -1,11 +1,15 @@
-"""Parameters from files: safetensors, and what torch.save wrote, without torch and without trust.
+"""Reader of safetensors and torch.save files that needs no torch and runs no code from a file.
 
-Safetensors: the length of the header as 8 bytes, a JSON object that gives each name its type, shape
-and place, then the values. torch.save since torch 1.6: a zip archive with a pickle `data.pkl` and
-each storage as `data/KEY`. Before that: five pickles (magic number, version, system, the object,
-keys of the storages), then each storage's number of elements and its elements.
+File formats:
 
-Sizes in a file are compared with the bytes that are there before anything is read.
+- Safetensors: the length of the header in 8 bytes, a JSON object with the dtype, shape and offsets
+  of each tensor, then the values.
+- torch.save since torch 1.6: a zip archive with a pickle `data.pkl` and each storage as `data/KEY`.
+- torch.save before 1.6 ("legacy"): five pickles (magic number, version, system, the object, storage
+  keys), then the number of elements and the elements of each storage.
+
+Each declared size is compared with the file size before anything is read, so that a damaged file
+cannot exhaust the memory.
 """
 
 import io
@@ -27,12 +31,12 @@ from cnn_jax import errors
 from cnn_jax.pretrained.formats import unpickle
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
-_MAX_RANK = 64  # numpy's
+_MAX_RANK = 64  # NumPy's limit
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
-_NESTED = ("state_dict", "model")
+_STATE_DICT_KEYS = ("state_dict", "model")  # where checkpoints keep their state dict
 
 _DTYPES = MappingProxyType(
     {
@@ -54,17 +58,21 @@ _DTYPES = MappingProxyType(
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name, in its order and with its types.
+    """Reads a state dict from a safetensors or torch.save file.
 
-    The arrays are read-only and may share memory, as the tensors did. A 'module.' before all names
-    is dropped: torch's DataParallel puts it there.
+    The prefix 'module.' of torch's DataParallel is removed if all names have it.
 
     Args:
-      path: safetensors if it ends in '.safetensors', else of torch.save, in either of its formats:
-        a dictionary of tensors, or a checkpoint that has one as 'state_dict' or 'model'.
+      path: a safetensors file if it ends in '.safetensors', else a file of torch.save in its
+        current or legacy format. A file of torch.save must contain a dictionary of tensors, or a
+        checkpoint with such a dictionary under 'state_dict' or 'model'.
+
+    Returns:
+      Name to array, in the file's order and with its dtypes. The arrays are read-only. Arrays of
+      tensors that shared a storage share memory.
 
     Raises:
-      ValueError: the file cannot be read, is damaged, or holds something else.
+      ValueError: the file cannot be read, is damaged, or contains no state dict.
     """
     try:
         with path.open("rb") as file:
@@ -75,48 +83,53 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     except errors.UserError as error:
         raise errors.UserError(f"{path}: {error}") from error
     if not arrays:
-        raise errors.UserError(f"{path} holds no tensors")
+        raise errors.UserError(f"{path} contains no tensors")
     parallel = all(name.startswith("module.") for name in arrays)
     return {name.removeprefix("module.") if parallel else name: a for name, a in arrays.items()}
 
 
 def _read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
-    length = int.from_bytes(_take(file, 8), "little")
+    length = int.from_bytes(_read_exactly(file, 8), "little")
     if length > _MAX_HEADER:
         raise errors.UserError(
-            f"not safetensors: a header of {length} bytes, more than the limit of {_MAX_HEADER}"
+            f"not a safetensors file: a header of {length} bytes exceeds the limit of {_MAX_HEADER}"
         )
     try:
-        header = json.loads(_take(file, length), object_pairs_hook=_without_duplicates)
+        header = json.loads(_read_exactly(file, length), object_pairs_hook=_reject_duplicates)
     except errors.UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise errors.UserError(f"not safetensors: the header is not JSON: {error}") from error
+        raise errors.UserError(
+            f"not a safetensors file: the header is not JSON: {error}"
+        ) from error
     if not isinstance(header, dict):
-        raise errors.UserError("not safetensors: the header is not a JSON object")
+        raise errors.UserError("not a safetensors file: the header is not a JSON object")
     header.pop("__metadata__", None)
-    entries = {name: _entry(name, fields) for name, fields in header.items()}
-    _check_places((begin, end) for _, _, begin, end in entries.values())
+    entries = {name: _parse_entry(name, fields) for name, fields in header.items()}
+    _check_offsets((begin, end) for _, _, begin, end in entries.values())
     start = file.tell()
-    if start + max((end for *_, end in entries.values()), default=0) != _size(file):
-        raise errors.UserError(f"truncated or too long: {_size(file)} bytes, the header says other")
+    expected = start + max((end for *_, end in entries.values()), default=0)
+    if expected != _size(file):
+        raise errors.UserError(
+            f"truncated or too long: {_size(file)} bytes, but the header requires {expected}"
+        )
     arrays = {}
     for name, (dtype, shape, begin, end) in entries.items():
         file.seek(start + begin)
-        values = _values(_take(file, end - begin), dtype, "little")
-        arrays[name] = _view(values, dtype, shape)
+        values = _native_order(_read_exactly(file, end - begin), dtype, "little")
+        arrays[name] = _as_array(values, dtype, shape)
     return arrays
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        raise errors.UserError("damaged safetensors: the header has a name twice")
+        raise errors.UserError("damaged safetensors file: a name occurs twice in the header")
     return unique
 
 
-def _entry(name: str, fields: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Type, shape, first byte and last byte + 1 of a tensor in a safetensors header."""
+def _parse_entry(name: str, fields: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """Parses the header entry of a tensor: its dtype, shape, first byte and last byte + 1."""
     match fields:
         case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if (
             len(shape) <= _MAX_RANK
@@ -124,20 +137,24 @@ def _entry(name: str, fields: Any) -> tuple[np.dtype, tuple[int, ...], int, int]
             and 0 <= begin <= end
         ):
             if kind not in _DTYPES:
-                raise errors.unknown(f"type of {name!r}:", kind, _DTYPES)
+                raise errors.unknown(f"dtype of tensor {name!r}:", kind, _DTYPES)
             dtype = _DTYPES[kind]
         case _:
-            raise errors.UserError(f"damaged safetensors: the header's entry for {name!r}")
+            raise errors.UserError(f"damaged safetensors file: invalid header entry for {name!r}")
     if math.prod(shape) * dtype.itemsize != end - begin:
-        raise errors.UserError(f"{name!r} has shape {shape} of {kind}, but {end - begin} bytes")
+        raise errors.UserError(
+            f"damaged safetensors file: tensor {name!r} has shape {shape} and dtype {kind}, "
+            f"but {end - begin} bytes"
+        )
     return dtype, tuple(shape), begin, end
 
 
-def _check_places(places: Iterable[tuple[int, int]]) -> None:
-    ends = [(0, 0), *sorted(places)]
-    for (_, before), (begin, _) in itertools.pairwise(ends):
-        if begin != before:
-            raise errors.UserError(f"damaged safetensors: overlap or gap at byte {begin}")
+def _check_offsets(offsets: Iterable[tuple[int, int]]) -> None:
+    """Checks that the tensors follow each other without overlap or gap, from byte 0."""
+    ordered = [(0, 0), *sorted(offsets)]
+    for (_, end), (begin, _) in itertools.pairwise(ordered):
+        if begin != end:
+            raise errors.UserError(f"damaged safetensors file: overlap or gap at byte {begin}")
 
 
 def _read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:
@@ -147,81 +164,96 @@ def _read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:
         return _read_zip(file)
     if start.startswith(_PICKLE):
         return _read_legacy(file)
-    raise errors.UserError(f"not a file of torch.save: it begins with {start!r}")
+    raise errors.UserError(
+        f"neither a zip archive nor a pickle of torch.save: the file begins with {start!r}"
+    )
 
 
 def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
-            records = _records(archive, _size(file))
-            top, _ = unpickle.load(io.BytesIO(_record(archive, records, "data.pkl")))
+            records = _list_records(archive, _size(file))
+            root, _ = unpickle.load(io.BytesIO(_read_record(archive, records, "data.pkl")))
             order = "little"
             if "byteorder" in records:
-                order = _record(archive, records, "byteorder").decode("latin-1")
+                order = _read_record(archive, records, "byteorder").decode("latin-1")
             if order not in ("little", "big"):
-                raise errors.UserError(f"unknown order of bytes {order!r}; allowed: big, little")
-            tensors = _state_dict(top)
-            return _arrays(
-                tensors, order, lambda storage: _record(archive, records, f"data/{storage.key}")
+                raise errors.unknown("byte order", order, ("big", "little"))
+            return _as_arrays(
+                _find_state_dict(root),
+                order,
+                lambda storage: _read_record(archive, records, f"data/{storage.key}"),
             )
     except errors.UserError:
         raise
-    # What zipfile raises for archives that are damaged, encrypted or of a kind that it lacks.
+    # zipfile raises these for archives that are damaged, encrypted or of an unsupported kind.
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         raise errors.UserError(f"damaged zip archive: {error}") from error
 
 
-def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The archive's entries by their names below its one folder."""
+def _list_records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """Returns the entries of an archive of `size` bytes by their names below its top folder."""
     entries = archive.infolist()
-    # Entries that share bytes, or are compressed, could become more than any memory holds.
+    # Compressed entries, or entries that share bytes, could expand to exhaust the memory.
     if sum(entry.file_size for entry in entries) > size:
-        raise errors.UserError(f"damaged zip archive: its entries are more than its {size} bytes")
+        raise errors.UserError(f"damaged zip archive: its entries exceed its {size} bytes")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise errors.UserError(f"{entry.filename!r} is compressed, which torch.save never does")
+            raise errors.UserError(
+                f"zip entry {entry.filename!r} is compressed; torch.save does not compress entries"
+            )
     return {entry.filename.partition("/")[2]: entry for entry in entries}
 
 
-def _record(archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
+def _read_record(
+    archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo], name: str
+) -> bytes:
     if name not in records:
-        raise errors.UserError(f"the zip archive has no {name!r}")
+        raise errors.UserError(f"damaged zip archive: it has no entry {name!r}")
     return archive.read(records[name])
 
 
 def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
-    for what, expected in (("magic number", _MAGIC), ("version", _LEGACY_VERSION)):
+    for field, expected in (("magic number", _MAGIC), ("version", _LEGACY_VERSION)):
         if unpickle.load(file)[0] != expected:
-            raise errors.UserError(f"not a file of torch.save: its {what} is not {expected}")
-    unpickle.load(file)  # the system that wrote it; the values are little-endian on any
-    top, storages = unpickle.load(file)
+            raise errors.UserError(f"not a file of torch.save: the {field} is not {expected}")
+    unpickle.load(file)  # The system that wrote the file. Values are little-endian on all systems.
+    root, storages = unpickle.load(file)
     keys, _ = unpickle.load(file)
     listed = keys if isinstance(keys, list) and all(isinstance(k, str) for k in keys) else []
     if sorted(listed) != sorted(storages):
-        raise errors.UserError("damaged: the storages listed are not those of the tensors")
-    places = {}
+        raise errors.UserError("damaged: the list of storages differs from the tensors' storages")
+    positions = {}
     for key in listed:
-        count, expected = int.from_bytes(_take(file, 8), "little", signed=True), storages[key].size
+        count = int.from_bytes(_read_exactly(file, 8), "little", signed=True)
+        expected = storages[key].size
         if count != expected:
             raise errors.UserError(f"storage {key!r} has {count} elements instead of {expected}")
-        places[key] = file.tell()
-        _require(file, _length(storages[key]))
-        file.seek(_length(storages[key]), io.SEEK_CUR)
+        positions[key] = file.tell()
+        _check_remaining(file, _num_bytes(storages[key]))
+        file.seek(_num_bytes(storages[key]), io.SEEK_CUR)
     if file.tell() != _size(file):
         raise errors.UserError(f"too long: {_size(file)} bytes instead of {file.tell()}")
 
     def read(storage: unpickle.Storage) -> bytes:
-        file.seek(places[storage.key])
-        return _take(file, _length(storage))
+        file.seek(positions[storage.key])
+        return _read_exactly(file, _num_bytes(storage))
 
-    return _arrays(_state_dict(top), "little", read)
+    return _as_arrays(_find_state_dict(root), "little", read)
 
 
-def _state_dict(top: object) -> dict[str, unpickle.Tensor]:
-    """The dictionary of tensors that a file's object is or has; every key is text."""
-    if not isinstance(top, dict):
-        raise errors.UserError(f"holds a {type(top).__name__}, not a dictionary of tensors")
-    for candidate in (top, *(top.get(key) for key in _NESTED)):
+def _find_state_dict(root: object) -> dict[str, unpickle.Tensor]:
+    """Returns the state dict in the unpickled object of a file.
+
+    It is `root` itself if all its values are tensors, else the first such dictionary under one of
+    `_STATE_DICT_KEYS`.
+
+    Raises:
+      UserError: there is no such dictionary.
+    """
+    if not isinstance(root, dict):
+        raise errors.UserError(f"contains a {type(root).__name__}, not a dictionary of tensors")
+    for candidate in (root, *(root.get(key) for key in _STATE_DICT_KEYS)):
         if isinstance(candidate, dict) and candidate:
             tensors = {
                 name: value
@@ -230,78 +262,97 @@ def _state_dict(top: object) -> dict[str, unpickle.Tensor]:
             }
             if len(tensors) == len(candidate):
                 return tensors
-    keys = ", ".join(str(key) for key in itertools.islice(top, 10))
+    keys = ", ".join(str(key) for key in itertools.islice(root, 10))
     raise errors.UserError(
-        f"neither a dictionary of tensors nor one with such a {' or '.join(map(repr, _NESTED))}; "
-        f"it has {len(top)} keys: {keys[:500]}"
+        "contains no dictionary of tensors, neither directly nor under "
+        f"{' or '.join(map(repr, _STATE_DICT_KEYS))}; it has {len(root)} keys: {keys[:500]}"
     )
 
 
-def _arrays(
+def _as_arrays(
     tensors: Mapping[str, unpickle.Tensor],
     order: str,
     read: Callable[[unpickle.Storage], bytes],
 ) -> dict[str, np.ndarray]:
-    """Tensors as views of their storages, each of which is read once."""
+    """Converts tensors to arrays that are views of their storages.
+
+    Args:
+      tensors: name to tensor.
+      order: byte order of the storages, 'little' or 'big'.
+      read: reads the bytes of a storage; called once for each storage.
+    """
     buffers: dict[str, np.ndarray] = {}
     arrays = {}
     for name, tensor in tensors.items():
         key, dtype = tensor.storage.key, tensor.storage.dtype
         if key not in buffers:
             content = read(tensor.storage)
-            if len(content) != _length(tensor.storage):
+            if len(content) != _num_bytes(tensor.storage):
                 raise errors.UserError(
-                    f"storage {key!r} has {len(content)} bytes instead of {_length(tensor.storage)}"
+                    f"storage {key!r} has {len(content)} bytes "
+                    f"instead of {_num_bytes(tensor.storage)}"
                 )
-            buffers[key] = _values(content, dtype, order)
-        arrays[name] = _view(buffers[key], dtype, tensor.shape, tensor.offset, tensor.strides)
+            buffers[key] = _native_order(content, dtype, order)
+        arrays[name] = _as_array(buffers[key], dtype, tensor.shape, tensor.offset, tensor.strides)
     return arrays
 
 
-def _length(storage: unpickle.Storage) -> int:
+def _num_bytes(storage: unpickle.Storage) -> int:
     return storage.size * storage.dtype.itemsize
 
 
-def _values(content: bytes, dtype: np.dtype, order: str) -> np.ndarray:
-    """The elements in this machine's order of bytes, as a buffer for an array of `dtype`."""
+def _native_order(content: bytes, dtype: np.dtype, order: str) -> np.ndarray:
+    """Converts elements to this machine's byte order.
+
+    Returns:
+      A read-only buffer for an array of `dtype`: its elements as unsigned integers, or as bool.
+    """
     values = np.frombuffer(content, f"u{dtype.itemsize}")
     if order != sys.byteorder:
         values = values.byteswap()
-    # Another byte than 0 or 1 in an array of truth values is undefined behaviour in numpy.
+    # In a NumPy bool array, bytes other than 0 and 1 are undefined behaviour.
     values = values != 0 if dtype == np.bool_ else values
     values.flags.writeable = False
     return values
 
 
-def _view(
+def _as_array(
     values: np.ndarray,
     dtype: np.dtype,
     shape: tuple[int, ...],
     offset: int = 0,
     strides: tuple[int, ...] | None = None,
 ) -> np.ndarray:
-    """An array over `values`; offset and strides in elements. Numpy checks the bounds once more."""
-    if 0 in shape:  # an empty slice may begin behind the last element
+    """Returns an array that is a view of `values`; NumPy checks the bounds again.
+
+    Args:
+      values: the buffer, of `_native_order`.
+      dtype: of the array.
+      shape: of the array.
+      offset: of the first element, in elements.
+      strides: in elements; None for C order.
+    """
+    if 0 in shape:  # The offset of an empty tensor may be beyond the last element.
         offset, strides = 0, None
     if strides is not None:
-        # The stride of a single element is never used, and may be anything.
+        # The stride of an axis of length 1 is unused and can have any value.
         steps = zip(shape, strides, strict=True)
         strides = tuple(step * dtype.itemsize if n > 1 else 0 for n, step in steps)
     try:
         return np.ndarray(shape, dtype, values, offset * dtype.itemsize, strides)
     except (ValueError, TypeError, OverflowError) as error:
-        raise errors.UserError(f"no array can have shape {shape}: {error}") from error
+        raise errors.UserError(f"cannot create an array of shape {shape}: {error}") from error
 
 
-def _take(file: IO[bytes], count: int) -> bytes:
-    _require(file, count)
+def _read_exactly(file: IO[bytes], count: int) -> bytes:
+    _check_remaining(file, count)
     return file.read(count)
 
 
-def _require(file: IO[bytes], count: int) -> None:
-    rest = _size(file) - file.tell()
-    if count > rest:
-        raise errors.UserError(f"truncated: {rest} bytes are left where {count} should be")
+def _check_remaining(file: IO[bytes], count: int) -> None:
+    remaining = _size(file) - file.tell()
+    if count > remaining:
+        raise errors.UserError(f"truncated: {remaining} bytes remain, expected {count}")
 
 
 def _size(file: IO[bytes]) -> int:

@@ -1,15 +1,11 @@
-"""Checkpoints of timm from the Hugging Face Hub; the only importer of huggingface_hub.
+"""Download of timm's checkpoints from the Hugging Face Hub; the only importer of huggingface_hub.
 
-The Hub's cache keeps a file as `blobs/CHECKSUM`, to which `snapshots/COMMIT/NAME` is a link. That
-checksum came from the server before the file: sha256 for large files, git's own for others.
+In the Hub's cache, `snapshots/COMMIT/NAME` is a symbolic link to `blobs/CHECKSUM`. The server sends
+the checksum before the file: the sha256 of large files, git's blob hash of others.
 """
 
 import hashlib
 from pathlib import Path
-
-import huggingface_hub
-from huggingface_hub import constants
-from huggingface_hub import errors as hub_errors
 
 from cnn_jax import errors
 
@@ -19,17 +15,24 @@ WEIGHTS = "model.safetensors"
 
 
 def fetch(name: str) -> Path:
-    """The directory of the cache with config and weights of timm's checkpoint `name`.
+    """Downloads config and weights of timm's checkpoint `name`, unless the Hub's cache has them.
 
-    What is not in the cache is downloaded, unless HF_HUB_OFFLINE is set.
+    If HF_HUB_OFFLINE is set, only the cache is used.
+
+    Returns:
+      The directory in the cache that contains both files.
 
     Raises:
-      ValueError: no such checkpoint, no network, or a file is not what the Hub said it would be.
+      ValueError: the checkpoint does not exist, the Hub cannot be reached, or a file's checksum is
+        not the one that the Hub announced.
     """
+    # Imported here because only downloads need it, and it imports an HTTP client.
+    import huggingface_hub
+
     repository = f"{OWNER}/{name}"
     api = huggingface_hub.HfApi(library_name="cnn_jax")
     try:
-        # One commit for both files; without a network, the commit that was fetched last.
+        # Both files come from one commit; without a network, from the commit fetched last.
         revision = api.resolve_revision(repository)
         config, weights = (
             Path(api.hf_hub_download(repository, file, revision=revision))
@@ -39,16 +42,20 @@ def fetch(name: str) -> Path:
             _verify(path)
     except errors.UserError:
         raise
-    # The library raises its own errors, those of its HTTP client and of the file system.
+    # The library raises errors of its own, of its HTTP client and of the file system.
     except Exception as error:
-        raise errors.UserError(_explanation(repository, error)) from error
+        raise errors.UserError(_message(repository, error)) from error
     return weights.parent
 
 
 def _verify(path: Path) -> None:
-    """Compare a file in the cache with its checksum.
+    """Compares the checksum of a file in the cache with the one that the Hub announced.
 
-    On a file system without links the checksum is not kept.
+    On a file system without symbolic links the cache does not record the checksum, and nothing is
+    compared.
+
+    Raises:
+      ValueError: the checksums differ.
     """
     if not path.is_symlink():
         return
@@ -66,14 +73,18 @@ def _verify(path: Path) -> None:
         )
 
 
-def _explanation(repository: str, error: Exception) -> str:
+def _message(repository: str, error: Exception) -> str:
+    """Returns the message for an error of huggingface_hub while it fetched from `repository`."""
+    from huggingface_hub import constants
+    from huggingface_hub import errors as hub_errors
+
     if isinstance(error, hub_errors.RepositoryNotFoundError):
         return (
-            f"the Hugging Face Hub has no {repository!r}, or not for everybody; "
-            f"https://huggingface.co/{OWNER} lists what it has"
+            f"the Hugging Face Hub has no public repository {repository!r}; "
+            f"https://huggingface.co/{OWNER} lists the available checkpoints"
         )
     if isinstance(error, hub_errors.RemoteEntryNotFoundError):
-        return f"{repository!r} on the Hugging Face Hub lacks {CONFIG} or {WEIGHTS}"
+        return f"{repository!r} on the Hugging Face Hub has no {CONFIG} or no {WEIGHTS}"
     cause = error.__cause__ or error
     reason = (str(cause).strip() or repr(cause)).splitlines()[0]
     if isinstance(error, (hub_errors.RevisionResolutionError, hub_errors.LocalEntryNotFoundError)):
@@ -84,4 +95,4 @@ def _explanation(repository: str, error: Exception) -> str:
             else f"{constants.ENDPOINT} cannot be reached: {reason}"
         )
         return f"{repository!r} is not in the cache {constants.HF_HUB_CACHE}, and {why}"
-    return f"{repository!r} could not be fetched from {constants.ENDPOINT}: {reason}"
+    return f"{repository!r} could not be downloaded from {constants.ENDPOINT}: {reason}"

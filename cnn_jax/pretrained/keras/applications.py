@@ -1,4 +1,4 @@
-"""Keras' applications: how they call their layers, and what makes our networks compute the same."""
+"""Supported networks of `keras.applications`: rename rules and field overrides."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -8,17 +8,18 @@ from cnn_jax.pretrained.families.names import Names
 
 Rule = tuple[str, str]
 
-_LIKE_TENSORFLOW: Mapping[str, Any] = MappingProxyType({"padding": "SAME", "epsilon": 1e-3})
+# TensorFlow's padding and Keras' epsilon of batch normalisation.
+_TENSORFLOW: Mapping[str, Any] = MappingProxyType({"padding": "SAME", "epsilon": 1e-3})
 
 
 class Application(NamedTuple):
-    """How a network of Keras' differs from ours.
+    """Differences between a network of `keras.applications` and ours.
 
     Attributes:
-      names: of its layers. Units of convolution and normalisation that have none, so that Keras
-        numbers them, keep ours, which end in `.conv` and `.bn`.
-      overrides: fields of ours with which it computes the same.
-      scaled: whether its normalisation has scales; if not, ours are ones.
+      names: rename table to Keras' layer names. Convolutions and normalisations without a name in
+        Keras, which Keras numbers, keep our names. These end in `.conv` and `.bn`.
+      overrides: fields with which our network computes the same as Keras'.
+      scaled: whether Keras' batch normalisation has a scale. If not, our scales are set to 1.
     """
 
     names: Names
@@ -27,23 +28,26 @@ class Application(NamedTuple):
 
 
 def _blocks(
-    ours: str, depths: Iterable[int], theirs: Callable[[int, int, int], str]
+    pattern: str, depths: Iterable[int], name: Callable[[int, int, int], str]
 ) -> Iterable[Rule]:
-    """A rule for each block.
+    """Yields a rename rule for each block.
 
     Args:
-      ours: the pattern for its name, to be formatted with stage and index.
-      depths: blocks in each stage.
-      theirs: its name, from the stage, the index in it and the number among all blocks.
+      pattern: regular expression for our name, with two `{}` for the stage (from 1) and the index
+        in the stage (from 0).
+      depths: the number of blocks in each stage.
+      name: returns Keras' name, given the stage, the index in the stage, and the index among all
+        blocks (from 0).
     """
     number = 0
     for stage, depth in enumerate(depths, 1):
         for index in range(depth):
-            yield ours.format(stage, index), theirs(stage, index, number)
+            yield pattern.format(stage, index), name(stage, index, number)
             number += 1
 
 
 def _residual(stage: int, index: int, _: int) -> str:
+    """Returns the prefix of a residual block's layers in Keras."""
     return f"conv{stage + 1}_block{index + 1}_"
 
 
@@ -79,7 +83,7 @@ _INCEPTION_RESNET_V2 = (
     ("^classif$", "predictions"),
 )
 _XCEPTION = (
-    # Keras' first block is the two convolutions at the beginning, its last the two at the end.
+    # Keras' block 1 is our stem of two convolutions. Its block 14 is our conv3 and conv4.
     (r"^conv([12])$", r"block1_conv\1"),
     (r"^bn([12])$", r"block1_conv\1_bn"),
     *((rf"^conv{i + 2}\.", f"block13.sepconv{i}.") for i in (1, 2)),
@@ -176,14 +180,14 @@ APPLICATIONS: Mapping[str, Application] = MappingProxyType(
             scaled=False,
         ),
         "inception_resnet_v2": Application(Names(_INCEPTION_RESNET_V2), scaled=False),
-        "xception": Application(Names(_XCEPTION), _LIKE_TENSORFLOW),
+        "xception": Application(Names(_XCEPTION), _TENSORFLOW),
         "densenet121": Application(Names(_DENSENET), {"epsilon": 1.001e-5}),
         "mobilenetv1_100": Application(
-            Names(_MOBILENETV1, convolved={"classifier": 1}), _LIKE_TENSORFLOW
+            Names(_MOBILENETV1, convolved={"classifier": 1}), _TENSORFLOW
         ),
-        "mobilenetv2_100": Application(Names(_MOBILENETV2), _LIKE_TENSORFLOW),
+        "mobilenetv2_100": Application(Names(_MOBILENETV2), _TENSORFLOW),
         "mobilenetv3_large_100": Application(
-            Names(_MOBILENETV3_LARGE, convolved={"classifier": 1}), _LIKE_TENSORFLOW
+            Names(_MOBILENETV3_LARGE, convolved={"classifier": 1}), _TENSORFLOW
         ),
         "tf_efficientnet_b0": Application(Names(_EFFICIENTNET_B0)),
         "vgg16": Application(Names(_VGG)),

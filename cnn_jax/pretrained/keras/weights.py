@@ -1,11 +1,11 @@
-"""Weights of Keras' applications as variables of our networks.
+"""Conversion of the weights of `keras.applications` to variables of these networks.
 
     weights = {weight.path: np.asarray(weight) for weight in application.weights}
     variables = from_keras("xception", weights)
     model = models.create("xception", num_classes=1000, **KERAS["xception"])
 
-Keras is not needed here. What applications do to images before the first convolution is no part of
-our networks: MobileNetV3 rescales them to [-1, 1], EfficientNet to [0, 1] and normalises them.
+This module does not import Keras. Our networks do not contain the preprocessing layers of some
+applications: MobileNetV3 rescales images to [-1, 1], EfficientNet to [0, 1] and normalises them.
 """
 
 import re
@@ -21,17 +21,17 @@ from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.families.names import Names
 from cnn_jax.pretrained.keras.applications import APPLICATIONS, Application
 
-# For each network, the fields with which it computes what Keras' application does.
+# For each network, the fields with which it computes the same as Keras' application.
 KERAS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {name: application.overrides for name, application in APPLICATIONS.items()}
 )
 
-# What Keras calls our leaves; others keep their names.
+# Names of our leaves in Keras. Other leaves have the same name.
 _LEAVES = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
-# What it calls the layers of our units, with a number, where its author gave them no names.
-_KINDS = {"conv": "conv2d", "bn": "batch_normalization"}
+# Keras' default layer names, without their number, by our names in a unit of both layers.
+_DEFAULT_NAMES = {"conv": "conv2d", "bn": "batch_normalization"}
 _NUMBERED = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?/(.*)")
-_IGNORED = re.compile(r"normalization(_\d+)?/")  # of images
+_IGNORED = re.compile(r"normalization(_\d+)?/")  # the layer that normalises images
 
 
 def from_keras(
@@ -42,47 +42,51 @@ def from_keras(
     input_shape: tuple[int, int, int] | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """The variables of network `name` from the weights of Keras' application.
+    """Converts the weights of Keras' application to variables of network `name`.
 
     Args:
-      name: one of `KERAS`.
-      weights: path to array, of an application with its top.
+      name: a network in `KERAS`.
+      weights: path to array, of an application that was built with its top.
       num_classes: of the application.
-      input_shape: height, width and channels of its images, on which VGG's weights depend; those
-        for which the network was published if not given.
-      **overrides: further fields of the network that differ from the variant's; those of `KERAS`
-        are set.
+      input_shape: `(height, width, channels)` of the application's images, on which the shapes of
+        VGG's weights depend. By default the shape for which the network was published.
+      **overrides: fields of the network that differ from the variant's, in addition to those in
+        `KERAS[name]`.
 
     Returns:
-      `{"params": ...}`, with `"batch_stats"` where the network has them; arrays of NumPy, float64
-      where the weights are, else float32.
+      `{"params": ...}`, with `"batch_stats"` if the network has running statistics. The leaves are
+      NumPy arrays: float64 where the weights are float64, else float32.
 
     Raises:
-      ValueError: an unknown network, or weights that are missing, unexpected or misshapen: all of
-        them in one message.
+      ValueError: the network is unknown, or weights are missing, unexpected or of the wrong shape.
+        One message lists all such weights.
     """
     models.options(name)  # Raises for an unknown network.
     if name not in APPLICATIONS:
         raise errors.unknown("network with an application in Keras", name, sorted(APPLICATIONS))
     application = APPLICATIONS[name]
     fields = {"num_classes": num_classes, **application.overrides, **overrides}
-    ours = convert.shapes(name, input_shape or models.input_shape(name), **fields)
-    keys = _keys(application, ours)
-    given = _numbered_from_zero({k: v for k, v in weights.items() if not _IGNORED.match(k)})
-    expected = {key: _shape(application.names, path, ours[path]) for path, key in keys.items()}
+    shapes = convert.shapes(name, input_shape or models.input_shape(name), **fields)
+    keys = _keys(application, shapes)
+    given = _number_from_zero({k: v for k, v in weights.items() if not _IGNORED.match(k)})
+    expected = {
+        key: _keras_shape(application.names, path, shapes[path]) for path, key in keys.items()
+    }
     convert.check(name, expected, given)
-    flat = {path: np.ones(shape, np.float32) for path, shape in ours.items()}
+    # Only scales that Keras does not have keep the value 1.
+    flat = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
     for path, key in keys.items():
-        flat[path] = convert.floats(given[key]).reshape(ours[path])
+        flat[path] = convert.floats(given[key]).reshape(shapes[path])
     return traverse_util.unflatten_dict(flat)
 
 
 def _keys(application: Application, paths: Iterable[convert.Path]) -> dict[convert.Path, str]:
-    """Under which key each variable's weights are; scales that Keras does not have are left out.
+    """Returns the key of each variable in Keras' weights, without scales that Keras does not have.
 
     Args:
-      application: of Keras.
-      paths: of the variables, in the order in which `init` makes them.
+      application: the entry in `APPLICATIONS`.
+      paths: paths of the variables, in `init`'s order of creation. This order gives the numbers of
+        layers that have no name in Keras.
     """
     keys: dict[convert.Path, str] = {}
     units: dict[str, int] = {}
@@ -98,33 +102,41 @@ def _keys(application: Application, paths: Iterable[convert.Path]) -> dict[conve
         layer = application.names.module(modules)
         unit, dot, kind = layer.rpartition(".")
         if dot:
-            layer = _numbered(_KINDS[kind], units.setdefault(unit, len(units)))
-        # A layer of two kernels is written as 'layer/depthwise'.
+            layer = _numbered(_DEFAULT_NAMES[kind], units.setdefault(unit, len(units)))
+        # A separable convolution has two kernels, 'layer/depthwise_kernel' and
+        # 'layer/pointwise_kernel'; the rename table gives 'layer/depthwise'.
         keys[path] = f"{layer}{'_' if '/' in layer else '/'}{_LEAVES.get(leaf, leaf)}"
     return keys
 
 
-def _shape(names: Names, path: convert.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """That of the variable in Keras."""
-    if len(shape) == 4 and shape[2] == 1:  # a depthwise convolution
+def _keras_shape(names: Names, path: convert.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape in Keras of the variable at `path`, whose shape is `shape`."""
+    if len(shape) == 4 and shape[2] == 1:  # Depthwise: Flax [kh, kw, 1, C], Keras [kh, kw, C, 1].
         return (*shape[:2], shape[3], 1)
     size = names.convolved.get(".".join(path[1:-1])) if path[-1] == "kernel" else None
     return shape if size is None else (size, size, shape[0] // size**2, shape[1])
 
 
 def _numbered(kind: str, number: int) -> str:
+    """Returns Keras' default name of a layer: 'conv2d', 'conv2d_1', ..."""
     return f"{kind}_{number}" if number else kind
 
 
-def _numbered_from_zero(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same with layers numbered from 0: Keras counts on from the model before."""
+def _number_from_zero(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renumbers the layers with default names from 0, separately for each kind of layer.
+
+    Keras numbers such layers over all models of a program: the second model's first convolution is
+    'conv2d_94', which becomes 'conv2d'. The next is 'conv2d_1'.
+    """
     matches = [match for key in weights if (match := _NUMBERED.fullmatch(key))]
     found = {
-        kind: sorted({_number(m) for m in matches if m[1] == kind}) for kind in _KINDS.values()
+        kind: sorted({_number(m) for m in matches if m[1] == kind})
+        for kind in _DEFAULT_NAMES.values()
     }
     keys = {m[0]: f"{_numbered(m[1], found[m[1]].index(_number(m)))}/{m[3]}" for m in matches}
     return {keys.get(key, key): array for key, array in weights.items()}
 
 
 def _number(match: re.Match[str]) -> int:
+    """Returns the number in a match of `_NUMBERED`; a name without number has number 0."""
     return int(match[2] or 0)

@@ -1,0 +1,205 @@
+"""Costs of a network, layer by layer: output shapes, parameters and multiply-adds.
+
+Costs are computed from shapes alone, which takes a few seconds for the largest network.
+
+A layer costs the number of its output positions times the size of its `kernel`: H'W'C'CK^2/g
+multiply-adds for a convolution, inputs times outputs for a dense layer, 0 for normalisation.
+Products of two activations, such as the attention scores, are not counted.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from cnn_jax import errors, models
+
+UNUSED = "unused"  # `Row.kind` for parameters that the forward pass does not use
+
+
+class Row(NamedTuple):
+    """Cost of one call of a layer.
+
+    Attributes:
+      path: module names from the network down to the layer, joined by dots.
+      kind: class name of the layer, or `UNUSED`.
+      output_shape: shape of the output without the batch axis; `()` for `UNUSED`.
+      parameters: number of trainable values that belong to the layer itself. Only the first call
+        of a layer counts them; later calls have 0.
+      statistics: number of running statistics, which are not trained. Counted like `parameters`.
+      multiply_adds: multiply-adds for one image.
+    """
+
+    path: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    statistics: int
+    multiply_adds: int
+
+
+def rows(model: nn.Module, input_shape: tuple[int, ...], **arguments: Any) -> list[Row]:
+    """Returns the costs of all layers with parameters, in order of execution.
+
+    The network is traced with `jax.eval_shape`: no array is allocated. The sum of `parameters`
+    over all rows is the size of the network. Layers that this pass does not call, such as
+    auxiliary heads in inference, are the last rows, with kind `UNUSED`.
+
+    Args:
+      model: a Linen module that maps one array to another.
+      input_shape: shape of the input without the batch axis.
+      **arguments: further arguments of the module's `__call__`, such as `train=False`.
+
+    Returns:
+      One row per call of a layer, then one row per unused layer.
+
+    >>> [layer] = rows(nn.Dense(10), (784,))
+    >>> layer.parameters, layer.multiply_adds
+    (7850, 7840)
+    """
+    batch = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **arguments), batch)
+    counter = _Counter(variables)
+    found: list[Row] = []
+
+    def record(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, context: Any) -> Any:
+        output = call(*args, **kwargs)
+        path, kind = context.module.path, type(context.module).__name__
+        if context.method_name == "__call__" and counter.has(path):
+            found.append(counter.row(path, kind, output.shape[1:]))
+        return output
+
+    def apply(given: Any, x: jax.Array) -> Any:
+        return model.apply(given, x, rngs=jax.random.key(0), mutable=True, **arguments)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(apply, variables, batch)
+    return found + counter.unused()
+
+
+_Path = tuple[str, ...]
+
+
+class _Counter:
+    """Builder of rows that counts the variables of each layer only once.
+
+    Attributes:
+      parameters: array sizes in the `params` collection, by module path and array name.
+      statistics: array sizes in the `batch_stats` collection, by module path and array name.
+      called: module paths that already have a row.
+    """
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self.parameters = _sizes(variables.get("params", {}))
+        self.statistics = _sizes(variables.get("batch_stats", {}))
+        self.called: set[_Path] = set()
+
+    def row(self, path: _Path, kind: str, shape: tuple[int, ...]) -> Row:
+        """Returns the row of one call and marks the layer as called."""
+        parameters, statistics = self.parameters.get(path, {}), self.statistics.get(path, {})
+        first = path not in self.called
+        self.called.add(path)
+        return Row(
+            path=".".join(path),
+            kind=kind,
+            output_shape=shape,
+            parameters=sum(parameters.values()) if first else 0,
+            statistics=sum(statistics.values()) if first else 0,
+            multiply_adds=math.prod(shape[:-1]) * parameters.get("kernel", 0) if shape else 0,
+        )
+
+    def has(self, path: _Path) -> bool:
+        """Returns True if the module at `path` itself holds variables."""
+        return path in self.parameters or path in self.statistics
+
+    def unused(self) -> list[Row]:
+        """Returns a row for each module whose variables no call has used."""
+        paths = self.parameters | self.statistics
+        return [self.row(path, UNUSED, ()) for path in paths if path not in self.called]
+
+
+def _sizes(tree: Mapping[str, Any]) -> dict[_Path, dict[str, int]]:
+    """Returns the array sizes of a variable collection, by module path and array name."""
+    sizes: dict[_Path, dict[str, int]] = {}
+    for path, leaf in traverse_util.flatten_dict(tree).items():
+        sizes.setdefault(path[:-1], {})[path[-1]] = leaf.size
+    return sizes
+
+
+def table(layers: Sequence[Row]) -> str:
+    """Returns the rows as text in aligned columns, followed by the totals."""
+    parameters = sum(row.parameters for row in layers)
+    multiply_adds = sum(row.multiply_adds for row in layers)
+    total = Row("total", "", (), parameters, 0, multiply_adds)
+    cells = [
+        ("layer", "type", "output", "parameters", "multiply-adds"),
+        *(
+            (path, kind, shape_text(shape), f"{count:,}", f"{cost:,}")
+            for path, kind, shape, count, _, cost in (*layers, total)
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    alignments = ("<", "<", "<", ">", ">")
+    lines = [
+        "  ".join(
+            f"{cell:{alignment}{width}}"
+            for cell, alignment, width in zip(line, alignments, widths, strict=True)
+        )
+        for line in cells
+    ]
+    return "\n".join([*lines, "", *_totals(layers, parameters, multiply_adds)])
+
+
+def _totals(layers: Sequence[Row], parameters: int, multiply_adds: int) -> Iterator[str]:
+    """Yields the lines below the table."""
+    unused = sum(row.parameters for row in layers if row.kind == UNUSED)
+    statistics = sum(row.statistics for row in layers)
+    yield f"parameters: {parameters:,} = {parameters / 1e6:,.3f} M"
+    if unused:
+        yield f"  of these, unused in inference: {unused:,}"
+    if statistics:
+        yield f"running statistics (not trained): {statistics:,}"
+    mega, giga = multiply_adds / 1e6, multiply_adds / 1e9
+    yield f"multiply-adds per image: {multiply_adds:,} = {mega:,.3f} M = {giga:,.3f} G"
+
+
+def write_csv(layers: Iterable[Row], path: Path) -> None:
+    """Writes the rows to a new CSV file, with the fields of `Row` as columns.
+
+    Raises:
+      errors.UserError: the file exists or cannot be written.
+    """
+    try:
+        with path.open("x", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Row._fields)
+            for name, kind, shape, *counts in layers:
+                writer.writerow((name, kind, shape_text(shape), *counts))
+    except FileExistsError as error:
+        raise errors.UserError(f"{path} already exists; choose a new file") from error
+    except OSError as error:
+        raise errors.UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Returns a shape as text.
+
+    >>> shape_text((224, 224, 3))
+    '224x224x3'
+    """
+    return "x".join(map(str, shape))
+
+
+def default_num_classes(name: str) -> int:
+    """Returns 1000, as in ImageNet, or 10 for networks of images of up to 32x32 pixels.
+
+    Raises:
+      errors.UserError: `name` is not a registered network.
+    """
+    return 1000 if models.input_shape(name)[0] > 32 else 10

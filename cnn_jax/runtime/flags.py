@@ -1,0 +1,31 @@
+"""Flags that several commands share."""
+
+import argparse
+from pathlib import Path
+
+
+def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of `python -m cnn_jax.COMMAND`.
+
+    Args:
+      command: the name of the command's module.
+      description: the module's docstring.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m cnn_jax.{command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds `--workdir` and `--checkpoint`, which name a checkpoint of a run.
+
+    Args:
+      parser: the parser of a command.
+      required: True if the command works on runs only.
+    """
+    parser.add_argument("--workdir", required=required, type=Path, help="work directory of the run")
+    parser.add_argument(
+        "--checkpoint", help="of the run: best by validation (default), last, or a step"
+    )

@@ -1,0 +1,183 @@
+"""Typed config sections: fields with defaults, comments and ranges, as frozen dataclasses.
+
+`plan.py` defines the sections with `key`, and reads configs with the other functions.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, get_type_hints
+
+from cnn_jax import errors
+
+_TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}
+
+Check = Callable[[Any], str]
+"""Returns the allowed values in words if the value is not allowed, else an empty string."""
+
+
+def anything(_: Any) -> str:
+    """Allows every value."""
+    return ""
+
+
+def at_least(low: float) -> Check:
+    """Allows finite numbers from `low` on."""
+    return lambda value: "" if low <= value < math.inf else f"at least {low:g}"
+
+
+def above(low: float) -> Check:
+    """Allows finite numbers greater than `low`."""
+    return lambda value: "" if low < value < math.inf else f"greater than {low:g}"
+
+
+def fraction(value: float) -> str:
+    """Allows numbers in [0, 1)."""
+    return "" if 0 <= value < 1 else "in [0, 1)"
+
+
+def factor(value: float) -> str:
+    """Allows numbers in (0, 1]."""
+    return "" if 0 < value <= 1 else "in (0, 1]"
+
+
+def one_of(*allowed: Any) -> Check:
+    """Allows the given values only."""
+    words = ", ".join(map(str, allowed[:-1])) + f" or {allowed[-1]}"
+    return lambda value: "" if value in allowed else words
+
+
+def increasing(values: tuple[float, ...]) -> str:
+    """Allows increasing finite numbers from 0 on."""
+    finite = all(math.isfinite(value) and value >= 0 for value in values)
+    return "" if finite and list(values) == sorted(set(values)) else "increasing and at least 0"
+
+
+class Key(NamedTuple):
+    """One config key.
+
+    Attributes:
+      path: sections and name, such as 'optim.schedule.name'.
+      type: bool, int, float, str or tuple.
+      default: its default.
+      comment: its explanation.
+      check: returns the allowed values in words if a value is not allowed.
+      material: False if the key may change when a run is continued.
+    """
+
+    path: str
+    type: type
+    default: Any
+    comment: str
+    check: Check
+    material: bool
+
+
+def key(default: Any, comment: str, check: Check = anything, *, material: bool = True) -> Any:
+    """Returns the dataclass field of a config key.
+
+    Args:
+      default: the default; its type is the key's.
+      comment: one line of explanation.
+      check: the range of the key.
+      material: True if another value changes the parameters that training ends with. Immaterial
+        keys may change when a run is continued.
+    """
+    return dataclasses.field(
+        default=default, metadata={"comment": comment, "check": check, "material": material}
+    )
+
+
+def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
+    """Yields the keys of a section and of the sections in it, in their order.
+
+    Args:
+      kind: the dataclass of the section.
+      prefix: the path of the section with a dot at its end; empty for the whole config.
+    """
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        path = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from keys_of(hints[field.name], f"{path}.")
+        elif field.metadata:
+            yield Key(path, type(field.default), field.default, **field.metadata)
+
+
+def convert(key: Key, value: Any) -> Any:
+    """Returns a value as the type of its key: an int as float, a list as tuple.
+
+    Raises:
+      UserError: the value has another type or is out of range.
+    """
+    value = as_tuple(value)
+    if key.type is float and type(value) is int:
+        value = float(value)
+    if key.type is tuple and isinstance(value, tuple):
+        numbers = all(type(entry) in (int, float) for entry in value)
+        value = tuple(map(float, value)) if numbers else value
+        right_type = numbers
+    else:
+        right_type = type(value) is key.type
+    if not right_type:
+        wanted = _TYPE_NAMES.get(key.type, "a tuple of numbers")
+        raise errors.UserError(f"{key.path} must be {wanted}, got {value!r}")
+    if allowed := key.check(value):
+        raise errors.UserError(f"{key.path} must be {allowed}, got {value!r}")
+    return value
+
+
+def build(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Returns a section with its sections in it.
+
+    Args:
+      kind: the dataclass of the section.
+      values: the values by path; missing ones take their defaults.
+      prefix: the path of the section with a dot at its end; empty for the whole config.
+    """
+    hints = get_type_hints(kind)
+    arguments = {}
+    for field in dataclasses.fields(kind):
+        path = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            arguments[field.name] = build(hints[field.name], values, f"{path}.")
+        elif path in values:
+            arguments[field.name] = values[path]
+    return kind(**arguments)
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+    """Returns a section as nested dictionaries."""
+    content: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            content[field.name] = to_dict(value)
+        else:
+            content[field.name] = dict(value) if isinstance(value, Mapping) else value
+    return content
+
+
+def flatten(
+    tree: Mapping[str, Any], is_leaf: Callable[[str], bool], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yields the path and the value of each leaf of nested dictionaries.
+
+    Args:
+      tree: the dictionaries.
+      is_leaf: returns True for the path of a dictionary that is a value, not a section.
+      prefix: the path of `tree` with a dot at its end; empty for the whole config.
+    """
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and not is_leaf(path):
+            yield from flatten(value, is_leaf, f"{path}.")
+        else:
+            yield path, value
+
+
+def as_tuple(value: Any) -> Any:
+    """Returns lists as tuples, at every depth; other values as they are."""
+    if isinstance(value, Mapping):
+        return {name: as_tuple(inner) for name, inner in value.items()}
+    return tuple(map(as_tuple, value)) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,38 @@
+"""The training loop."""
+
+from collections import deque
+
+from cnn_jax.contracts import Sums, TrainState
+from cnn_jax.runtime import sharding
+from cnn_jax.runtime.signals import Interruption
+from cnn_jax.train.job import Job
+from cnn_jax.train.recorder import Recorder
+
+
+def train(
+    job: Job, state: TrainState, start: int, recorder: Recorder, interruption: Interruption
+) -> tuple[TrainState, int]:
+    """Takes the steps of a run from `start` to its end, or until a signal asks to stop.
+
+    Args:
+      job: the parts of the run.
+      state: the state after `start` steps; its memory is reused.
+      start: the number of steps that were taken before.
+      recorder: logs, validates and saves beside the steps.
+      interruption: receives the signals.
+
+    Returns:
+      The state and the number of steps that it has taken.
+    """
+    step = start
+    in_flight: deque[Sums] = deque(maxlen=sharding.MAX_IN_FLIGHT + 1)
+    for call, inputs in job.feed.train_inputs(job.calls(start)):
+        with recorder.compiling(call):
+            state, sums = job.train_steps(state, inputs, len(call))
+        in_flight.append(sums)
+        sharding.wait_for_earlier(in_flight)
+        step, stop = call.stop, interruption.requested()
+        recorder.after_call(call, state, sums, stop)
+        if stop:
+            break
+    return state, step

@@ -1,0 +1,141 @@
+"""The actions beside training: the log, validation and checkpoints."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+import jax
+
+from cnn_jax import evaluators, metrics
+from cnn_jax.contracts import Sums, TrainState
+from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runtime import sharding
+from cnn_jax.runtime.console import Progress
+from cnn_jax.train.job import LOG, SAVE, VALIDATE, Job
+from cnn_jax.train.state import sha256
+from cnn_jax.train.window import Window
+
+
+class Recorder:
+    """Logs, validates and saves a run where it is due."""
+
+    def __init__(
+        self, job: Job, directory: Path, start: int, pending: metrics.Totals, progress: Progress
+    ) -> None:
+        """Opens the log and the checkpoints of a run.
+
+        Args:
+          job: the parts of the run.
+          directory: the work directory.
+          start: the step that the run starts from.
+          pending: the metrics of the steps between the last log line and `start`.
+          progress: the terminal.
+        """
+        self._job = job
+        self._start = start
+        self._progress = progress
+        self._compile_seconds: dict[str, float] = {}
+        self._window = Window(pending)
+        self._throughput = logs.Throughput()
+        self._log = logs.RunLog(directory, start) if sharding.is_primary() else None
+        self._checkpoints = checkpoint.Checkpoints(
+            directory / workdir.CHECKPOINTS, job.plan.checkpoint.keep, job.plan.eval.monitor
+        )
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for the checkpoints, flushes the log and draws the curves."""
+        self._checkpoints.close()
+        if self._log is not None:
+            self._log.close()
+
+    @contextlib.contextmanager
+    def compiling(self, call: range) -> Iterator[None]:
+        """Reports the time that the first call takes, which compiles the training step."""
+        if call.start != self._start:
+            yield
+            return
+        began = time.perf_counter()
+        with self._progress.phase("compiling the training step"):
+            yield
+        self._compile_seconds = {"compile_seconds": time.perf_counter() - began}
+
+    def after_call(self, call: range, state: TrainState, sums: Sums, stop: bool) -> None:
+        """Adds the metrics of a call, then logs, validates and saves where it is due.
+
+        Args:
+          call: the range of the call's steps, counted from 0 at the start of the run.
+          state: the state after the call.
+          sums: the metrics of the steps.
+          stop: True if the run stops here, so that its state must be saved.
+        """
+        if call.start == self._start:
+            jax.block_until_ready(state)  # The throughput counts from the second call on.
+        job, step = self._job, call.stop
+        self._window.add(call, sums)
+        self._throughput.add(job.plan.train.batch_size * len(call))
+        self._progress.advance(len(call))
+        if job.is_due(LOG, step):
+            self._log_training(step)
+        self._throughput.pause()
+        validate = "validation" in job.feed.splits and job.is_due(VALIDATE, step)
+        rank = self._validate(step, state) if validate else None
+        if validate or stop or job.is_due(SAVE, step):
+            # A state that has diverged is not saved: totals raises DivergedError.
+            self._checkpoints.save(step, state, self._window.totals(), rank)
+        self._throughput.resume()
+
+    def finish(self, state: TrainState) -> tuple[str, dict[str, float]]:
+        """Closes the log of a complete run.
+
+        Returns:
+          The digest of the final parameters, and their metrics on the test split; no metrics
+          without such a split.
+        """
+        step = self._job.total_steps
+        test = self._evaluate(step, state, "test") if "test" in self._job.feed.splits else {}
+        whole = jax.jit(lambda params: params, out_shardings=self._job.layout.whole)
+        digest = sha256(jax.device_get(whole(state.params)))
+        self._write(step, logs.FINAL, {"params_sha256": digest})
+        return digest, test
+
+    def _log_training(self, step: int) -> None:
+        values = metrics.mean(self._window.totals())
+        self._window.clear()
+        # The step that was just taken is number step - 1.
+        values["learning_rate"] = float(self._job.schedule(step - 1))
+        values |= self._throughput.rate() | self._compile_seconds
+        self._compile_seconds = {}
+        self._write(step, "train", values)
+        shown = ("loss", self._job.plan.eval.monitor, "images_per_second")
+        self._progress.show({name: values[name] for name in shown if name in values})
+
+    def _validate(self, step: int, state: TrainState) -> float:
+        """Returns the rank of the state among the checkpoints: higher is better."""
+        self._window.totals()  # Raises DivergedError; a state that has diverged is not validated.
+        values = self._evaluate(step, state, "validation")
+        options = self._job.plan.eval
+        return values[options.monitor] * (1 if options.monitor_mode == "max" else -1)
+
+    def _evaluate(self, step: int, state: TrainState, split: str) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for name, evaluate in self._job.evaluate.items():
+            result = evaluate(
+                state.variables,
+                split,
+                self._job.plan.eval.batch_size,
+                lambda done, total: self._progress.beside(split, done, total),
+            )
+            labelled = {evaluators.label(name, key): one for key, one in result.values.items()}
+            values |= labelled
+        self._write(step, split, values)
+        return values
+
+    def _write(self, step: int, split: str, values: Mapping[str, float | str]) -> None:
+        if self._log is not None:
+            self._log.write(step, step / self._job.feed.steps_per_epoch, split, values)

@@ -1,0 +1,195 @@
+"""Tests of evaluators over a whole split, on a small feed of arrays."""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import errors, evaluators
+from cnn_jax.contracts import Batch, Description, Evaluator, Inputs, Outputs, Result, Variables
+from cnn_jax.evaluators import classification
+from cnn_jax.objectives import Classification
+from cnn_jax.runtime import sharding
+from cnn_jax.train import state
+from tests.toys import CROSS_ENTROPY, Dense
+
+LAYOUT = sharding.make_layout()
+SHAPE = (2, 2, 1)
+CLASSES = 10
+SIZES = {"train": 9, "validation": 5, "test": 7}
+DESCRIPTION = Description(tuple(map(str, range(CLASSES))), SHAPE[:2], SHAPE, (0.0,), (1.0,))
+
+
+@dataclasses.dataclass
+class ArrayFeed:
+    """Feed of random images; padding of a batch repeats its first example with weight 0.
+
+    Attributes:
+      dropped: the number of examples at the end of each split that are left out.
+      read: the splits that were read, in order.
+    """
+
+    dropped: int = 0
+    read: list[str] = dataclasses.field(default_factory=list)
+    description: Description = DESCRIPTION
+    steps_per_epoch: int = 1
+
+    @property
+    def splits(self) -> Collection[str]:
+        return SIZES
+
+    def size(self, split: str) -> int:
+        if split not in SIZES:
+            raise errors.unknown("split", split, SIZES)
+        return SIZES[split]
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images and labels of a split."""
+        rng = np.random.default_rng(len(split))
+        images = rng.normal(size=(SIZES[split], *SHAPE)).astype(np.float32)
+        return images, rng.integers(0, CLASSES, SIZES[split]).astype(np.int32)
+
+    def train_inputs(self, calls: Iterable[range]) -> Iterator[tuple[range, Inputs]]:
+        raise NotImplementedError
+
+    def train_batch(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+        raise NotImplementedError
+
+    def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
+        self.read.append(split)
+        images, labels = self.arrays(split)
+        kept = SIZES[split] - self.dropped
+        for start in range(0, kept, batch_size):
+            places = np.arange(start, start + batch_size)
+            inside = places < kept
+            indices = np.where(inside, places, start)
+            weight = inside.astype(np.float32)
+            yield {"image": images[indices], "label": labels[indices], "weight": weight}
+
+    def eval_batch(self, inputs: Inputs) -> Batch:
+        return {name: jnp.asarray(part) for name, part in inputs.items()}
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def logits(variables: Variables, images: Any) -> Any:
+    return images.reshape(len(images), -1) @ variables["params"]["kernel"]
+
+
+def predict(variables: Variables, batch: Batch) -> Outputs:
+    return {"logits": logits(variables, batch["image"])}
+
+
+VARIABLES = {
+    "params": {"kernel": np.random.default_rng(0).normal(size=(4, CLASSES)).astype(np.float32)},
+    "batch_stats": {},
+}
+
+
+@pytest.fixture(scope="module")
+def evaluate() -> evaluators.Evaluate:
+    """Returns the evaluator of classifiers, compiled once for all tests."""
+    return evaluators.prepare(predict, ArrayFeed(), classification.make(), LAYOUT)
+
+
+@pytest.mark.parametrize("split", SIZES)
+@pytest.mark.parametrize("batch_size", [2, 10])
+def test_every_example_counts_once_and_padding_never(
+    evaluate: evaluators.Evaluate, split: str, batch_size: int
+) -> None:
+    before = jax.tree.map(np.copy, VARIABLES)
+    result = evaluate(VARIABLES, split, batch_size)
+    images, labels = ArrayFeed().arrays(split)
+    expected = logits(VARIABLES, images)
+    predicted = expected.argmax(-1)
+    values, confusion = result.values, result.details["confusion"]
+    assert set(values) == {"loss", "top1", "top5"}
+    assert values["top1"] == (labels == predicted).sum() / SIZES[split]
+    assert confusion.sum() == SIZES[split]
+    assert all(confusion[pair] >= 1 for pair in zip(labels, predicted, strict=True))
+    own = expected[np.arange(len(labels)), labels]
+    losses = np.log(np.exp(expected.astype(np.float64)).sum(-1)) - own
+    np.testing.assert_allclose(values["loss"], losses.mean(), rtol=1e-5)
+    ranks = (expected > own[:, None]).sum(-1)
+    assert values["top5"] == (ranks < 5).sum() / SIZES[split]
+    assert result.fitted is None
+    assert state.sha256(VARIABLES) == state.sha256(before)
+
+
+def test_examples_of_weight_zero_count_in_no_metric() -> None:
+    images, labels = ArrayFeed().arrays("test")
+    weight = np.array([1, 1, 0, 1, 0, 0, 1], np.float32)
+    kept = weight == 1
+    outputs = {"logits": jnp.asarray(logits(VARIABLES, images))}
+    batch = {"label": jnp.asarray(labels), "weight": jnp.asarray(weight)}
+    part = jax.device_get(classification.make().measure(outputs, batch))
+    predicted = np.asarray(outputs["logits"]).argmax(-1)[kept]
+    assert float(part["sums"]["top1"][0]) == (labels[kept] == predicted).sum()
+    assert float(part["sums"]["top1"][1]) == part["confusion"].sum() == 4
+    assert all(part["confusion"][pair] >= 1 for pair in zip(labels[kept], predicted, strict=True))
+    losses = -jax.nn.log_softmax(outputs["logits"])[np.arange(7), labels]
+    np.testing.assert_allclose(part["sums"]["loss"][0], losses[kept].sum(), rtol=1e-5)
+
+
+def test_progress_is_reported_from_no_batch_to_all(evaluate: evaluators.Evaluate) -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(VARIABLES, "test", 2, lambda done, total: told.append((done, total)))
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_an_unknown_split_is_refused(evaluate: evaluators.Evaluate) -> None:
+    with pytest.raises(errors.UserError, match="unknown split 'tset'; did you mean 'test'"):
+        evaluate(VARIABLES, "tset", 2)
+
+
+def test_running_statistics_are_used_in_evaluation() -> None:
+    objective = Classification(Dense(widths=(CLASSES,)), CROSS_ENTROPY)
+    evaluate = evaluators.prepare(objective.predict, ArrayFeed(), classification.make(), LAYOUT)
+    params, batch_stats, _ = objective.init(jax.random.key(0), {"image": jnp.zeros((1, *SHAPE))})
+    moved = jax.tree.map(lambda leaf: leaf + 0.5, batch_stats)
+    first, second = (
+        evaluate({"params": params, "batch_stats": stats}, "test", 7)
+        for stats in (batch_stats, moved)
+    )
+    assert first.values["loss"] != second.values["loss"]
+
+
+def test_an_example_that_is_not_counted_is_an_error() -> None:
+    evaluate = evaluators.prepare(predict, ArrayFeed(dropped=1), classification.make(), LAYOUT)
+    with pytest.raises(RuntimeError, match="test has 7 examples, but 6 were counted"):
+        evaluate(VARIABLES, "test", 3)
+
+
+def make_centred(fit_split: str = "validation") -> Evaluator:
+    """Returns an evaluator of the mean label minus the mean label of `fit_split`."""
+
+    def mean(parts: Iterable[Any]) -> float:
+        return float(np.concatenate(jax.device_get(list(parts))).mean())
+
+    def measure(outputs: Outputs, batch: Batch) -> jax.Array:
+        return batch["label"]
+
+    def finish(parts: Iterable[Any], fitted: Any) -> Result:
+        return Result({"centred": mean(parts) - fitted}, fitted=fitted)
+
+    return Evaluator(measure, finish, names=("centred",), fit_split=fit_split, fit=mean)
+
+
+def test_an_evaluator_with_fit_reads_its_split_first() -> None:
+    feed = ArrayFeed()
+    evaluate = evaluators.prepare(predict, feed, make_centred(), LAYOUT)
+    result = evaluate(VARIABLES, "test", 1)
+    assert feed.read == ["validation", "test"]
+    fitted = feed.arrays("validation")[1].mean()
+    assert result.fitted == pytest.approx(fitted)
+    assert result.values == pytest.approx({"centred": feed.arrays("test")[1].mean() - fitted})
+
+
+def test_values_of_other_evaluators_are_prefixed_with_their_name() -> None:
+    some = {evaluators.MAIN: classification.make(), "centred-labels": make_centred()}
+    assert evaluators.names(some) == ["loss", "top1", "top5", "centred-labels/centred"]

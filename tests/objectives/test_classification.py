@@ -1,0 +1,127 @@
+"""Tests of the classification objective."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import errors, losses, models, objectives, plan
+from cnn_jax.contracts import Batch, Carried, Sums
+from cnn_jax.objectives import Classification
+from tests.toys import CROSS_ENTROPY, Dense
+
+CLASSES = 7
+OBJECTIVE = Classification(Dense(widths=(CLASSES,), norm=False), CROSS_ENTROPY)
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+BATCH = {
+    "image": jnp.asarray(RNG.normal(size=(6, 2, 2, 1)), jnp.float32),
+    "label": jnp.asarray(RNG.integers(0, CLASSES, 6), jnp.int32),
+    "weight": jnp.asarray([1, 1, 0, 1, 0, 1], jnp.float32),
+}
+TARGET = jnp.asarray(RNG.dirichlet(np.ones(CLASSES), 6), jnp.float32)
+PARAMS, BATCH_STATS, _ = OBJECTIVE.init(KEY, {"image": jnp.zeros((1, 2, 2, 1))})
+CARRIED = Carried(jnp.zeros((), jnp.int32), BATCH_STATS, {"owner": jnp.ones(2)})
+
+
+@functools.cache
+def compiled(objective: Any = OBJECTIVE) -> Any:
+    return jax.jit(objective.loss)
+
+
+def loss(batch: Batch) -> tuple[jax.Array, tuple[Carried, Sums]]:
+    value, rest = compiled()(PARAMS, CARRIED, batch, KEY)
+    return value, rest
+
+
+def log_probabilities() -> np.ndarray:
+    images = np.asarray(BATCH["image"]).reshape(6, -1).astype(np.float64)
+    logits = images @ np.asarray(PARAMS["Dense_0"]["kernel"])
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def weighted_mean(values: np.ndarray) -> float:
+    weight = np.asarray(BATCH["weight"])
+    return float((values * weight).sum() / weight.sum())
+
+
+def test_the_loss_uses_the_target_and_the_metrics_use_the_label() -> None:
+    own = np.take_along_axis(log_probabilities(), np.asarray(BATCH["label"])[:, None], 1)[:, 0]
+    plain, (_, expected) = loss(BATCH)
+    assert float(plain) == pytest.approx(weighted_mean(-own), rel=1e-5)
+
+    value, (_, sums) = loss({**BATCH, "target": TARGET})
+    soft = -(np.asarray(TARGET) * log_probabilities()).sum(-1)
+    assert float(value) == pytest.approx(weighted_mean(soft), rel=1e-5)
+    assert float(value) != pytest.approx(float(plain), rel=1e-2)
+    assert set(sums) == {"loss", "top1", "top5"}
+    assert jax.device_get(sums) == jax.device_get(expected)
+    total, count = sums["loss"]
+    assert float(total / count) == pytest.approx(float(plain), rel=1e-6)
+
+
+def test_without_labels_there_are_no_metrics() -> None:
+    batch = {"image": BATCH["image"], "weight": BATCH["weight"], "target": TARGET}
+    value, (_, sums) = loss(batch)
+    assert float(value) == float(loss({**BATCH, "target": TARGET})[0])
+    assert sums == {}
+
+
+def test_the_loss_of_distances_uses_the_label() -> None:
+    objective = Classification(OBJECTIVE.model, losses.make(plan.Loss(name="distance")))
+    values = [
+        compiled(objective)(PARAMS, CARRIED, batch, KEY)[0]
+        for batch in (BATCH, {**BATCH, "target": TARGET})
+    ]
+    assert float(values[0]) == float(values[1])
+
+
+def test_extra_state_of_others_is_passed_on_unchanged() -> None:
+    _, (carried, _) = loss(BATCH)
+    assert set(carried.extra) == {"owner"}
+    np.testing.assert_array_equal(carried.extra["owner"], CARRIED.extra["owner"])
+    assert int(carried.step) == 0
+
+
+def test_predict_returns_the_logits() -> None:
+    outputs = OBJECTIVE.predict({"params": PARAMS, "batch_stats": {}}, {"image": BATCH["image"]})
+    assert set(outputs) == {"logits"}
+    np.testing.assert_allclose(
+        jax.nn.log_softmax(outputs["logits"]), log_probabilities(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_make_uses_the_plan() -> None:
+    given = plan.read(
+        {
+            "model": {"name": "mlp", "widths": (8,), "dtype": "bfloat16"},
+            "loss": {"name": "cross_entropy", "label_smoothing": 0.3, "auxiliary_weight": 0.25},
+        }
+    )
+    objective = objectives.make(given, num_classes=CLASSES)
+    assert isinstance(objective, Classification)
+    assert objective.auxiliary_weight == 0.25
+    assert objective.model == models.create(
+        "mlp", num_classes=CLASSES, dtype="bfloat16", widths=(8,)
+    )
+    logits = {"logits": jnp.eye(CLASSES)}
+    batch = {"label": jnp.arange(CLASSES)}
+    np.testing.assert_array_equal(
+        objective.example_loss(logits, batch),
+        losses.cross_entropy(logits["logits"], batch["label"], 0.3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "lenett"}}, "unknown model 'lenett'; did you mean 'lenet'"),
+        ({"loss": {"name": "distances"}}, "unknown loss.name 'distances'; did you mean"),
+    ],
+)
+def test_make_refuses_unknown_names(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.UserError, match=message):
+        objectives.make(plan.read(changes), num_classes=CLASSES)

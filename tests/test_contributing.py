@@ -1,0 +1,53 @@
+"""The examples of CONTRIBUTING.md, applied to a copy of the package and run."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+ROOT = Path(__file__).parents[1]
+MOST_FILES = 3
+TRAIN = """
+from cnn_jax import plan, train
+given = {
+    "data": {"source": "stripes", "image_size": 16, "brightness": 0.1},
+    "model": {"name": "mlp", "widths": (8,)},
+    "optim": {"name": "lion", "learning_rate": 1e-3},
+    "train": {"batch_size": 8, "steps": 20, "average": 0.9},
+    "eval": {"monitor": "confidence/mean"},
+}
+train.run(given, "run")
+"""
+
+
+def examples() -> list[str]:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.findall(r"^```diff\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_each_example_touches_at_most_three_files() -> None:
+    counts = [example.count("\ndiff --git") + 1 for example in examples()]
+    assert len(counts) == 5
+    assert max(counts) <= MOST_FILES
+
+
+def test_the_examples_apply_and_train_together(tmp_path: Path) -> None:
+    for name in ("cnn_jax", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for example in examples():
+        command = ["git", "apply", "-"]
+        subprocess.run(command, input=example, cwd=tmp_path, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", TRAIN], cwd=tmp_path, env=environment, check=True)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (test,) = (row for row in map(json.loads, lines) if row["split"] == "test")
+    assert test["top1"] == 1.0  # The stripes were learned, with all five examples at work.
+    assert 0.5 < test["confidence/mean"] <= 1.0
+    # The average of the parameters is in the checkpoint.
+    saved = ocp.PyTreeCheckpointHandler().metadata(tmp_path / "run" / "checkpoints/20/state").tree
+    assert saved["extra"]["average"]["output"]["kernel"].shape == (8, 2)

@@ -1,0 +1,89 @@
+"""Tests of `train.check`: mistakes in a plan are found before any data is read."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from cnn_jax import data, errors, plan, train
+from cnn_jax.data import sources
+from cnn_jax.runtime import sharding
+from cnn_jax.runtime.sharding import Layout
+from configs import quickstart
+
+
+def read(**changes: Any) -> plan.Plan:
+    """Returns the plan of the quickstart with changed keys, given by path."""
+    return plan.read({**quickstart.get_config().to_dict(), **changes})
+
+
+def test_the_quickstart_is_allowed() -> None:
+    train.check(read())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.name", "lenett", "unknown model 'lenett'; did you mean 'lenet'"),
+        ("model.dtype", "float12", "float12"),
+        ("model.widhts", (8,), "widhts"),
+        ("data.source", "digit", "unknown data.source 'digit'; did you mean 'digits'"),
+        ("data.crop_padding", 32, r"data.crop_padding must be in \[0, 32\) pixels, got 32"),
+        ("loss.name", "cross", "unknown loss.name 'cross'; .*allowed: cross_entropy, distance"),
+        ("optim.name", "sdg", "unknown optimizer 'sdg'; did you mean 'sgd'"),
+        ("optim.schedule.name", "cosin", "unknown learning-rate schedule 'cosin'"),
+        ("optim.schedule.warmup_epochs", 151.0, "warmup_epochs must be at most"),
+        ("eval.monitor", "top2", "unknown eval.monitor 'top2'; .*allowed: loss, top1, top5$"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_read_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, value: Any, message: str
+) -> None:
+    def open_source(options: plan.Data) -> Any:
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(data, "open_source", open_source)
+    monkeypatch.setattr(sources, "open_source", open_source)
+    given = read(**{path: value})
+    with pytest.raises(errors.UserError, match=message):
+        train.check(given)
+    with pytest.raises(errors.UserError, match=message):
+        train.run(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_divide_among_the_devices_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh = Mesh(np.array(jax.devices()[:1] * 8), (sharding.DATA_AXIS,))
+    monkeypatch.setattr(sharding, "make_layout", lambda: Layout(mesh))
+    train.check(read(**{"train.batch_size": 64}))
+    with pytest.raises(errors.UserError, match="100 does not divide by the 8 devices"):
+        train.check(read(**{"train.batch_size": 100}))
+
+
+@pytest.mark.xfail(raises=KeyError, reason="raised at the first validation", strict=True)
+def test_a_monitor_that_the_classes_do_not_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five classes have no top-5 accuracy."""
+    images, labels = np.zeros((64, 8, 8, 1), np.uint8), np.arange(64) % 5
+    source = data.from_arrays({"train": (images, labels), "test": (images, labels)})
+    monkeypatch.setattr(data, "open_source", lambda options: source)
+    config = quickstart.get_config("smoke")
+    config.model.update(name="mlp", widths=(4,))
+    config.data.update(image_size=8, crop_padding=0)
+    config.eval.monitor = "top5"
+    with pytest.raises(errors.UserError, match=r"eval\.monitor 'top5'"):
+        train.run(config, tmp_path)
+
+
+def test_a_run_shorter_than_one_step_is_refused(tmp_path: Path) -> None:
+    given = read(**{"data.source": "fake", "train.batch_size": 8, "train.epochs": 0.01})
+    given = plan.read({**plan.to_dict(given), "optim.schedule.warmup_epochs": 0})
+    with pytest.raises(errors.UserError, match=r"train.epochs 0.01 is less than one step"):
+        train.run(given, tmp_path)
+    assert list(tmp_path.iterdir()) == []
