@@ -101,7 +101,12 @@ def title(config_file: Path) -> str:
 
 
 def _place(error: BaseException, name: str) -> str:
-    """Returns the file and, where it is known, the line at which a config failed."""
+    """Returns the place of an error in a config file, such as 'configs/a.py, line 3: '.
+
+    Args:
+      error: the exception that the file raised.
+      name: the path of the config file.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: "
     lines = [
@@ -113,10 +118,10 @@ def _place(error: BaseException, name: str) -> str:
 
 
 def _problem(error: BaseException) -> str:
-    """Returns the error of a config as one line.
+    """Returns the message for an exception that a config file raised, in one line.
 
-    ConfigDict's messages about unknown keys print a whole section. They are replaced by the nearest
-    keys.
+    It is 'KIND: TEXT'. For an unknown key it is "unknown config key 'x'" with the nearest keys,
+    because ConfigDict's own text prints a whole section.
     """
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]

@@ -213,7 +213,7 @@ class Plan:
     """A config, typed and checked: two keys of its own and one field per section."""
 
     seed: int = schema.key(
-        0, "seed of initial parameters, order, augmentation, dropout", schema.at_least(0)
+        0, "seed of initial parameters, order, augmentation, dropout", schema.within(0, 2**32)
     )
     compilation_cache: bool = schema.key(
         True, "keep compiled programs in ~/.cache/cnn_jax for the next run", material=False
@@ -282,7 +282,9 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
     if isinstance(given, Plan):
         given = to_dict(given)
     nested = given.to_dict() if isinstance(given, ConfigDict) else given
-    values = dict(schema.flatten(nested, _is_option))
+    # Paths come last, so that they replace the values in the sections.
+    ordered = dict(sorted(nested.items(), key=lambda item: "." in item[0]))
+    values = dict(schema.flatten(ordered, _is_leaf))
     options = {path: values.pop(path) for path in list(values) if _is_option(path)}
     problems = [_unknown(path) for path in values if path not in _KEYS]
     checked: dict[str, Any] = {}
@@ -330,7 +332,7 @@ def stored(text: str) -> Plan:
         raise errors.UserError(f"not JSON: {error}") from error
     if not isinstance(content, dict):
         raise errors.UserError(f"not a JSON object but {type(content).__name__}")
-    values = dict(schema.flatten(content, _is_option))
+    values = dict(schema.flatten(content, _is_leaf))
     for path, added in ADDED.items():
         before = values.pop(added.renamed_from, added.before)
         values.setdefault(path, before)
@@ -342,7 +344,7 @@ def stored(text: str) -> Plan:
 
 def differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """Returns the values (old, new) that differ, by path; None where an option is not given."""
-    before, after = (dict(schema.flatten(to_dict(plan), _is_option)) for plan in (old, new))
+    before, after = (dict(schema.flatten(to_dict(plan), _is_leaf)) for plan in (old, new))
     return {
         path: (before.get(path), after.get(path))
         for path in {**before, **after}
@@ -360,6 +362,10 @@ def _unknown(path: str) -> str:
         if path == added.renamed_from:
             return f"{path} is now {new}"
     return f"unknown config key {path!r}; {errors.nearest(path, _KEYS)}"
+
+
+def _is_leaf(path: str) -> bool:
+    return path in _KEYS or _is_option(path)
 
 
 def _is_option(path: str) -> bool:

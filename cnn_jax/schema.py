@@ -1,6 +1,8 @@
-"""Typed config sections: fields with defaults, comments and ranges, as frozen dataclasses.
+"""Typed config sections: frozen dataclasses whose fields have a default, a comment and a range.
 
-`plan.py` defines the sections with `key`, and reads configs with the other functions.
+`plan.py` declares each field with `key` and gives its range by a check such as `at_least(0)`. The
+other functions convert between dataclasses, nested dictionaries and values by path, such as
+'optim.schedule.name'.
 """
 
 import dataclasses
@@ -24,6 +26,11 @@ def anything(_: Any) -> str:
 def at_least(low: float) -> Check:
     """Allows finite numbers from `low` on."""
     return lambda value: "" if low <= value < math.inf else f"at least {low:g}"
+
+
+def within(low: int, below: int) -> Check:
+    """Allows numbers from `low` on, less than `below`."""
+    return lambda value: "" if low <= value < below else f"at least {low} and below {below}"
 
 
 def above(low: float) -> Check:

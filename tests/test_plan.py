@@ -201,7 +201,7 @@ def test_one_message_lists_all_problems() -> None:
         "unknown config key 'optim.lerning_rate'; nearest: optim.learning_rate, ",
         "optim.momentum must be in [0, 1), got 1.0",
         "optim.schedule.name must be a text, got 3",
-        "seed must be at least 0, got -1",
+        "seed must be at least 0 and below 4294967296, got -1",
         "unknown config key 'trian.epochs'; nearest: train.epochs, ",
         "data.channels must be 1 or 3, got 2",
     ):

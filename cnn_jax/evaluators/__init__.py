@@ -1,9 +1,10 @@
 """Evaluators: each measures the outputs of a network over a whole split (`contracts.Evaluator`).
 
-- `classification.py`: loss, accuracies, confusion matrix
-- `of_run.py`: evaluates a checkpoint of a run and writes the result into its work directory
+- `classification.py`: the evaluator of loss, accuracies and confusion matrix
+- `of_run.py`: runs an evaluator on a checkpoint of a run, and writes the result into the work
+  directory
 
-To add an evaluator, write a file with a function `make() -> Evaluator` and list it in `make`.
+To add an evaluator, write a file with a function that returns it, and list it in `make` below.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 
+from cnn_jax import errors
 from cnn_jax.contracts import Evaluator, Feed, Predict, Result, Tree, Variables
 from cnn_jax.evaluators import classification
 from cnn_jax.runtime import sharding
@@ -31,14 +33,24 @@ class Evaluate(Protocol):
     ) -> Result: ...
 
 
-def make() -> dict[str, Evaluator]:
-    """Returns the evaluators of a run by name."""
-    return {MAIN: classification.make()}
+def make(num_classes: int | None = None) -> dict[str, Evaluator]:
+    """Returns the evaluators of a run by name.
+
+    Args:
+      num_classes: the number of classes; None if it is not known yet.
+    """
+    return {MAIN: classification.make(num_classes)}
 
 
-def names(evaluators: Mapping[str, Evaluator]) -> list[str]:
-    """Returns the values that these evaluators can return, as they are logged."""
-    return [label(name, value) for name, one in evaluators.items() for value in one.names]
+def check_monitor(monitor: str, evaluators: Mapping[str, Evaluator]) -> None:
+    """Checks that the evaluators can return the value that chooses the best checkpoint.
+
+    Raises:
+      UserError: no evaluator can return `monitor`.
+    """
+    values = [label(name, value) for name, one in evaluators.items() for value in one.names]
+    if monitor not in values:
+        raise errors.unknown("eval.monitor", monitor, values)
 
 
 def label(evaluator: str, value: str) -> str:

@@ -10,14 +10,20 @@ from cnn_jax import metrics
 from cnn_jax.contracts import Batch, Evaluator, Outputs, Result, Tree
 
 
-def make() -> Evaluator:
+def make(num_classes: int | None = None) -> Evaluator:
     """Returns the evaluator of classifiers.
 
-    Its result has the values 'loss' (cross-entropy in nats), 'top1' and, where there are more than
-    five classes, 'top5'; and the detail 'confusion', `[K, K]` counts with a row for each true
-    class.
+    Args:
+      num_classes: the number of classes; None if it is not known yet.
+
+    Returns:
+      An evaluator whose result has the values 'loss' (cross-entropy in nats), 'top1' and, for more
+      than five classes, 'top5'; and the detail 'confusion', `[K, K]` counts with a row for each
+      true class.
     """
-    return Evaluator(measure=_measure, finish=_finish, names=("loss", "top1", "top5"))
+    has_top5 = num_classes is None or num_classes >= metrics.TOP5_MIN_CLASSES
+    names = ("loss", "top1", "top5") if has_top5 else ("loss", "top1")
+    return Evaluator(measure=_measure, finish=_finish, names=names)
 
 
 def _measure(outputs: Outputs, batch: Batch) -> Tree:

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn_jax import data, errors, evaluators, predictor
 from cnn_jax.contracts import Result
+from cnn_jax.data import sources
 from cnn_jax.runs import plots, workdir
 from cnn_jax.runtime import sharding
 
@@ -79,7 +80,7 @@ def run(
     path = directory / f"evaluation-{split}-{which}.json"
     evaluation = _evaluation(result, feed.description.class_names, restored.step, path)
     if sharding.is_primary():
-        _write(evaluation, f"{plan.model.name}, {plan.data.name or plan.data.source}, {split}")
+        _write(evaluation, f"{plan.model.name}, {sources.title(plan.data)}, {split}")
     return evaluation
 
 

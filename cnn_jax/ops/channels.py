@@ -131,13 +131,13 @@ def _compute_input_gradient(
     x: jax.Array,
     statistics: jax.Array,
 ) -> jax.Array:
-    """Computes the gradient of `batch_normalize` with respect to `x`.
+    """Returns the gradient of `batch_normalize` with respect to its input `x`, `[..., C]`.
 
     Args:
-      sums: implementation of `_sums`.
-      planes: implementation of `_planes`.
+      sums: implementation of the primitive `_sums`, native or XLA's.
+      planes: implementation of the primitive `_planes`, native or XLA's.
       dy: gradient of the normalised images, `[..., C]`.
-      x: `[..., C]`.
+      x: input of the normalisation, `[..., C]`.
       statistics: `[3, C]`, see `_gradient_coefficients`.
     """
     return planes(_gradient_coefficients(sums(dy, x) / _pixels(x), statistics), dy, x)

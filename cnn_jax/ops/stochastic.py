@@ -19,13 +19,13 @@ def stochastic_pool(
     *,
     key: jax.Array | None,
 ) -> jax.Array:
-    """Draws one pixel of each window with a probability proportional to its value.
+    """Draws one pixel of each window, for each channel, with probability proportional to its value.
 
     Source: Zeiler & Fergus 2013 (arXiv:1301.3557), section 3. Without a PRNG key, for evaluation,
     it returns the mean weighted by these probabilities, `sum_i p_i a_i` (section 3.1).
 
-    Windows draw independently, even if they overlap. The gradient goes to the drawn pixel. The
-    result for a window of zeros is zero.
+    Windows draw independently, even if they overlap. In training, the gradient goes to the drawn
+    pixel. The result for a window of zeros is zero.
 
     Args:
       x: `[B, H, W, C]`, not negative, for example after a ReLU. 16-bit inputs are summed in

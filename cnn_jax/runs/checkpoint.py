@@ -275,5 +275,6 @@ def _move(path: Path, quarantine: Path) -> None:
 
 def _rank(metrics: Mapping[str, Any]) -> float:
     rank = metrics["accuracy"]
-    not_validated = rank is None or ("monitor" not in metrics and rank == _OLD_NOT_VALIDATED)
-    return NOT_VALIDATED if not_validated else float(rank)
+    if rank is None or ("monitor" not in metrics and rank == _OLD_NOT_VALIDATED):
+        return NOT_VALIDATED
+    return NOT_VALIDATED if math.isnan(rank) else float(rank)

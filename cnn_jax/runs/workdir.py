@@ -83,11 +83,10 @@ def load_plan(directory: Path) -> Plan:
     Raises:
       UserError: the file is missing or damaged.
     """
+    text = _read(directory, CONFIG)
     try:
-        return plan.stored(_read(directory, CONFIG))
+        return plan.stored(text)
     except errors.UserError as error:
-        if not (directory / CONFIG).exists():
-            raise
         raise errors.UserError(f"{directory / CONFIG} is damaged: {error}") from error
 
 

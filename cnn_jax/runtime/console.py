@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -53,8 +54,10 @@ def block(rows: Mapping[str, str]) -> str:
     network  lenet, 61,706 parameters
     steps    3000
     """
-    width = max(map(len, rows), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    width = max(map(_width, rows), default=0)
+    return "\n".join(
+        f"{name}{' ' * (width - _width(name))}  {value}" for name, value in rows.items()
+    )
 
 
 class Progress:
@@ -155,11 +158,14 @@ class Progress:
         self._values = {**self._values, **values}
 
     def beside(self, label: str, done: int, total: int) -> None:
-        """Shows the progress of a pass over another split, until `done` equals `total`.
+        """Updates the display of a pass over another split, such as a validation.
+
+        The time between the call with `done` 0 and the call with `done` equal to `total` is left
+        out of the rate of training steps and of the time left.
 
         Args:
           label: the split, such as 'validation'.
-          done: the number of batches done. Begin with 0: the time from then on does not count.
+          done: the number of batches done; 0 in the first call.
           total: the number of batches in the split.
         """
         was_active, is_active = bool(self._beside), done < total
@@ -314,7 +320,11 @@ class _RecentRate:
 
 
 def _run(command: Callable[[], int]) -> int | str | None:
-    """Returns the exit status of `command`, as `sys.exit` takes it."""
+    """Runs a command and returns its exit status, as an argument of `sys.exit`.
+
+    A UserError and Ctrl-C are turned into a message and a status. SystemExit, which argparse raises
+    for --help, is turned into its status.
+    """
     try:
         return command()
     except errors.UserError as error:
@@ -335,6 +345,11 @@ def _has_no_reader(stream: TextIO) -> bool:
 
 def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _width(text: str) -> int:
+    """Returns the number of columns of a text in a terminal; Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _columns(stream: TextIO) -> int:

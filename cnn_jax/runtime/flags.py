@@ -19,11 +19,14 @@ def make_parser(command: str, description: str | None) -> argparse.ArgumentParse
 
 
 def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Adds `--workdir` and `--checkpoint`, which name a checkpoint of a run.
+    """Adds the flags `--workdir`, the work directory of a run, and `--checkpoint`.
+
+    The value of `--checkpoint` is 'best', 'last' or a step; it is None if the flag is not given,
+    which commands treat as 'best'.
 
     Args:
       parser: the parser of a command.
-      required: True if the command works on runs only.
+      required: True if `--workdir` must be given.
     """
     parser.add_argument("--workdir", required=required, type=Path, help="work directory of the run")
     parser.add_argument(

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C as a request to stop after the running steps, on all hosts at once."""
+"""Handling of SIGTERM and Ctrl-C: the training loop stops after its current call, and saves.
+
+A SIGTERM to one of several hosts stops all of them at the same step.
+"""
 
 import signal
 from collections.abc import Callable

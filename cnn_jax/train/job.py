@@ -78,9 +78,7 @@ def check(plan: Plan) -> None:
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH
     _make_optimizer(plan, total_steps, _STEPS_PER_UNREAD_EPOCH)
-    values = evaluators.names(evaluators.make())
-    if plan.eval.monitor not in values:
-        raise errors.unknown("eval.monitor", plan.eval.monitor, values)
+    evaluators.check_monitor(plan.eval.monitor, evaluators.make())
     sharding.make_layout().check_batch_size(plan.train.batch_size)
 
 
@@ -96,7 +94,10 @@ def make(plan: Plan, source: Source) -> Job:
     """
     layout = sharding.make_layout()
     feed = data.bind(source, plan, layout)
-    objective = objectives.make(plan, feed.description.num_classes)
+    num_classes = feed.description.num_classes
+    objective = objectives.make(plan, num_classes)
+    measurements = evaluators.make(num_classes)
+    evaluators.check_monitor(plan.eval.monitor, measurements)
     epoch = feed.steps_per_epoch
     total_steps = plan.train.steps or round(plan.train.epochs * epoch)
     if total_steps < 1:
@@ -119,7 +120,7 @@ def make(plan: Plan, source: Source) -> Job:
         ),
         evaluate={
             name: evaluators.prepare(objective.predict, feed, evaluator, layout)
-            for name, evaluator in evaluators.make().items()
+            for name, evaluator in measurements.items()
         },
         total_steps=total_steps,
         intervals={

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, plan
 from cnn_jax.contracts import TrainState
+from cnn_jax.data import sources
 from cnn_jax.metrics import Totals
 from cnn_jax.runs import checkpoint, workdir
 from cnn_jax.runtime import console, sharding
@@ -62,7 +63,7 @@ def run(
     workdir.check(directory, plan_)
     progress = progress and sharding.is_primary()
     if progress:
-        print(f"reading the data set {_data_name(plan_)} …", file=sys.stderr)
+        print(f"reading the data set {sources.title(plan_.data)} …", file=sys.stderr)
     job = jobs.make(plan_, data.open_source(plan_.data))
     with (
         contextlib.closing(job.feed),
@@ -120,7 +121,7 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
     return console.block(
         {
             "network": f"{options.model.name}, {parameters:,} parameters, {options.model.dtype}",
-            "data": f"{_data_name(options)}: {sizes}",
+            "data": f"{sources.title(options.data)}: {sizes}",
             "input": f"{height}x{width}x{channels}, {feed.description.num_classes} classes",
             "devices": f"{len(devices)} {devices[0].device_kind}",
             "batch": f"{options.train.batch_size}, {feed.steps_per_epoch} steps per epoch",
@@ -128,7 +129,3 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
             "work directory": str(directory),
         }
     )
-
-
-def _data_name(options: plan.Plan) -> str:
-    return " ".join(filter(None, (options.data.source, options.data.name)))

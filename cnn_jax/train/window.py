@@ -1,4 +1,4 @@
-"""Training metrics since the last line of the log."""
+"""Sums of the training metrics over the steps between two lines of the log."""
 
 import jax
 import numpy as np
@@ -26,10 +26,11 @@ class Window:
         self._parts.append((call, sums))
 
     def totals(self) -> metrics.Totals:
-        """Waits for the devices and returns the sums and counts so far.
+        """Waits for the devices and returns the sums and counts since the last `clear`.
 
         Raises:
-          DivergedError: a sum is not finite; the message names the first such step.
+          DivergedError: a metric is not finite. The message names the first step at which one is
+            not.
         """
         for call, stacked in jax.device_get(self._parts):
             for index, step in enumerate(call):

@@ -192,4 +192,7 @@ def test_an_evaluator_with_fit_reads_its_split_first() -> None:
 
 def test_values_of_other_evaluators_are_prefixed_with_their_name() -> None:
     some = {evaluators.MAIN: classification.make(), "centred-labels": make_centred()}
-    assert evaluators.names(some) == ["loss", "top1", "top5", "centred-labels/centred"]
+    for name in ("loss", "top1", "top5", "centred-labels/centred"):
+        evaluators.check_monitor(name, some)
+    with pytest.raises(errors.UserError, match=r"eval\.monitor 'centred'; did you mean"):
+        evaluators.check_monitor("centred", some)

@@ -135,7 +135,6 @@ def test_the_newest_and_the_best_are_kept(
     assert_is_step(restore_chosen(tmp_path, "best"), best)
 
 
-@pytest.mark.xfail(reason="a rank that is NaN replaces the best checkpoint", strict=True)
 @pytest.mark.parametrize("ranks", [(0.5, np.nan, 0.2, 0.1), (np.nan, 0.5, 0.2, np.nan)])
 def test_a_rank_that_is_nan_counts_as_not_validated(tmp_path: Path, ranks: Sequence[float]) -> None:
     best = ranks.index(0.5) + 1

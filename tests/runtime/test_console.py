@@ -343,6 +343,8 @@ def test_block_aligns_the_values() -> None:
         "work directory  runs/lenet",
     ]
     assert console.block({}) == ""
+    wide = {"class お": "0.9", "loss": "0.5"}  # The letter is two columns wide.
+    assert console.block(wide).splitlines() == ["class お  0.9", "loss      0.5"]
 
 
 def fail(error: BaseException) -> int:

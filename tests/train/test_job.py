@@ -65,7 +65,6 @@ def test_a_batch_that_does_not_divide_among_the_devices_is_refused(
         train.check(read(**{"train.batch_size": 100}))
 
 
-@pytest.mark.xfail(raises=KeyError, reason="raised at the first validation", strict=True)
 def test_a_monitor_that_the_classes_do_not_have_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

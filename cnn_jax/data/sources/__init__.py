@@ -35,6 +35,12 @@ def check(data: "plan.Data") -> None:
             raise errors.unknown("data.source", data.source, SOURCES)
 
 
+def title(data: "plan.Data") -> str:
+    """Returns the name of a data set for messages and plots, such as 'idx fashion_mnist'."""
+    has_name = data.source in ("idx", "tfds") and data.name
+    return f"{data.source} {data.name}" if has_name else data.source
+
+
 def open_source(data: "plan.Data") -> "contracts.Source":
     """Returns the source of a plan.
 

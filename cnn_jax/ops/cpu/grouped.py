@@ -1,8 +1,9 @@
 """Grouped convolutions, computed as dense convolutions of blocks of groups.
 
-Small groups are joined into blocks by block-diagonal kernels. Few blocks are computed by
-separate operations. With many blocks, XLA would need minutes to compile a network of many layers.
-One operation then computes all blocks: in a loop, or batched by `vmap` for kernel gradients.
+Small groups are joined into blocks by block-diagonal kernels. A few blocks are computed by one
+operation each. Many blocks are computed by one operation together, in a loop, or batched by `vmap`
+for kernel gradients: with one operation for each of many blocks, XLA takes minutes to compile a
+network.
 """
 
 import dataclasses

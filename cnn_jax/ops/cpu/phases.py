@@ -24,13 +24,18 @@ Convolve = Callable[[Any, Axis, Axis], jax.Array]
 def input_gradient(
     kernel: jax.Array | np.ndarray, rows: Axis, columns: Axis, convolve: Convolve
 ) -> jax.Array:
-    """Computes the input gradient `[B, H, W, C]`, phase by phase.
+    """Computes the input gradient `[B, H, W, C]` of a convolution with strides, phase by phase.
+
+    A phase is the inputs with the same row modulo the stride and the same column modulo the stride.
+    Its gradient is a convolution of the output's gradient, without stride, with the taps that reach
+    the phase.
 
     Args:
       kernel: taps `[kh, kw, ...]`.
       rows: vertical axis of the forward convolution.
       columns: horizontal axis of the forward convolution.
-      convolve: computes one phase from its taps, in reverse order, and its two axes.
+      convolve: a function that convolves the output's gradient, which it already holds. Its
+        arguments are the taps of a phase, already reversed along both axes, and the phase's axes.
     """
     results = {}
     for row in range(rows.stride):

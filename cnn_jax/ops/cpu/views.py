@@ -57,7 +57,9 @@ def taps(x: jax.Array, rows: Axis, columns: Axis, value: float = 0) -> list[jax.
 def patches(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
     """Returns the window of each output (im2col): `[B, H, W, C]` to `[B, H', W', kh kw C]`.
 
-    It copies columns first and rows second, so the second stage copies runs of `kw C` values.
+    The image is padded with zeros first. The last axis is ordered by kernel row, kernel column and
+    channel. The copy has two stages, along the width and then along the height, so that the second
+    stage copies contiguous runs of `kw C` values.
     """
     x = pad(x, (rows.low, rows.high), (columns.low, columns.high))
     x = lax.optimization_barrier(column_patches(x, columns))

@@ -43,9 +43,10 @@ _lock = threading.Lock()
 
 
 def has(name: str, *operands: jax.Array) -> bool:
-    """Returns True if kernel `name` supports the dtypes of the operands.
+    """Returns True if a native kernel `name` is available for the dtypes of the operands.
 
-    The first call may compile all kernels.
+    The first call in a process loads the library of kernels. If it is not on the disk yet, the C++
+    compiler builds it, which takes seconds. Without a compiler every answer is False.
     """
     dtype = operands[0].dtype
     is_one_type = all(operand.dtype == dtype for operand in operands)
