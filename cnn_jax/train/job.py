@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import optax
 
 from cnn_jax import data, errors, evaluators, losses, models, objectives, optim
-from cnn_jax.contracts import Feed, Objective, Source
+from cnn_jax.contracts import Evaluator, Feed, Objective, Source
 from cnn_jax.data import augment, sources
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import sharding
@@ -30,7 +30,8 @@ class Job:
       schedule: the learning rate by step.
       layout: the devices.
       train_steps: the compiled training steps; see `step.make_train_steps`.
-      evaluate: the compiled evaluations, by the name of the evaluator.
+      evaluate: the compiled evaluations of each validation, by the name of the evaluator.
+      evaluate_last: further ones, which fit something to a split first, for the end of the run.
       total_steps: the length of the run in steps.
       intervals: steps from one log line, validation or checkpoint to the next.
     """
@@ -43,6 +44,7 @@ class Job:
     layout: Layout
     train_steps: step.TrainSteps
     evaluate: Mapping[str, evaluators.Evaluate]
+    evaluate_last: Mapping[str, evaluators.Evaluate]
     total_steps: int
     intervals: Mapping[str, int]
 
@@ -78,7 +80,8 @@ def check(plan: Plan) -> None:
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH
     _make_optimizer(plan, total_steps, _STEPS_PER_UNREAD_EPOCH)
-    evaluators.check_monitor(plan.eval.monitor, evaluators.make())
+    without_fit, _ = _split_by_fit(evaluators.make())
+    evaluators.check_monitor(plan.eval.monitor, without_fit)
     sharding.make_layout().check_batch_size(plan.train.batch_size)
 
 
@@ -96,8 +99,8 @@ def make(plan: Plan, source: Source) -> Job:
     feed = data.bind(source, plan, layout)
     num_classes = feed.description.num_classes
     objective = objectives.make(plan, num_classes)
-    measurements = evaluators.make(num_classes)
-    evaluators.check_monitor(plan.eval.monitor, measurements)
+    without_fit, with_fit = _split_by_fit(evaluators.make(num_classes))
+    evaluators.check_monitor(plan.eval.monitor, without_fit)
     epoch = feed.steps_per_epoch
     total_steps = plan.train.steps or round(plan.train.epochs * epoch)
     if total_steps < 1:
@@ -118,10 +121,8 @@ def make(plan: Plan, source: Source) -> Job:
             steps_per_call=plan.train.steps_per_call,
             layout=layout,
         ),
-        evaluate={
-            name: evaluators.prepare(objective.predict, feed, evaluator, layout)
-            for name, evaluator in measurements.items()
-        },
+        evaluate=_prepare(without_fit, objective, feed, layout),
+        evaluate_last=_prepare(with_fit, objective, feed, layout),
         total_steps=total_steps,
         intervals={
             LOG: plan.log.every_steps,
@@ -129,6 +130,22 @@ def make(plan: Plan, source: Source) -> Job:
             SAVE: plan.checkpoint.every_steps,
         },
     )
+
+
+def _split_by_fit(
+    given: Mapping[str, Evaluator],
+) -> tuple[dict[str, Evaluator], dict[str, Evaluator]]:
+    with_fit = {name: one for name, one in given.items() if one.fit is not None}
+    return {name: one for name, one in given.items() if one.fit is None}, with_fit
+
+
+def _prepare(
+    given: Mapping[str, Evaluator], objective: Objective, feed: Feed, layout: Layout
+) -> dict[str, evaluators.Evaluate]:
+    return {
+        name: evaluators.prepare(objective.predict, feed, evaluator, layout)
+        for name, evaluator in given.items()
+    }
 
 
 def _make_optimizer(

@@ -98,7 +98,10 @@ class Recorder:
           without such a split.
         """
         step = self._job.total_steps
-        test = self._evaluate(step, state, "test") if "test" in self._job.feed.splits else {}
+        test = {}
+        if "test" in self._job.feed.splits:
+            evaluations = {**self._job.evaluate, **self._job.evaluate_last}
+            test = self._evaluate(step, state, "test", evaluations)
         whole = jax.jit(lambda params: params, out_shardings=self._job.layout.whole)
         digest = sha256(jax.device_get(whole(state.params)))
         self._write(step, logs.FINAL, {"params_sha256": digest})
@@ -118,13 +121,20 @@ class Recorder:
     def _validate(self, step: int, state: TrainState) -> float:
         """Returns the rank of the state among the checkpoints: higher is better."""
         self._window.totals()  # Raises DivergedError; a state that has diverged is not validated.
-        values = self._evaluate(step, state, "validation")
+        values = self._evaluate(step, state, "validation", self._job.evaluate)
         options = self._job.plan.eval
         return values[options.monitor] * (1 if options.monitor_mode == "max" else -1)
 
-    def _evaluate(self, step: int, state: TrainState, split: str) -> dict[str, float]:
+    def _evaluate(
+        self,
+        step: int,
+        state: TrainState,
+        split: str,
+        evaluations: Mapping[str, evaluators.Evaluate],
+    ) -> dict[str, float]:
+        """Runs evaluations on a split, logs their values and returns them by label."""
         values: dict[str, float] = {}
-        for name, evaluate in self._job.evaluate.items():
+        for name, evaluate in evaluations.items():
             result = evaluate(
                 state.variables,
                 split,

@@ -30,8 +30,8 @@ def small(monitor: str, mode: str) -> ConfigDict:
     return config
 
 
-def make_scripted() -> dict[str, Evaluator]:
-    """Returns evaluators whose values are those of `LOSSES` and `ACCURACIES`, in order."""
+def make_scripted(num_classes: int | None = None) -> dict[str, Evaluator]:
+    """Returns evaluators: one with the values of `LOSSES` and `ACCURACIES`, in order; two count."""
     remaining = iter(zip(LOSSES, ACCURACIES, strict=True))
 
     def measure(outputs: Outputs, batch: Batch) -> jax.Array:
@@ -42,11 +42,18 @@ def make_scripted() -> dict[str, Evaluator]:
         return Result({"loss": loss, "top1": top1})
 
     def count(parts: Iterable[Any], fitted: Any) -> Result:
-        return Result({"examples": float(sum(jax.device_get(list(parts))))})
+        return Result({"examples": total(parts)})
+
+    def total(parts: Iterable[Any]) -> float:
+        return float(sum(jax.device_get(list(parts))))
+
+    def finish_fitted(parts: Iterable[Any], fitted: Any) -> Result:
+        return Result({"examples": fitted})
 
     return {
         evaluators.MAIN: Evaluator(measure, finish, names=("loss", "top1")),
         "count": Evaluator(measure, count, names=("examples",)),
+        "fitted": Evaluator(measure, finish_fitted, ("examples",), "validation", total),
     }
 
 
@@ -59,7 +66,8 @@ def test_the_checkpoint_with_the_best_monitored_value_is_kept(
 ) -> None:
     monkeypatch.setattr(evaluators, "make", make_scripted)
     outcome = train.run(small(monitor, mode), tmp_path)
-    assert outcome.test == {"loss": 5.0, "top1": 0.0, "count/examples": 20.0}
+    expected = {"loss": 5.0, "top1": 0.0, "count/examples": 20.0, "fitted/examples": 16.0}
+    assert outcome.test == expected
     checkpoints = tmp_path / workdir.CHECKPOINTS
     assert checkpoint.steps(checkpoints) == sorted({best, 18})
     assert checkpoint.choose(checkpoints, "best") == best
@@ -68,6 +76,14 @@ def test_the_checkpoint_with_the_best_monitored_value_is_kept(
     assert [row["step"] for row in validations] == [6, 12, 18]
     assert [row["loss"] for row in validations] == list(LOSSES[:3])
     assert [row["count/examples"] for row in validations] == [16.0] * 3
+    # An evaluator with `fit` runs once, at the end, and cannot choose the best checkpoint.
+    assert not any("fitted/examples" in row for row in validations)
+
+
+def test_an_evaluator_with_fit_cannot_be_monitored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluators, "make", make_scripted)
+    with pytest.raises(errors.UserError, match=r"eval\.monitor 'fitted/examples'"):
+        train.check(plan.read(small("fitted/examples", "max")))
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("loss", "max"), ("top1", "min")])
