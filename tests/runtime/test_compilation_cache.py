@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from cnn_jax.runtime import compilation_cache
+from tests.caches import share_native_kernels
 
 ROOT = Path(__file__).parents[2]
 KEYS = (
@@ -22,6 +23,7 @@ KEYS = (
 
 def run(workdir: Path, cache: Path, *flags: str) -> str:
     """Trains briefly from the command line and returns the digest of the parameters."""
+    share_native_kernels(cache)
     result = subprocess.run(
         [
             *(sys.executable, "-m", "cnn_jax.main", "--config=configs/quickstart.py:smoke"),

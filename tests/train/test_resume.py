@@ -18,6 +18,7 @@ from cnn_jax.runtime import sharding
 from cnn_jax.runtime.signals import Interruption
 from cnn_jax.train import state
 from configs import quickstart
+from tests.caches import share_native_kernels
 from tests.toys import Averaged
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,8 @@ KILLS = 10
 
 
 def start(workdir: Path) -> subprocess.Popen[str]:
+    cache = Path(f"{workdir}-cache")
+    share_native_kernels(cache)
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "cnn_jax.main"),
@@ -36,7 +39,7 @@ def start(workdir: Path) -> subprocess.Popen[str]:
             "JAX_PLATFORMS": "cpu",
             # The first process compiles; those that continue its run load the compiled programs.
             "JAX_ENABLE_COMPILATION_CACHE": "true",
-            "XDG_CACHE_HOME": f"{workdir}-cache",
+            "XDG_CACHE_HOME": str(cache),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
