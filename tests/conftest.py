@@ -1,7 +1,7 @@
 """Settings of all tests, and fixtures that several test files use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -27,6 +27,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     same_group = nextitem is not None and nextitem.get_closest_marker("xdist_group") == group
     if item.get_closest_marker("slow") and not (group and same_group):
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def shared_programs() -> Iterator[None]:
+    """Lets the runs of a test file, which compile the same programs, compile each of them once."""
+    with compilation_cache.temporary():
+        yield
 
 
 @pytest.fixture(scope="session")

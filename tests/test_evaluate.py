@@ -17,6 +17,7 @@ from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 ExitStatus = Callable[..., int | str | None]
 

@@ -78,7 +78,7 @@ EVALUATIONS = [
     *[("mlp", split, which) for split in ("train", "test") for which in ("best", "last")],
 ]
 
-pytestmark = pytest.mark.xdist_group("stored run")
+pytestmark = [pytest.mark.xdist_group("stored run"), pytest.mark.usefixtures("shared_programs")]
 
 
 def copy(name: str, tmp_path: Path) -> Path:

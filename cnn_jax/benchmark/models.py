@@ -1,20 +1,17 @@
 """Programs to time: training steps (`cnn_jax.train.step`) and inference of whole networks."""
 
-import contextlib
 import dataclasses
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from cnn_jax import errors, losses, models, objectives, ops, optim, plan
 from cnn_jax.models import costs
-from cnn_jax.runtime import prng, sharding
+from cnn_jax.runtime import compilation_cache, prng, sharding
 from cnn_jax.train import state, step
 
 MODES = ("train", "infer")
@@ -145,36 +142,11 @@ def program(case: Case, *, plain: bool = False) -> Program:
 
 def compiled_twice(case: Case) -> tuple[Program, Program]:
     """Compiles a case with an empty compilation cache, then again from that cache."""
-    with _own_cache():
+    with compilation_cache.temporary():
         jax.clear_caches()
         cold = program(case)
         jax.clear_caches()
         return cold, program(case)
-
-
-@contextlib.contextmanager
-def _own_cache() -> Iterator[None]:
-    """Context with an empty compilation cache; restores the previous settings on exit."""
-    settings = {
-        "jax_enable_compilation_cache": True,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-        "jax_compilation_cache_dir": "",
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    with tempfile.TemporaryDirectory() as directory:
-        _configure(settings | {"jax_compilation_cache_dir": directory})
-        try:
-            yield
-        finally:
-            _configure(before)
-
-
-def _configure(settings: dict[str, Any]) -> None:
-    """Sets JAX options and reopens the compilation cache."""
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 # A jitted function, its operands, and a function that turns its compiled form into `Program.run`.

@@ -1,11 +1,16 @@
 """Persistent cache of compiled XLA programs in the user's cache directory."""
 
+import contextlib
 import os
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 MAX_AGE = 30 * 24 * 3600  # Lifetime of a cached program, in seconds.
 
@@ -37,6 +42,24 @@ def use_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+@contextlib.contextmanager
+def temporary() -> Iterator[None]:
+    """Uses an empty compilation cache in a temporary directory within this context."""
+    settings = {
+        "jax_enable_compilation_cache": True,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+        "jax_compilation_cache_dir": "",
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    with tempfile.TemporaryDirectory() as directory:
+        _configure(settings | {"jax_compilation_cache_dir": directory})
+        try:
+            yield
+        finally:
+            _configure(before)
+
+
 def user_cache_directory() -> Path:
     """Returns the user's cache directory: `$XDG_CACHE_HOME/cnn_jax` or `~/.cache/cnn_jax`.
 
@@ -66,3 +89,9 @@ def _delete_old_programs(directory: Path) -> None:
     for path in directory.glob("*-cache"):
         if path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)
+
+
+def _configure(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    jax_cache.reset_cache()  # JAX keeps the directory of the first program that it looked up.

@@ -14,6 +14,8 @@ from cnn_jax.runs import checkpoint
 from cnn_jax.train import job
 from configs import quickstart
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def small() -> ConfigDict:
     """Returns a run of fourteen steps, six an epoch.

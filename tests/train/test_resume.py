@@ -23,6 +23,7 @@ from tests.toys import Averaged
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def start(workdir: Path) -> subprocess.Popen[str]:
