@@ -17,7 +17,8 @@ from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.usefixtures("shared_programs")
+# In one process, so that its fixtures run once.
+pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
 
 ExitStatus = Callable[..., int | str | None]
 

@@ -22,7 +22,8 @@ from cnn_jax.runs import checkpoint, workdir
 from cnn_jax.runtime import sharding
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.usefixtures("shared_programs")
+# In one process, so that its fixtures run once.
+pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
 TEST = digits.source().splits["test"]
 DIGITS = np.stack([TEST[index]["image"] for index in range(10)])  # [10, 8, 8, 1]
 

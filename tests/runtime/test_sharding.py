@@ -34,6 +34,8 @@ EVAL_BATCH_SIZES = (1, 7, 128, 500)  # The test split has 360 examples.
 DEVICE_COUNTS = (1, 8)
 FSDP_STEPS = 3
 LEARNING_RATE = 0.1
+# In one process, so that its fixtures run once.
+pytestmark = pytest.mark.xdist_group("sharding")
 RULES = ((r"output/bias$", P()), (r"conv/kernel$", P(None, None, None, "fsdp")))
 
 

@@ -14,7 +14,8 @@ from cnn_jax.runs import checkpoint
 from cnn_jax.train import job
 from configs import quickstart
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+# In one process, so that its fixtures run once.
+pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
 
 
 def small() -> ConfigDict:

@@ -14,7 +14,8 @@ from cnn_jax.contracts import Batch, Evaluator, Outputs, Result
 from cnn_jax.runs import checkpoint, workdir
 from configs import quickstart
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+# In one process, so that its fixtures run once.
+pytestmark = [pytest.mark.xdist_group("recorder"), pytest.mark.usefixtures("shared_programs")]
 
 # Metrics of the validations after steps 6, 12 and 18, and of the test split after them.
 LOSSES = (3.0, 1.0, 2.0, 5.0)

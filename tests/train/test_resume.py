@@ -23,7 +23,8 @@ from tests.toys import Averaged
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
-pytestmark = pytest.mark.usefixtures("shared_programs")
+# In one process, so that its fixtures run once.
+pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.usefixtures("shared_programs")]
 
 
 def start(workdir: Path) -> subprocess.Popen[str]:
