@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cnn_jax import errors, schema
-from cnn_jax.data import splits
+from cnn_jax.data import images, splits
 
 
 def _split(value: str) -> str:
@@ -61,12 +61,14 @@ class Data:
         0, "width of the input in pixels; 0 for a square", schema.at_least(0)
     )
     channels: int = schema.key(
-        1, "1 grey, 3 colour; images of the other kind are converted", schema.one_of(1, 3)
+        1,
+        "1 grey, 3 colour; images of the other kind are converted",
+        schema.one_of(*images.CHANNELS),
     )
     resize: str = schema.key(
         "pad",
         "pad with black (no scaling), or scale and crop: bilinear, bicubic",
-        schema.one_of("pad", "bilinear", "bicubic"),
+        schema.one_of(*images.RESIZE),
     )
     crop_padding: int = schema.key(
         0,

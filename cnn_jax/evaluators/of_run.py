@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax import data, errors, evaluators, predictor
-from cnn_jax.contracts import Result
 from cnn_jax.data import sources
 from cnn_jax.runs import plots, workdir
 from cnn_jax.runtime import sharding
@@ -62,30 +61,29 @@ def run(
     Raises:
       UserError: there is no such run, split or checkpoint.
     """
-    plan = workdir.load_plan(directory)
-    size = batch_size or plan.eval.batch_size
-    if size < 1:
-        raise errors.UserError(f"the batch size must be at least 1, got {size}")
+    if batch_size < 0:
+        raise errors.UserError(f"the batch size must be at least 1, got {batch_size}")
     restored = predictor.restore(directory, which)
+    plan, description = restored.plan, restored.description
     source = data.open_source(plan.data)
-    feed = data.bind(source, plan, restored.layout, restored.description)
-    if source.class_names != restored.description.class_names:
+    if source.class_names != description.class_names:
         raise errors.UserError(
             f"the data set has other classes than the run in {directory}; give its own data"
         )
-    feed.size(split)
+    feed = data.bind(source, plan, restored.layout, description)
     evaluator = evaluators.make()[evaluators.MAIN]
     evaluate = evaluators.prepare(restored.predict, feed, evaluator, restored.layout)
-    result = evaluate(restored.variables, split, size, tell)
-    path = directory / f"evaluation-{split}-{which}.json"
-    evaluation = _evaluation(result, feed.description.class_names, restored.step, path)
+    result = evaluate(restored.variables, split, batch_size or plan.eval.batch_size, tell)
+    evaluation = Evaluation(
+        values=result.values,
+        confusion=result.details["confusion"],
+        class_names=description.class_names,
+        step=restored.step,
+        path=directory / f"evaluation-{split}-{which}.json",
+    )
     if sharding.is_primary():
         _write(evaluation, f"{plan.model.name}, {sources.title(plan.data)}, {split}")
     return evaluation
-
-
-def _evaluation(result: Result, names: Sequence[str], step: int, path: Path) -> Evaluation:
-    return Evaluation(result.values, result.details["confusion"], names, step, path)
 
 
 def _write(evaluation: Evaluation, subject: str) -> None:
