@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Error in a user's input; the message names the value, what is allowed and what to do next."""
 
 
+class UnreadableImageError(UserError):
+    """Error of one image that is damaged, missing or refused; other images may be fine."""
+
+
 class DivergedError(UserError):
     """Error of a run whose loss, gradient or parameters are no longer finite."""
 

@@ -187,7 +187,7 @@ def test_the_command_predicts_readable_files_and_names_the_others(
     expected = predictors.load(trained).top(DIGITS[0], 2)
     assert [line.split()[1] for line in answers] == [name for name, _ in expected]
     assert f"error: {bad}: not a readable image" in result.stderr
-    assert f"error: {missing}: no such file" in result.stderr
+    assert f"error: {missing}: cannot be read: No such file" in result.stderr
     assert "Traceback" not in result.stderr
 
 

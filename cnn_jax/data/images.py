@@ -1,14 +1,25 @@
 """Decoding, channel conversion and resizing of single images on the host, by Pillow."""
 
-import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from cnn_jax import errors
+from cnn_jax.data import pillow
+
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".jp2", ".j2k"),
+    *(".jpc", ".jpf", ".jpx", ".pnm", ".pbm", ".pgm", ".ppm", ".pfm", ".tif", ".tiff", ".webp"),
+    ".avif",
+)
+"""The usual endings of the names of image files that `decode` reads, in lower case."""
 
 RESIZE = ("pad", "bilinear", "bicubic")
 _FILTERS: Mapping[str, Image.Resampling] = MappingProxyType(
@@ -17,13 +28,29 @@ _FILTERS: Mapping[str, Image.Resampling] = MappingProxyType(
 INTERPOLATIONS = tuple(_FILTERS)
 _MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
 CHANNELS = tuple(_MODES)
+_PEAKS: Mapping[str, int] = MappingProxyType({"uint8": 255, "uint16": 65535, "float32": 1})
+
+
+class Header(NamedTuple):
+    """Properties of an image file that are known before its pixels are decoded.
+
+    Attributes:
+      format: one of `pillow.FORMATS`, or 'MPO', a JPEG file that holds several pictures.
+      mode: Pillow's mode of the stored pixels, such as 'RGB', 'L' or 'CMYK'.
+      width: width of the stored pixels, before the orientation is applied.
+      height: height of the stored pixels, likewise.
+      orientation: the EXIF orientation, from 1 (upright) to 8.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
 
 
 def read_file(path: Path, channels: int) -> np.ndarray:
-    """Reads an image file as an image viewer shows it, in any format of Pillow.
-
-    Applies the EXIF orientation, looks up palettes, scales 16-bit greys to 8 bits and composites
-    transparent pixels over white.
+    """Reads an image file; see `decode`.
 
     Args:
       path: the file.
@@ -33,44 +60,103 @@ def read_file(path: Path, channels: int) -> np.ndarray:
       `[h, w, channels]` uint8.
 
     Raises:
-      UserError: the file is missing or is not a readable image.
+      UnreadableImageError: the file cannot be read, or `decode` refuses it.
     """
     try:
-        with Image.open(path) as file:
-            file.load()
-            return _to_array(_flat(ImageOps.exif_transpose(file)), channels)
-    except FileNotFoundError as error:
-        raise errors.UserError(f"{path}: no such file") from error
-    # Pillow's decoders raise exceptions of many types for damaged files, such as struct.error.
-    except Exception as error:
-        raise errors.UserError(f"{path}: not a readable image ({error})") from error
+        encoded = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise errors.UnreadableImageError(f"{path}: cannot be read: {reason}") from error
+    return decode(encoded, channels, str(path))
 
 
-def decode(encoded: bytes, channels: int, place: str) -> np.ndarray:
-    """Decodes an image of a data set, in any format of Pillow.
+def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint8) -> np.ndarray:
+    """Decodes an image as an image viewer shows it.
 
-    Looks up palettes. Unlike `read_file`, it ignores transparency and the EXIF orientation.
+    Training, evaluation and prediction share these rules:
+
+    - Formats: `pillow.FORMATS`, recognised by the content and not by the name. Of animations and
+      files with several pages, the first picture is read.
+    - Limits: `pillow.MAX_PIXELS` and `pillow.MAX_SIDE`, checked before pixels are decoded.
+    - Damage: truncated and damaged files are refused, unless all pixels are intact.
+    - Orientation: tag 0x0112 of EXIF or TIFF is applied. A picture whose EXIF data is damaged
+      counts as upright. Other metadata and colour profiles are ignored.
+    - Transparency: alpha channels, transparent palette entries and transparent colours are
+      composited over white.
+    - Colours: palettes are looked up. CMYK, YCCK, YCbCr and LAB are converted to RGB. Grey is the
+      luma of RGB by ITU-R 601; RGB repeats grey.
+    - 16-bit greys, and 12-bit greys of TIFF, are scaled to the range of `dtype`, never clipped. Of
+      16-bit colours, and 16-bit greys with alpha, the high byte is read, as in Pillow.
+    - 32-bit integers (Pillow's mode I) count as 8-bit greys if no value is above 255, else as
+      16-bit greys. Values out of range are clipped. PPM files in this mode hold 16-bit greys.
+    - Floating-point greys (TIFF, PFM) are scaled. A file with values outside [0, 1] is refused.
+    - TIFF files in which 0 is white are inverted.
+
+    Several threads may call this function at once.
 
     Args:
       encoded: the content of an image file.
       channels: 1 for grey, 3 for RGB.
-      place: the name of the example, for the error message.
+      place: the name of the image, for the error message.
+      dtype: uint8; uint16, with 8-bit values multiplied by 257; or float32, in [0, 1].
 
     Returns:
-      `[h, w, channels]` uint8.
+      `[h, w, channels]` of `dtype`.
 
     Raises:
-      UserError: the bytes are not a readable image.
+      UnreadableImageError: the image is damaged, or a rule refuses it.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            # Without this step, Pillow warns about palettes with transparent entries.
-            plain = picture.convert("RGBA") if picture.mode == "P" else picture
-            return _to_array(plain, channels)
-    except Exception as error:
-        raise errors.UserError(
-            f"{place}: not a readable image; it begins with {encoded[:8]!r}"
-        ) from error
+    mode, kind = _MODES[channels], np.dtype(dtype)
+    if kind.name not in _PEAKS:
+        raise errors.unknown("dtype of images", kind.name, _PEAKS)
+    with pillow.reading(encoded, place):
+        stored = pillow.open_picture(encoded)
+        picture = pillow.load_upright(stored)
+        if picture.mode == "F":
+            values = _floats(stored, picture)
+        elif picture.mode.startswith("I"):
+            values = _integers(stored, picture)
+        else:
+            values = np.asarray(_convert(_opaque(picture), mode))
+        values = _scale_values(values, kind)
+        return values if values.ndim == 3 else np.repeat(values[..., None], channels, axis=2)
+
+
+def to_array(image: bytes | np.ndarray, channels: int, place: str) -> np.ndarray:
+    """Returns the image of an example as an array `[h, w, channels]` uint8.
+
+    Args:
+      image: the content of an image file, or an array `[h, w, C]` uint8.
+      channels: 1 or 3.
+      place: the name of the example, for the error message.
+
+    Raises:
+      UnreadableImageError: the content is not a readable image.
+    """
+    if isinstance(image, np.ndarray):
+        return convert(image, channels)
+    return decode(image, channels, place)
+
+
+def header(encoded: bytes, place: str) -> Header:
+    """Returns the header of an image file, without decoding its pixels.
+
+    The orientation of a PNG file that stores it behind the pixels is given as 1.
+
+    Args:
+      encoded: the content of the file.
+      place: the name of the image, for the error message.
+
+    Raises:
+      UnreadableImageError: the header is damaged, or the format or the size is refused.
+    """
+    with pillow.reading(encoded, place):
+        picture = pillow.open_picture(encoded)
+        turn = pillow.orientation(picture)
+        # For TIFF, Pillow states the size of the upright picture.
+        swapped = picture.format == "TIFF" and turn >= 5
+        width, height = picture.size[::-1] if swapped else picture.size
+        return Header(picture.format or "", picture.mode, width, height, turn)
 
 
 def to_input(
@@ -182,15 +268,22 @@ def stretch(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.
 
     Raises:
       UserError: an unknown value of `interpolation`.
+      UnreadableImageError: the result would have more than `pillow.MAX_PIXELS` pixels.
     """
     if interpolation not in _FILTERS:
         raise errors.unknown("interpolation", interpolation, INTERPOLATIONS)
+    if math.prod(size) > pillow.MAX_PIXELS:
+        raise errors.UnreadableImageError(
+            f"cannot scale an image of {image.shape[0]:,} x {image.shape[1]:,} pixels (height x "
+            f"width) to {size[0]:,} x {size[1]:,}, more than {pillow.MAX_PIXELS:,} pixels in all; "
+            "crop it first"
+        )
     picture = _to_picture(image).resize(size[::-1], _FILTERS[interpolation])
     return _to_array(picture, image.shape[-1])
 
 
 def scale_shorter(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Scales an image `[h, w, C]` so that its shorter side has `size` pixels.
+    """Scales an image `[h, w, C]` so that its shorter side has `size` pixels; see `stretch`.
 
     The longer side is rounded down, as in torchvision and timm.
     """
@@ -199,28 +292,71 @@ def scale_shorter(image: np.ndarray, size: int, interpolation: str) -> np.ndarra
     return stretch(image, (size * height // shorter, size * width // shorter), interpolation)
 
 
-def crop_centre(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the central `[size, size, C]` of an image `[h, w, C]`.
+def crop_centre(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the central `[height, width, C]` of an image `[h, w, C]` that is at least as large.
 
     Offsets of half a pixel are rounded to the nearest even integer, as in torchvision and timm.
+
+    Args:
+      image: the image.
+      size: height and width of the result in pixels.
     """
-    top, left = (round((length - size) / 2) for length in image.shape[:2])
-    return image[top : top + size, left : left + size]
+    height, width = size
+    top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
+    return image[top : top + height, left : left + width]
 
 
-def _flat(picture: Image.Image) -> Image.Image:
-    """Converts to an 8-bit image without transparency."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture, np.float64)
-        # The modes I;16 hold 16 bits. Mode I holds 32 bits, whatever the depth of the file.
-        deep = picture.mode != "I" or values.max(initial=0) > 255
-        grey = (values / 257 if deep else values).round().clip(0, 255)
-        return Image.fromarray(grey.astype(np.uint8))
+def _floats(stored: ImageFile, picture: Image.Image) -> np.ndarray:
+    """Returns floating-point greys `[h, w]` float32 in [0, 1]."""
+    values = np.asarray(picture)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # NaN fails too.
+        raise ValueError(
+            f"its floating-point values are from {low:g} to {high:g}; only finite values from 0 to "
+            "1 are allowed: scale them, or save 16-bit integers"
+        )
+    return 1 - values if pillow.white_is_zero(stored) else values
+
+
+def _integers(stored: ImageFile, picture: Image.Image) -> np.ndarray:
+    """Returns greys of more than 8 bits as `[h, w]` uint16; uint8 for small 32-bit integers."""
+    values = np.asarray(picture)
+    if picture.mode == "I":  # 32 bits, whatever the depth of the file.
+        if values.max() <= 255 and stored.format != "PPM":
+            return values.clip(0).astype(np.uint8)
+        return values.clip(0, 65535).astype(np.uint16)
+    values = values.astype(np.uint16, copy=False)  # In the byte order of this machine.
+    if pillow.is_12_bit(stored):
+        values = np.rint(values * np.float32(65535 / 4095)).astype(np.uint16)
+    if pillow.white_is_zero(stored):
+        values = 65535 - values
+    transparent = picture.info.get("transparency")
+    return values if transparent is None else np.where(values == transparent, 65535, values)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Composites transparent pixels over white and converts to a mode without a palette."""
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture
+        picture = Image.alpha_composite(white, picture)
+    return picture if picture.mode in ("1", "L") else _convert(picture, "RGB")
+
+
+def _scale_values(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Scales values from the range of their dtype to that of another: see `_PEAKS`."""
+    given, wanted = _PEAKS[values.dtype.name], _PEAKS[dtype.name]
+    if values.dtype == dtype:
+        return values
+    if wanted == 1:
+        return values / np.float32(given)
+    # Quotients of these integers are never so close to a half that float32 rounds another way.
+    scaled = values * np.float32(wanted / given)
+    return np.rint(scaled, out=scaled).astype(dtype)
+
+
+def _convert(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _to_picture(image: np.ndarray) -> Image.Image:
@@ -228,7 +364,5 @@ def _to_picture(image: np.ndarray) -> Image.Image:
 
 
 def _to_array(picture: Image.Image, channels: int) -> np.ndarray:
-    if picture.mode == "1":
-        picture = picture.convert("L")
-    array = np.asarray(picture.convert(_MODES[channels]))
+    array = np.asarray(_convert(picture, _MODES[channels]))
     return array.reshape(*array.shape[:2], channels)

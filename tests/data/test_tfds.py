@@ -3,7 +3,9 @@
 import http.server
 import io
 import json
+import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
 from cnn_jax import contracts, errors
+from cnn_jax.data import images
 from cnn_jax.data.sources import tfds
 
 RNG = np.random.default_rng(0)
@@ -82,10 +85,10 @@ def prepared(root: Path, builder: type[Tiny]) -> Path:
     return Path(instance.data_dir)
 
 
-def read(examples: tfds.TfdsExamples, start: int, stop: int) -> tuple[list[np.ndarray], list[int]]:
-    """Returns the images and the labels of a range of examples."""
+def read(examples: tfds.TfdsExamples, start: int, stop: int) -> tuple[list[bytes], list[int]]:
+    """Returns the encoded images and the labels of a range of examples."""
     parts = examples.__getitems__(range(start, stop))
-    assert all(type(part["label"]) is int for part in parts)
+    assert all(type(part["image"]) is bytes and type(part["label"]) is int for part in parts)
     return [part["image"] for part in parts], [part["label"] for part in parts]
 
 
@@ -116,18 +119,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, proxy)
 
 
-@pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
-def test_images_of_one_size_are_read_as_written(tmp_path: Path, images: list[np.ndarray]) -> None:
+@pytest.mark.parametrize("images", [GREY, COLOUR, VARIED], ids=["grey", "colour", "varied"])
+def test_encoded_images_are_read_as_written(tmp_path: Path, images: list[np.ndarray]) -> None:
     prepared(tmp_path, tiny(images))
     source = tfds.source("tiny", str(tmp_path))
     assert source.class_names == ("cat", "dog", "cow")
-    assert sizes(source) == {"train": 7, "test": 2}
+    assert sizes(source) == {"train": len(images), "test": 2}
     examples = source.splits["train"]
     assert isinstance(examples, contracts.Examples)
-    stored, labels = read(examples, 0, 7)
-    assert {image.dtype for image in stored} == {np.dtype(np.uint8)}
-    np.testing.assert_array_equal(np.stack(stored), np.stack(images))
-    assert labels == [0, 1, 2, 0, 1, 2, 0]
+    stored, labels = read(examples, 0, len(images))
+    assert stored == [encoded(image) for image in images]
+    assert labels == [0, 1, 2, 0, 1, 2, 0][: len(images)]
     assert examples.labels().dtype == np.int32
     assert examples.labels().tolist() == labels
 
@@ -156,44 +158,47 @@ def test_many_examples_at_once_are_those_of_the_indices(tmp_path: Path, indices:
     parts = examples.__getitems__(indices)
     assert len(parts) == len(indices)
     for index, part in zip(indices, parts, strict=True):
-        np.testing.assert_array_equal(part["image"], GREY[index])
-        np.testing.assert_array_equal(examples[index]["image"], GREY[index])
+        assert part["image"] == examples[index]["image"] == encoded(GREY[index])
         assert part["label"] == examples[index]["label"] == index % 3
         assert examples.name(index) == f"tiny, train, image {index}"
 
 
-def test_examples_can_be_pickled_before_and_after_reading(tmp_path: Path) -> None:
+def test_examples_can_be_pickled_for_a_process_without_tensorflow(tmp_path: Path) -> None:
     prepared(tmp_path, tiny(GREY))
-    examples = tfds.source("tiny", str(tmp_path)).splits["train"]
+    source = tfds.source("tiny", str(tmp_path))
+    sizes = []
     for _ in range(2):
-        copy = pickle.loads(pickle.dumps(examples))
-        np.testing.assert_array_equal(copy[3]["image"], examples[3]["image"])
+        sizes.append(len(pickle.dumps(source)))
+        assert source.splits["train"][3]["image"] == encoded(GREY[3])
+    assert sizes[0] == sizes[1] < 1000  # No copy of what reading has opened.
+    (tmp_path / "pickled").write_bytes(pickle.dumps(source))
+    code = (
+        "import pathlib, pickle, sys\n"
+        "source = pickle.loads(pathlib.Path('pickled').read_bytes())\n"
+        "print(source.splits['train'][3]['image'].hex(), 'tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == [encoded(GREY[3]).hex(), "False"]
 
 
-def test_images_of_different_sizes_are_read_as_written(tmp_path: Path) -> None:
-    prepared(tmp_path, tiny(VARIED))
-    images, _ = read(tfds.source("tiny", str(tmp_path)).splits["train"], 0, 3)
-    assert [image.shape for image in images] == [image.shape for image in VARIED]
-    assert all((ours == theirs).all() for ours, theirs in zip(images, VARIED, strict=True))
+def test_digest_changes_with_the_records_about_the_split(tmp_path: Path) -> None:
+    def digests(name: str, builder: type[Tiny]) -> dict[str, str]:
+        prepared(tmp_path / name, builder)
+        source = tfds.source("tiny", str(tmp_path / name))
+        return {split: examples.digest() for split, examples in source.splits.items()}
 
-
-def test_stored_picture_gets_the_channels_of_the_set(tmp_path: Path) -> None:
-    builder = tiny(COLOUR[:2])
-    builder.examples[0]["image"] = encoded(GREY[0])  # Like some JPEGs in ImageNet.
-    prepared(tmp_path, builder)
-    images, _ = read(tfds.source("tiny", str(tmp_path)).splits["train"], 0, 2)
-    np.testing.assert_array_equal(images[0], GREY[0].repeat(3, axis=-1))
-
-
-def test_palette_with_transparent_entries_is_looked_up(tmp_path: Path) -> None:
-    picture = Image.fromarray(COLOUR[0]).quantize(256)
-    file = io.BytesIO()
-    picture.save(file, "PNG", transparency=bytes(range(20)))
-    builder = tiny(COLOUR[:2])
-    builder.examples[0]["image"] = file.getvalue()
-    prepared(tmp_path, builder)
-    images, _ = read(tfds.source("tiny", str(tmp_path)).splits["train"], 0, 1)
-    np.testing.assert_array_equal(images[0], np.asarray(picture.convert("RGB")))
+    first = digests("first", tiny(GREY))
+    assert len({*first.values()}) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in first.values())
+    assert first == digests("copy", tiny(GREY))
+    assert first["train"] != digests("fewer", tiny(GREY[:6]))["train"]
+    assert first["train"] != digests("larger", tiny(COLOUR))["train"]
+    newer = tiny(GREY, VERSION=tensorflow_datasets.core.Version("1.2.4"))
+    assert first["train"] != digests("newer", newer)["train"]
 
 
 def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
@@ -205,8 +210,8 @@ def test_newest_prepared_version_is_read_unless_one_is_named(tmp_path: Path) -> 
     prepared(tmp_path, tiny(GREY))
     prepared(tmp_path, tiny(COLOUR, VERSION=tensorflow_datasets.core.Version("1.10.0")))
     newest, older = (tfds.source(name, str(tmp_path)) for name in ("tiny", "tiny:1.2.*"))
-    assert newest.splits["test"][0]["image"].shape == (5, 4, 3)
-    assert older.splits["test"][0]["image"].shape == (5, 4, 1)
+    assert newest.splits["test"][0]["image"] == encoded(COLOUR[0])
+    assert older.splits["test"][0]["image"] == encoded(GREY[0])
 
 
 def test_configuration(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_missing_set_is_prepared_where_tensorflow_is_not_needed(
     register(tiny(GREY))
     root = tmp_path / "yet" / "to be made"
     images, _ = read(tfds.source("tiny", str(root)).splits["train"], 0, 7)
-    np.testing.assert_array_equal(np.stack(images), np.stack(GREY))
+    assert images == [encoded(image) for image in GREY]
     assert [path.name for path in root.iterdir()] == ["tiny"]
     assert [path.name for path in root.parent.iterdir()] == ["to be made"]
     assert capsys.readouterr().out == ""
@@ -412,12 +417,25 @@ def test_examples_without_label_are_refused(tmp_path: Path) -> None:
             function()
 
 
-def test_broken_image_is_named(tmp_path: Path) -> None:
+def test_broken_image_is_named_when_it_is_decoded(tmp_path: Path) -> None:
     builder = tiny(GREY)
     builder.examples[4]["image"] = b"not a picture"
     prepared(tmp_path, builder)
-    with pytest.raises(errors.UserError, match="tiny, train, image 4: not a readable image"):
-        read(tfds.source("tiny", str(tmp_path)).splits["train"], 3, 7)
+    examples = tfds.source("tiny", str(tmp_path)).splits["train"]
+    image = read(examples, 3, 7)[0][1]
+    with pytest.raises(errors.UnreadableImageError, match="tiny, train, image 4: not a readable"):
+        images.decode(image, 1, examples.name(4))
+
+
+def test_damaged_file_is_not_the_fault_of_one_image(tmp_path: Path) -> None:
+    file = next(prepared(tmp_path, tiny(GREY)).glob("tiny-train*"))
+    content = bytearray(file.read_bytes())
+    content[100:200] = bytes(100)
+    file.write_bytes(content)
+    examples = tfds.source("tiny", str(tmp_path)).splits["train"]
+    with pytest.raises(errors.UserError, match="cannot read 'train' of tiny") as caught:
+        read(examples, 0, 7)
+    assert not isinstance(caught.value, errors.UnreadableImageError)
 
 
 def test_import_is_light() -> None:

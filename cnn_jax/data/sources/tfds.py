@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import hashlib
 import io
+import json
 import re
 import shutil
 import textwrap
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from cnn_jax import errors
-from cnn_jax.data import images
+from cnn_jax.data import imagenet, images
 
 _NAME = re.compile(r"([A-Za-z]\w*)(?:/([\w+.-]+))?(?::((?:\d+|\*)(?:\.(?:\d+|\*)){2}))?")
 _CHUNK = 1024  # Encoded images that `labels` holds in memory at a time.
@@ -38,36 +40,33 @@ class TfdsExamples:
       builder: TFDS's builder of the data set.
       data_set: the name of the data set, for messages.
       split: the name of the split.
-      channels: the number of channels of the images.
     """
 
     builder: Any
     data_set: str
     split: str
-    channels: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the attributes; a copy in another process opens the files itself."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         return int(self.builder.info.splits[self.split].num_examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns the image `[h, w, C]` uint8 and the label of an example."""
+        """Returns the content of the image file, as bytes, and the label of an example."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns examples; faster than one at a time.
 
-        Their encoded images are in memory together.
-
         Raises:
           UserError: a file is missing or damaged, or an example has no label.
         """
         return [
-            {
-                "image": images.decode(record["image"], self.channels, self.name(index)),
-                "label": int(record["label"]),
-            }
-            for index, record in zip(indices, self._records(indices), strict=True)
+            {"image": record["image"], "label": int(record["label"])}
+            for record in self._records(indices)
         ]
 
     def name(self, index: int) -> str:
@@ -81,6 +80,23 @@ class TfdsExamples:
         )
         labels = [record["label"] for chunk in chunks for record in self._records(chunk)]
         return np.array(labels, np.int32)
+
+    def digest(self) -> str:
+        """Returns a SHA-256 of TFDS's records about the split, in hexadecimal digits.
+
+        The records state the version and the sizes, and in some data sets the checksums of the
+        downloads. No example is read.
+        """
+        info, split = self.builder.info, self.builder.info.splits[self.split]
+        checksums = {
+            *info.as_proto.download_checksums.values(),
+            *(access.url.checksum for access in info.as_proto.data_source_accesses),
+        }
+        records = [
+            *(info.name, info.config_name, str(info.version), info.as_proto.file_format),
+            *(split.name, int(split.num_bytes), list(split.shard_lengths), sorted(checksums)),
+        ]
+        return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
     def _records(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
         """Returns the features of examples, with images still encoded."""
@@ -154,15 +170,15 @@ def source(name: str, directory: str) -> TfdsSource:
     root = Path(directory or constants.DATA_DIR).expanduser().absolute()
     builder = _find(name, root) or _prepare(name, root)
     _check_format(name, builder)
-    channels = _check_features(name, builder.info.features)
+    _check_features(name, builder.info.features)
     label = builder.info.features["label"]
     if not label.num_classes:
         raise errors.UserError(
             f"{name} does not state its number of classes, which training needs; choose another "
             "data set in data.name"
         )
-    splits = {split: TfdsExamples(builder, name, split, channels) for split in builder.info.splits}
-    return TfdsSource(tuple(label.names), splits)
+    splits = {split: TfdsExamples(builder, name, split) for split in builder.info.splits}
+    return TfdsSource(imagenet.readable(label.names), splits)
 
 
 def _find(name: str, root: Path) -> Any | None:
@@ -198,12 +214,8 @@ def _check_format(name: str, builder: Any) -> None:
     )
 
 
-def _check_features(name: str, features: Any) -> int:
-    """Returns the number of channels of the images.
-
-    Raises:
-      UserError: there is no feature 'image' of 8-bit images, or no feature 'label' of classes.
-    """
+def _check_features(name: str, features: Any) -> None:
+    """Raises UserError without a feature 'image' of 8-bit images and a 'label' of classes."""
     import tensorflow_datasets as tfds
 
     parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -226,7 +238,6 @@ def _check_features(name: str, features: Any) -> int:
             f"the images of {name} have shape {image.shape} and dtype {np.dtype(image.np_dtype)}; "
             "only shape (height, width, 1 or 3 channels) and dtype uint8 can be used"
         )
-    return int(image.shape[-1])
 
 
 def _prepare(name: str, root: Path) -> Any:

@@ -1,0 +1,222 @@
+"""Opening of image files with Pillow: our limits, no warnings, and pictures that are upright.
+
+Safe to use from several threads, beside other code that uses Pillow.
+"""
+
+import contextlib
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from cnn_jax import errors
+
+MAX_PIXELS = 500_000_000
+"""The largest number of pixels of an image file. Phones make pictures of 200 million."""
+MAX_SIDE = 65_535
+"""The largest height and width of an image file in pixels, as of JPEG."""
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
+"""The formats that are read. MPO is read as JPEG; PBM, PGM, PNM and PFM are read as PPM."""
+
+_ORIENTATION, _PHOTOMETRIC, _BITS_PER_SAMPLE = 0x0112, 0x0106, 0x0102  # Tags of TIFF.
+_TRANSPOSE: Mapping[int, Image.Transpose] = MappingProxyType(
+    {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+)
+_limit_lock = threading.Lock()
+
+
+class _Thread(threading.local):
+    """State of a thread; `reads` is True inside the context `reading`."""
+
+    reads = False
+
+
+class _WhileReading(type):
+    """Metaclass that makes every warning of a thread inside `reading` a subclass of its class.
+
+    Deprecation warnings are left out, because they concern this code and not the image.
+    """
+
+    def __subclasscheck__(cls, category: type) -> bool:
+        return _thread.reads and not issubclass(category, DeprecationWarning)
+
+
+class _ReadingWarning(Warning, metaclass=_WhileReading):
+    """Category of the filter that hides Pillow's warnings about metadata and sizes."""
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def reading(encoded: bytes, place: str) -> Iterator[None]:
+    """Context that hides Pillow's warnings and turns its errors into UnreadableImageError.
+
+    Args:
+      encoded: the content of the image file.
+      place: the name of the image, for the error message.
+    """
+    # `warnings.catch_warnings` replaces the filters of all threads, and two threads that leave it
+    # in another order than they entered it lose filters. This filter acts in this thread only.
+    if not warnings.filters or warnings.filters[0][2] is not _ReadingWarning:
+        warnings.simplefilter("ignore", _ReadingWarning)
+    _thread.reads = True
+    try:
+        yield
+    # Pillow's decoders raise exceptions of many types for damaged files, such as struct.error.
+    except Exception as error:
+        reason = _reason(encoded, error)
+        raise errors.UnreadableImageError(f"{place}: not a readable image: {reason}") from error
+    finally:
+        _thread.reads = False
+
+
+def _reason(encoded: bytes, error: Exception) -> str:
+    if not encoded:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return (
+            f"it begins with {encoded[:16]!r}; readable are {', '.join(FORMATS)} with an intact "
+            "header"
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS:,} pixels; scale it down"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for its pixels"
+    return str(error) or type(error).__name__
+
+
+def open_picture(encoded: bytes) -> ImageFile.ImageFile:
+    """Opens an image file; does not decode its pixels.
+
+    Raises:
+      Exception: the header is damaged, or the format or the size is refused.
+    """
+    with _own_limit():
+        picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    width, height = picture.size
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(
+            f"it has {height:,} x {width:,} pixels (height x width); sides of up to {MAX_SIDE:,} "
+            "pixels are allowed"
+        )
+    return picture
+
+
+@contextlib.contextmanager
+def _own_limit() -> Iterator[None]:
+    """Context in which Pillow refuses images of more than `MAX_PIXELS` pixels, and no others.
+
+    Pillow's limit is global. The lock keeps two threads from restoring each other's value.
+    """
+    with _limit_lock:
+        given = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above it, and refuses above twice.
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = given
+
+
+def orientation(picture: ImageFile.ImageFile) -> int:
+    """Returns the EXIF orientation of a picture, 1 to 8; 1 if there is none or it is damaged.
+
+    PNG files may store it behind the pixels; it is then known once the pixels are decoded.
+    """
+    found = _tiff_tags(picture).get(_ORIENTATION) or _exif(picture.info.get("exif", b""))
+    return found if found in _TRANSPOSE else 1
+
+
+def _exif(data: bytes) -> int:
+    """Returns the orientation in EXIF data, or 0.
+
+    Only this tag is looked at, because other tags are often damaged or of unusual types.
+    """
+    data = data.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return 0
+    try:
+        (start,) = struct.unpack_from(f"{order}4xI", data)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        for offset in range(start + 2, start + 2 + 12 * count, 12):
+            # An entry has the tag, the type, the number of values, and the value in 4 bytes.
+            tag, value = struct.unpack_from(f"{order}H6xH", data, offset)
+            if tag == _ORIENTATION:
+                return int(value)
+    except struct.error:  # The data ends too early.
+        pass
+    return 0
+
+
+def load_upright(picture: ImageFile.ImageFile) -> Image.Image:
+    """Decodes the pixels of a picture and applies its orientation.
+
+    Raises:
+      Exception: the file is damaged.
+    """
+    turn = orientation(picture)
+    if picture.format == "TIFF":
+        _prepare_tiff(picture)
+    _mend_transparency(picture)
+    picture.load()
+    if turn == 1:
+        turn = orientation(picture)  # PNG files may store it behind the pixels.
+    return picture.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else picture
+
+
+def _prepare_tiff(picture: ImageFile.ImageFile) -> None:
+    """Keeps Pillow from reading metadata and from turning the picture while it decodes pixels.
+
+    Pillow rewrites all metadata when it turns a picture, which fails for tags of unusual types.
+    """
+    exif = picture.getexif()
+    for tag in list(exif):
+        del exif[tag]
+    with _own_limit():
+        picture.load_prepare()  # Allocates the pixels, and checks the limit once more.
+
+
+def _mend_transparency(picture: ImageFile.ImageFile) -> None:
+    """Brings the transparent colour of a PNG file to the scale of Pillow's pixels.
+
+    Pillow expands grey levels of 2 and 4 bits to 8 bits, and keeps the high byte of colours of 16
+    bits, but leaves the transparent colour as it is stored.
+    """
+    colour = picture.info.get("transparency")
+    if picture.format != "PNG" or colour is None:
+        return
+    raw_mode = picture.tile[0].args
+    if raw_mode in ("L;2", "L;4"):
+        picture.info["transparency"] = colour * {"L;2": 85, "L;4": 17}[raw_mode]
+    elif raw_mode == "RGB;16B":
+        picture.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def white_is_zero(picture: ImageFile.ImageFile) -> bool:
+    """Returns True for a TIFF file in which 0 is white; Pillow inverts only those of 8 bits."""
+    return _tiff_tags(picture).get(_PHOTOMETRIC) == 0
+
+
+def is_12_bit(picture: ImageFile.ImageFile) -> bool:
+    """Returns True for a TIFF file of 12-bit greys, which Pillow does not scale to 16 bits."""
+    return _tiff_tags(picture).get(_BITS_PER_SAMPLE) == (12,)
+
+
+def _tiff_tags(picture: ImageFile.ImageFile) -> Mapping[int, Any]:
+    """Returns the tags of a TIFF file; empty for other formats."""
+    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})
+    return tags
