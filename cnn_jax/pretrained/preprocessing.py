@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ _INTERPOLATION_OF_SYMMETRIC = {
     "inception_v3": "bilinear",
     **dict.fromkeys((f"tf_efficientnet_lite{number}" for number in range(5)), "bicubic"),
 }
-_IMAGENET_CLASSES = Path(__file__).parent / "imagenet_classes.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +91,13 @@ class Preprocessing:
         Returns:
           `[image_size, image_size, C]` uint8.
         """
-        from cnn_jax.data import images
+        from cnn_jax.data import crops, images
 
+        size = (self.image_size, self.image_size)
         if self.squash:
-            size = (self.resize_size, self.resize_size)
-            resized = images.stretch(image, size, self.interpolation)
-        else:
-            resized = images.scale_shorter(image, self.resize_size, self.interpolation)
-        return images.crop_centre(resized, self.image_size)
+            square = (self.resize_size, self.resize_size)
+            return images.crop_centre(images.stretch(image, square, self.interpolation), size)
+        return crops.centre(image, size, self.resize_size, self.interpolation)
 
 
 def for_network(name: str, num_classes: int) -> Preprocessing:
@@ -161,7 +158,9 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     """Returns ImageNet's class names if `num_classes` is 1000, else '0', '1', ..."""
     if num_classes != 1000:
         return tuple(map(str, range(num_classes)))
-    return tuple(_IMAGENET_CLASSES.read_text(encoding="utf-8").splitlines())
+    from cnn_jax.data import imagenet
+
+    return tuple(imagenet.classes().values())
 
 
 def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:

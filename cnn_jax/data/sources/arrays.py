@@ -1,6 +1,8 @@
 """Source of labelled images in memory, from NumPy arrays."""
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +50,17 @@ class ArrayExamples:
     def labels(self) -> np.ndarray:
         """Returns the labels of all examples, `[N]` int32."""
         return self._labels
+
+    def digest(self) -> str:
+        """Returns a SHA-256 of dtype, shape and bytes of each image and of the labels.
+
+        An array of images and a list of the same images have the same digest.
+        """
+        result = hashlib.sha256()
+        for array in itertools.chain(self.images, [self._labels]):
+            result.update(f"{array.dtype.str} {array.shape}\n".encode())
+            result.update(np.ascontiguousarray(array).data)
+        return result.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
