@@ -24,7 +24,10 @@ Batch = dict[str, jax.Array]
 """The fields of a batch by name.
 
 - `image`: `[B, H, W, C]` float32, normalised.
-- `weight`: `[B]` float32; 0 marks padding, which counts in no loss and no metric.
+- `weight`: `[B]` float32; 0 marks padding and unreadable images, which count in no loss and no
+  metric.
+- `unreadable`: `[B]` float32, in evaluation batches; 1 marks an example whose image could not be
+  read; absent where all images were read.
 - `label`: `[B]` int32, for metrics; absent for multi-label data.
 - `target`: `[B, K]` float32, for the loss; present where augmentation mixes examples.
 
@@ -124,10 +127,13 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Examples(Protocol):
-    """One split of a source, by index.
+    """One split of a source, by index. Examples of a streamed set must be picklable.
 
-    A class may also have `__getitems__(indices) -> list[dict]`, where reading many examples at
-    once is faster.
+    A class may also have two further methods:
+
+    - `__getitems__(indices) -> list[dict]`, where reading many examples at once is faster;
+    - `digest() -> str`, a SHA-256 of the content in hexadecimal digits, where it is known without
+      reading images. Without it, a run identifies its examples by their names and labels.
     """
 
     def __len__(self) -> int:
@@ -137,8 +143,12 @@ class Examples(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns the fields of an example.
 
-        Required are `image`, `[h, w, C]` uint8, whose height and width may differ from one example
-        to the next, and `label`, an int. An objective may require further fields.
+        Required are `image` and `label`, an int. The image is the content of an image file, as
+        bytes, or an array `[h, w, C]` uint8; height and width may differ from one example to the
+        next. An objective may require further fields.
+
+        Raises:
+          UnreadableImageError: the image of this example cannot be read.
         """
         ...
 
@@ -178,6 +188,8 @@ class Description:
       input_shape: height, width and channels of the network's input.
       mean: the mean of each channel, of the training images scaled to [0, 1].
       std: the standard deviation of each channel, likewise.
+      sizes: the number of examples in each split of the run; empty in runs before version 0.2.0.
+      hashes: a SHA-256 of each split, of its names or its content; empty likewise.
     """
 
     class_names: tuple[str, ...]
@@ -185,6 +197,8 @@ class Description:
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -228,6 +242,9 @@ class Feed(Protocol):
           calls: for each call the range of its steps, counted from 0 at the start of the run, such
             as `range(100, 108)`. The ranges are consecutive; the first may start at any step. All
             steps of a range are in the same epoch.
+
+        Raises:
+          UserError: more images are unreadable than the plan allows, or a worker has died.
         """
         ...
 
@@ -242,7 +259,11 @@ class Feed(Protocol):
         ...
 
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
-        """Yields inputs of evaluation batches: every example of `split` once, in stored order."""
+        """Yields inputs of evaluation batches: every example of `split` once, in stored order.
+
+        Raises:
+          UserError: there is no such split, or more images are unreadable than the plan allows.
+        """
         ...
 
     def eval_batch(self, inputs: Inputs) -> Batch:

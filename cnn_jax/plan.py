@@ -40,21 +40,66 @@ class Model:
 class Data:
     """Section `data`: the data set, its splits, and the size and augmentation of images."""
 
-    source: str = schema.key("digits", "digits, idx (MNIST's format), tfds, or fake")
+    source: str = schema.key(
+        "digits",
+        "digits, fake, folder, idx (MNIST's format), npz, shards, tfds, or auto: as data.directory "
+        "holds",
+        automatic="auto",
+    )
     name: str = schema.key(
         "", "idx: mnist, fashion_mnist, kmnist or empty; tfds: such as 'mnist:3.0.1'"
     )
     directory: str = schema.key(
-        "", "directory of the files; empty for the source's usual place", material=False
+        "",
+        "directory or file of the data set; empty for the source's usual place",
+        material=False,
+    )
+    classes: str = schema.key(
+        "", "names of the classes to keep, separated by commas; empty for all"
     )
     train_split: str = schema.key(
-        "train[:90%]", "examples to train on", lambda v: _split(v) if v else "a split, not empty"
+        "train[:90%]",
+        "examples to train on; auto: by the stored splits",
+        lambda v: _split(v) if v else "a split, not empty",
+        automatic="auto",
     )
     validation_split: str = schema.key(
-        "train[90%:]", "examples to choose by; empty for none", _split
+        "train[90%:]",
+        "examples to choose by; empty for none; auto: by the stored splits",
+        _split,
+        automatic="auto",
     )
     test_split: str = schema.key(
-        "test", "examples to test the final parameters on; empty for none", _split
+        "test",
+        "examples to test the final parameters on; empty for none; auto: by the stored splits",
+        _split,
+        automatic="auto",
+    )
+    split: str = schema.key(
+        "",
+        "stratified: divide the split train by split_shares, each class alike; empty: as above",
+        schema.one_of("", "stratified"),
+    )
+    split_shares: tuple[float, ...] = schema.key(
+        (0.8, 0.1, 0.1), "stratified: shares of training, validation and test"
+    )
+    split_seed: int = schema.key(0, "stratified: seed of the division", schema.within(0, 2**32))
+    split_groups: str = schema.key(
+        "",
+        "stratified: keep groups together: a pattern whose match in a name is the group, or a CSV "
+        "file",
+    )
+    split_folds: int = schema.key(
+        0, "stratified: number of folds of cross-validation; 0 for none", schema.at_least(0)
+    )
+    split_fold: int = schema.key(
+        0, "stratified: the fold to validate on, from 0", schema.at_least(0)
+    )
+    storage: str = schema.key(
+        "auto",
+        "resident: images stay on the devices; streamed: read each epoch; auto: by size and crop",
+        schema.one_of("auto", "resident", "streamed"),
+        automatic="auto",
     )
     image_size: int = schema.key(32, "height of the network's input in pixels", schema.at_least(1))
     image_width: int = schema.key(
@@ -70,17 +115,68 @@ class Data:
         "pad with black (no scaling), or scale and crop: bilinear, bicubic",
         schema.one_of(*images.RESIZE),
     )
+    train_crop: str = schema.key(
+        "pad",
+        "training crop: pad (whole image, then crop_padding), random_resized, random or centre",
+        schema.one_of("pad", "random_resized", "random", "centre"),
+    )
+    eval_crop: str = schema.key(
+        "fit",
+        "evaluation crop: fit (by data.resize), or centre (shorter side to shorter_side, then "
+        "crop)",
+        schema.one_of("fit", "centre"),
+    )
+    shorter_side: int = schema.key(
+        0,
+        "random, centre: shorter side in pixels before the crop; 0 for the input's / 0.875",
+        schema.at_least(0),
+    )
+    crop_scale: tuple[float, ...] = schema.key(
+        (0.08, 1.0), "random_resized: smallest and largest share of the image's area"
+    )
+    crop_ratio: tuple[float, ...] = schema.key(
+        (3 / 4, 4 / 3), "random_resized: smallest and largest ratio of width to height"
+    )
     crop_padding: int = schema.key(
         0,
         "pixels of padding for the random crop of training images; 0 for none",
         schema.at_least(0),
     )
     flip: bool = schema.key(False, "mirror training images at random")
+    mean: tuple[float, ...] = schema.key(
+        (), "mean of each channel, of pixels in [0, 1]; empty: of the data set", automatic=()
+    )
+    std: tuple[float, ...] = schema.key(
+        (), "standard deviation of each channel, likewise", automatic=()
+    )
+    decoder: str = schema.key(
+        "pillow",
+        "decoder of random crops: pillow (exact), or opencv (twice as fast, not equal)",
+        schema.one_of("pillow", "opencv"),
+    )
+    workers: int = schema.key(
+        -1,
+        "streamed: worker processes per host; 0: threads of the main process; -1: one per core, "
+        "at most 16",
+        schema.at_least(-1),
+        material=False,
+    )
+    max_bad_images: int = schema.key(
+        0,
+        "number of unreadable images to skip before the run stops with an error",
+        schema.at_least(0),
+        material=False,
+    )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the network's input."""
         return self.image_size, self.image_width or self.image_size, self.channels
+
+    @property
+    def needs_original(self) -> bool:
+        """True if a crop is cut from the original pixels, not from the image at the input size."""
+        return self.train_crop != "pad" or self.eval_crop != "fit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +351,24 @@ ADDED: Mapping[str, _Added] = types.MappingProxyType(
         "eval.monitor": _Added("0.2.0", before="top1"),
         "eval.monitor_mode": _Added("0.2.0", before="max"),
         "log.progress_seconds": _Added("0.2.0", before=30.0),
+        "data.classes": _Added("0.2.0", before=""),
+        "data.split": _Added("0.2.0", before=""),
+        "data.split_shares": _Added("0.2.0", before=(0.8, 0.1, 0.1)),
+        "data.split_seed": _Added("0.2.0", before=0),
+        "data.split_groups": _Added("0.2.0", before=""),
+        "data.split_folds": _Added("0.2.0", before=0),
+        "data.split_fold": _Added("0.2.0", before=0),
+        "data.storage": _Added("0.2.0", before="resident"),
+        "data.train_crop": _Added("0.2.0", before="pad"),
+        "data.eval_crop": _Added("0.2.0", before="fit"),
+        "data.shorter_side": _Added("0.2.0", before=0),
+        "data.crop_scale": _Added("0.2.0", before=(0.08, 1.0)),
+        "data.crop_ratio": _Added("0.2.0", before=(3 / 4, 4 / 3)),
+        "data.mean": _Added("0.2.0", before=()),
+        "data.std": _Added("0.2.0", before=()),
+        "data.decoder": _Added("0.2.0", before="pillow"),
+        "data.workers": _Added("0.2.0", before=-1),
+        "data.max_bad_images": _Added("0.2.0", before=0),
     }
 )
 _OPEN_SECTION = "model"
@@ -341,6 +455,20 @@ def stored(text: str) -> Plan:
     missing = [path for path in _KEYS if path not in values]
     if missing:
         raise errors.UserError(f"it lacks {', '.join(missing[:3])}")
+    return read(values)
+
+
+def fill_automatic(given: Plan, known: Plan) -> Plan:
+    """Returns `given` with automatic values, such as `data.storage` 'auto', taken from `known`.
+
+    Args:
+      given: the config that a user gave.
+      known: the config of the run that is continued, where automatic values are resolved.
+    """
+    values, source = (dict(schema.flatten(to_dict(one), _is_leaf)) for one in (given, known))
+    for path, key in _KEYS.items():
+        if key.automatic is not None and values[path] == key.automatic:
+            values[path] = source[path]
     return read(values)
 
 

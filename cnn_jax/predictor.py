@@ -10,7 +10,7 @@ import numpy as np
 
 from cnn_jax import losses, objectives, pretrained
 from cnn_jax.contracts import Description, Outputs, Predict, Variables
-from cnn_jax.data import images, pixels
+from cnn_jax.data import crops, images, pixels
 from cnn_jax.objectives import Classification
 from cnn_jax.plan import Loss, Plan
 from cnn_jax.runs import checkpoint, workdir
@@ -99,14 +99,14 @@ def restore(directory: Path, which: str = "best") -> Restored:
 def load(directory: Path, which: str = "best") -> Predictor:
     """Returns the predictor of a run; arguments and errors are those of `restore`."""
     found = restore(directory, which)
-    description, resize = found.description, found.plan.data.resize
+    description = found.description
+    crop = crops.eval_crop(found.plan.data, description.native_size)
+    channels = description.input_shape[-1]
 
     def prepare(picture: np.ndarray) -> np.ndarray:
-        native, shape = description.native_size, description.input_shape
-        picture = images.to_input(picture, native, shape, resize)
+        picture = crop(images.convert(picture, channels))
         return pixels.normalise(picture, description.mean, description.std)
 
-    channels = description.input_shape[-1]
     return Predictor(found.predict, found.variables, prepare, channels, description.class_names)
 
 

@@ -70,6 +70,7 @@ class Key(NamedTuple):
       comment: its explanation.
       check: returns the allowed values in words if a value is not allowed.
       material: False if the key may change when a run is continued.
+      automatic: the value that a run replaces by one of its own choice; None if there is none.
     """
 
     path: str
@@ -78,9 +79,17 @@ class Key(NamedTuple):
     comment: str
     check: Check
     material: bool
+    automatic: Any
 
 
-def key(default: Any, comment: str, check: Check = anything, *, material: bool = True) -> Any:
+def key(
+    default: Any,
+    comment: str,
+    check: Check = anything,
+    *,
+    material: bool = True,
+    automatic: Any = None,
+) -> Any:
     """Returns the dataclass field of a config key.
 
     Args:
@@ -89,10 +98,11 @@ def key(default: Any, comment: str, check: Check = anything, *, material: bool =
       check: the range of the key.
       material: True if another value changes the parameters that training ends with. Immaterial
         keys may change when a run is continued.
+      automatic: the value for which the run chooses one and stores it in config.json, such as
+        'auto'; None if there is no such value. It has the type of the key.
     """
-    return dataclasses.field(
-        default=default, metadata={"comment": comment, "check": check, "material": material}
-    )
+    metadata = {"comment": comment, "check": check, "material": material, "automatic": automatic}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:

@@ -30,10 +30,14 @@ def fashion_mnist(image_size: int = 32) -> ConfigDict:
 
 
 def imagenet(image_size: int) -> ConfigDict:
-    """Returns the defaults for ImageNet: images of `image_size` pixels, mirrored at random."""
+    """Returns the defaults for ImageNet: crops of random size and shape, mirrored at random.
+
+    `data.directory` is an image folder, packed shards, or TFDS's data directory. The last percent
+    of the training images is for validation; ImageNet's validation images are the test split.
+    """
     config = get_config()
     config.data.update(
-        source="tfds",
+        source="auto",
         name="imagenet2012:5.1.0",
         train_split="train[:99%]",
         validation_split="train[99%:]",
@@ -41,6 +45,8 @@ def imagenet(image_size: int) -> ConfigDict:
         image_size=image_size,
         channels=3,
         resize="bilinear",
+        train_crop="random_resized",
+        eval_crop="centre",
         flip=True,
     )
     return config
@@ -68,6 +74,10 @@ def finish(config: ConfigDict, variant: str, smoke_image_size: int = 0) -> Confi
             train_split="train[:75%]",
             validation_split="train[75%:]",
             test_split="test",
+            split="",
+            classes="",
+            shorter_side=0,
+            workers=0,
         )
         if smoke_image_size:
             config.data.update(image_size=smoke_image_size, image_width=0)

@@ -27,7 +27,7 @@ ROOMS: dict[str, str] = {
     "data": "errors plan contracts runtime",
     "objectives": "errors plan contracts losses metrics models runtime",
     "runs": "errors plan contracts metrics runtime",
-    "pretrained": "errors models data.images data.pixels",
+    "pretrained": "errors models data.crops data.imagenet data.images data.pixels",
     "predictor": "plan contracts losses data objectives pretrained runs runtime",
     "evaluators": "errors contracts metrics data predictor runs runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data runs"
@@ -37,15 +37,17 @@ ROOMS: dict[str, str] = {
     "evaluate": "errors evaluators runs runtime",
     "predict": "errors data.images predictor runs runtime",
     "summary": "errors models runtime",
-    "benchmark": "errors plan contracts losses models objectives ops optim runtime train",
+    "benchmark": "errors config_files plan contracts data losses models objectives ops optim runtime"
+    " train",
 }
-COMMANDS = ("main", "evaluate", "predict", "summary", "benchmark.__main__")
+COMMANDS = ("main", "evaluate", "predict", "summary", "benchmark.__main__", "data.pack.__main__")
 # Parts of rooms that use less than their room.
 PARTS: dict[str, str] = {
     "ops.cpu": "ops.cpu ops.window",
     "ops.native": "ops.native ops.window runtime.compilation_cache",
     "data.sources": "errors plan contracts data",
-    "data.images": "errors",
+    "data.images": "errors data.pillow",
+    "data.pillow": "errors",
     "data.splits": "errors",
     "pretrained.families": "errors models pretrained.families",
     "pretrained.formats": "errors pretrained.formats",
@@ -53,7 +55,19 @@ PARTS: dict[str, str] = {
 # The only modules that import an outside package.
 OWNERS: dict[str, set[str]] = {
     "orbax": {"runs.checkpoint"},
-    "argparse": {"benchmark.__main__", "evaluate", "main", "predict", "runtime.flags", "summary"},
+    "argparse": {
+        "benchmark.__main__",
+        "data.pack.__main__",
+        "evaluate",
+        "main",
+        "predict",
+        "runtime.flags",
+        "summary",
+    },
+    "array_record": {"data.pack.writer", "data.sources.shards"},
+    "cv2": {"data.opencv"},
+    "grain": {"data.order", "data.pipeline"},
+    "scipy": {"data.pack.imagenet_tars"},
     "huggingface_hub": {"pretrained.formats.hub"},
     "tensorflow_datasets": {"data.sources.tfds"},
     "sklearn": {"data.sources.digits"},

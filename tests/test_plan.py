@@ -347,6 +347,8 @@ def test_immaterial_keys_change_no_parameter() -> None:
         "checkpoint.keep",
         "compilation_cache",
         "data.directory",
+        "data.max_bad_images",
+        "data.workers",
         "eval.batch_size",
         "eval.every_epochs",
         "log.every_steps",

@@ -20,7 +20,7 @@ from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 
 STORED = Path(__file__).parent / "stored_runs" / "e1b8c15"
-MACHINE_DEPENDENT = ("images_per_second", "compile_seconds")
+MACHINE_DEPENDENT = ("images_per_second", "data_wait", "compile_seconds")
 # The configs of the runs, under today's keys.
 PLANS = {
     "resnet": plan.read(
@@ -102,7 +102,9 @@ def rows(directory: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", PLANS)
 def test_config_and_description_are_read(name: str, tmp_path: Path) -> None:
     directory = copy(name, tmp_path)
-    assert workdir.load_plan(directory) == PLANS[name]
+    found = workdir.load_plan(directory)
+    assert found == plan.fill_automatic(PLANS[name], found)
+    assert found.data.storage == "resident"
     description = workdir.load_description(directory)
     assert description.class_names == tuple("0123456789")
     assert description.native_size == (8, 8)

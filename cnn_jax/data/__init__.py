@@ -4,44 +4,121 @@
 
 - `sources/`: one file per kind of data set
 - `splits.py`: 'train[:90%]'
-- `images.py`: decoding and resizing on the host
+- `images.py`: decoding and resizing on the host; `pillow.py` opens and loads files with Pillow
 - `pixels.py`, `augment.py`: normalisation and augmentation on the device
+- `crops.py`: crops of training and evaluation on the host
+- `selection.py`: the examples of each split of a run, and their hashes
+- `stratified.py`, `division.py`: splits with the same shares of each class
 - `resident.py`: the feed for sets that fit into the memory of each device
+- `streamed.py`: the feed for sets of any size; `order.py`, `batches.py` and `pipeline.py` make its
+  batches in worker processes
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cnn_jax import errors
 from cnn_jax.data.sources import SOURCES, open_source
 from cnn_jax.data.sources.arrays import from_arrays
 
 if TYPE_CHECKING:
+    from cnn_jax import plan
     from cnn_jax.contracts import Batch, Description, Feed, Source
     from cnn_jax.plan import Plan
     from cnn_jax.runtime.sharding import Layout
 
-__all__ = ["SOURCES", "bind", "eval_batches", "from_arrays", "open_source", "train_batches"]
+__all__ = [
+    "SOURCES",
+    "bind",
+    "check",
+    "eval_batches",
+    "from_arrays",
+    "open_source",
+    "resolve",
+    "train_batches",
+]
+
+
+def check(data: "plan.Data") -> None:
+    """Checks everything in the section `data` that needs no file of the data set.
+
+    Raises:
+      UserError: a value is not allowed, or two values exclude each other.
+    """
+    from cnn_jax.data import augment, crops, selection, sources
+
+    sources.check(data)
+    selection.check(data)
+    crops.check(data)
+    augment.make(data)
+    if data.storage == "resident" and data.needs_original:
+        raise errors.UserError(
+            "data.storage 'resident' keeps the images at the input size, but data.train_crop "
+            f"{data.train_crop!r} and data.eval_crop {data.eval_crop!r} need the original pixels; "
+            "set data.storage to 'auto' or 'streamed'"
+        )
+    if bool(data.mean) != bool(data.std) or (
+        data.mean and not len(data.mean) == len(data.std) == data.channels
+    ):
+        raise errors.UserError(
+            f"data.mean and data.std must be empty, or have one value for each of the "
+            f"{data.channels} channels, got {data.mean} and {data.std}"
+        )
+    if data.std and min(data.std) <= 0:
+        raise errors.UserError(f"data.std must be greater than 0, got {data.std}")
+
+
+def resolve(plan: "Plan", source: "Source") -> "Plan":
+    """Returns a plan with the automatic values of splits and storage replaced.
+
+    A set is streamed if a crop needs the original pixels, or if the images at the input size take
+    more than `resident.MAX_RESIDENT_BYTES`. Both are the same on every machine.
+
+    Raises:
+      UserError: a split that the source does not have.
+    """
+    from cnn_jax.data import resident, selection
+
+    keys = selection.resolve(source, plan.data)
+    if keys.storage == "auto":
+        examples = selection.count(source, keys)
+        large = resident.num_bytes(examples, plan) > resident.MAX_RESIDENT_BYTES
+        streamed = large or keys.needs_original
+        keys = dataclasses.replace(keys, storage="streamed" if streamed else "resident")
+    return dataclasses.replace(plan, data=keys)
 
 
 def bind(
     source: "Source", plan: "Plan", layout: "Layout", description: "Description | None" = None
 ) -> "Feed":
-    """Returns the feed of a source: its images at the network's input size, on the devices.
+    """Returns the feed of a source: batches of its images at the network's input size.
 
     Args:
       source: the data set.
-      plan: names splits, input size, augmentation, batch size and seed.
+      plan: names splits, storage, input size, crops, augmentation, batch size and seed.
       layout: the devices.
-      description: the description that a run stored; its mean and standard deviation are used.
-        By default they are those of the training split.
+      description: the description that a run stored. Its mean and standard deviation are used, and
+        the data set must be the run's. By default, `data.mean` and `data.std` decide.
 
     Raises:
       UserError: a split that the source does not have, images that do not fit the plan, fewer
-        training examples than a batch, or a set that is too large for the devices.
+        training examples than a batch, more unreadable images than allowed, a data set that has
+        changed since the run began, or a set that is too large for the devices.
     """
-    from cnn_jax.data import resident  # Imports JAX, which `cnn_jax.plan` must not.
+    from cnn_jax.data import resident, selection, streamed  # JAX, which `plan` must not import
 
-    return resident.bind(source, plan, layout, description)
+    plan = resolve(plan, source)
+    selected = selection.select(source, plan.data)
+    if len(selected["train"]) < plan.train.batch_size:
+        raise errors.UserError(
+            f"train.batch_size {plan.train.batch_size} is larger than the "
+            f"{len(selected['train'])} training examples"
+        )
+    if description is not None:
+        selection.check_unchanged(description, selected, source.class_names)
+    make = streamed.bind if plan.data.storage == "streamed" else resident.bind
+    return make(source.class_names, selected, plan, layout, description)
 
 
 def train_batches(feed: "Feed", seed: int, start_step: int = 0) -> Iterator["Batch"]:

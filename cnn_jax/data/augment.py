@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax import contracts, errors, plan
+from cnn_jax.data import pixels
 
 Stage = Literal["bytes", "normalised"]
 """The pixels that an augmentation takes: 0 to 255, or normalised by mean and deviation."""
@@ -68,6 +69,30 @@ def apply(
             # Streams 0 and 1 are the two keys of `jax.random.split(key)`, as in version 0.1.0.
             batch = transform.augmentation(jax.random.fold_in(key, transform.stream), batch)
     return batch
+
+
+def training(
+    transforms: Sequence[Transform],
+    description: contracts.Description,
+    key: jax.Array,
+    batch: contracts.Batch,
+) -> contracts.Batch:
+    """Augments and normalises a training batch; traceable.
+
+    Args:
+      transforms: the return value of `make`.
+      description: the data set; its mean and standard deviation are used.
+      key: the PRNG key of the training step.
+      batch: the batch, with `image` `[B, H, W, C]` uint8.
+    """
+    batch = apply(transforms, "bytes", key, batch)
+    return apply(transforms, "normalised", key, normalise(batch, description))
+
+
+def normalise(batch: contracts.Batch, description: contracts.Description) -> contracts.Batch:
+    """Returns a batch with its images normalised to float32; traceable."""
+    image = pixels.normalise(batch["image"], description.mean, description.std)
+    return {**batch, "image": image}
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:

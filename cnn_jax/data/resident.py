@@ -8,25 +8,32 @@ repeats nothing.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax import lax
 
 from cnn_jax import errors
-from cnn_jax.contracts import Batch, Description, Examples, Inputs, Source
-from cnn_jax.data import augment, images, pixels, splits
+from cnn_jax.contracts import Batch, Description, Inputs
+from cnn_jax.data import augment, crops, reading
+from cnn_jax.data.moments import Moments
+from cnn_jax.data.problems import Problems
+from cnn_jax.data.selection import Selected
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import prng, sharding
 from cnn_jax.runtime.sharding import Layout
 
 # A set is copied to every device.
 MAX_RESIDENT_BYTES = 8 * 2**30
-_READ_AT_ONCE = 1024  # examples, whose encoded images are in memory together
+
+
+def num_bytes(examples: int, plan: Plan) -> int:
+    """Returns the bytes that a number of examples takes at the input size."""
+    return examples * math.prod(plan.data.input_shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +43,18 @@ class Arrays:
     Attributes:
       images: `[N, H, W, C]` uint8.
       labels: `[N]` int32.
+      readable: `[N]` float32, 0 for unreadable images; None if all are readable.
     """
 
     images: jax.Array
     labels: jax.Array
+    readable: jax.Array | None = None
+
+    @property
+    def inputs(self) -> dict[str, jax.Array]:
+        """The arrays that a compiled function reads."""
+        found = {"images": self.images, "labels": self.labels}
+        return found if self.readable is None else {**found, "readable": self.readable}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +99,17 @@ class Resident:
             order = self._order(epoch)
             for call in within:
                 start = np.array(call.start % steps * self.batch_size, np.int32)
-                shared: Inputs = {"images": arrays.images, "labels": arrays.labels, "order": order}
-                yield call, {**shared, "start": start}
+                yield call, {**arrays.inputs, "order": order, "start": start}
 
     def train_batch(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
         """See `contracts.Feed`."""
         start = inputs["start"] + index * self.batch_size
         indices = lax.dynamic_slice(inputs["order"], (start,), (self.batch_size,))
-        weight = jnp.ones(self.batch_size, jnp.float32)
-        batch = {**self._gather(inputs, indices), "weight": weight}
-        batch = augment.apply(self.augmentations, "bytes", key, batch)
-        return augment.apply(self.augmentations, "normalised", key, self._normalise(batch))
+        batch = self._gather(inputs, indices)
+        weight = batch.pop("readable", jnp.ones(self.batch_size, jnp.float32))
+        return augment.training(
+            self.augmentations, self.description, key, {**batch, "weight": weight}
+        )
 
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
@@ -104,8 +119,7 @@ class Resident:
         for start in range(0, size, batch_size):
             inside = (offsets < batch_size) & (start + offsets < size)
             yield {
-                "images": arrays.images,
-                "labels": arrays.labels,
+                **arrays.inputs,
                 "indices": np.where(inside, start + offsets, 0).astype(np.int32),
                 "weight": inside.astype(np.float32),
             }
@@ -113,20 +127,23 @@ class Resident:
     def eval_batch(self, inputs: Inputs) -> Batch:
         """See `contracts.Feed`."""
         batch = self._gather(inputs, jnp.asarray(inputs["indices"]))
-        return self._normalise({**batch, "weight": jnp.asarray(inputs["weight"])})
+        batch["weight"] = jnp.asarray(inputs["weight"])
+        if "readable" in batch:
+            readable = batch.pop("readable")
+            batch["unreadable"] = batch["weight"] * (1 - readable)
+            batch["weight"] *= readable
+        return augment.normalise(batch, self.description)
 
     def close(self) -> None:
         """See `contracts.Feed`. There are no workers."""
 
-    def _normalise(self, batch: Batch) -> Batch:
-        mean, std = self.description.mean, self.description.std
-        return {**batch, "image": pixels.normalise(batch["image"], mean, std)}
-
     def _gather(self, inputs: Inputs, indices: jax.Array) -> Batch:
         indices = lax.with_sharding_constraint(indices, self.layout.batch)
+        names = {"images": "image", "labels": "label", "readable": "readable"}
         return {
-            "image": jnp.asarray(inputs["images"])[indices],
-            "label": jnp.asarray(inputs["labels"])[indices],
+            name: jnp.asarray(inputs[stored])[indices]
+            for stored, name in names.items()
+            if stored in inputs
         }
 
     def _order(self, epoch: int) -> jax.Array:
@@ -141,25 +158,23 @@ class Resident:
 
 
 def bind(
-    source: Source, plan: Plan, layout: Layout, description: Description | None = None
+    class_names: Sequence[str],
+    selected: Mapping[str, Selected],
+    plan: Plan,
+    layout: Layout,
+    description: Description | None,
 ) -> Resident:
-    """Returns the resident feed of a source; see `cnn_jax.data.bind`."""
-    ranges = _ranges(source, plan)
-    stored = {
-        key: _read(source.splits[name], start, stop, plan.data.channels)
-        for key, (name, start, stop) in ranges.items()
-    }
+    """Returns the resident feed of selected examples; see `cnn_jax.data.bind`."""
+    _check_size(selected, plan)
+    problems = Problems(plan.data.max_bad_images)
+    loaded = {}
     if description is None:
-        description = _describe(source, plan, stored["train"][0])
+        loaded["train"], description = _load_first(class_names, selected, plan, problems)
+    for name in selected.keys() - loaded.keys():
+        loaded[name] = _load(selected[name], plan, description, problems)
     return Resident(
         description=description,
-        splits={
-            key: Arrays(
-                images=sharding.replicate(_to_input(pictures, plan, description), layout),
-                labels=sharding.replicate(labels, layout),
-            )
-            for key, (pictures, labels) in stored.items()
-        },
+        splits={name: _on_devices(loaded[name], layout) for name in selected},
         batch_size=plan.train.batch_size,
         augmentations=augment.make(plan.data),
         seed=plan.seed,
@@ -167,84 +182,97 @@ def bind(
     )
 
 
-def moments(pictures: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation of each channel, of pixels scaled to [0, 1].
+class _Loaded(NamedTuple):
+    """One split on the host.
 
-    Args:
-      pictures: images `[h, w, C]` uint8, of any sizes. Every pixel has the same weight.
+    Attributes:
+      images: `[N, H, W, C]` uint8.
+      labels: `[N]` int32.
+      readable: `[N]` bool; the pixels of an unreadable image are those of the next readable one.
     """
-    count = sum(image.shape[0] * image.shape[1] for image in pictures)
-    total = sum(image.sum((0, 1), dtype=np.int64) for image in pictures)
-    squares = sum(np.square(image, dtype=np.int64).sum((0, 1)) for image in pictures)
-    mean = total / (255 * count)
-    variance = squares / (255**2 * count) - np.square(mean)
-    # A channel without contrast has deviation 0; one grey level keeps the quotient finite.
-    std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1 / 255)
-    return tuple(mean.tolist()), tuple(std.tolist())
+
+    images: np.ndarray
+    labels: np.ndarray
+    readable: np.ndarray
 
 
-def _ranges(source: Source, plan: Plan) -> dict[str, tuple[str, int, int]]:
-    """Returns stored split, first example and the one after the last, for each split of the run."""
-    wanted = {
-        "train": plan.data.train_split,
-        "validation": plan.data.validation_split,
-        "test": plan.data.test_split,
-    }
-    sizes = {name: len(examples) for name, examples in source.splits.items()}
-    ranges = {key: splits.resolve(split, sizes) for key, split in wanted.items() if split}
-    stored, start, stop = ranges["train"]
-    if stop - start < plan.train.batch_size:
-        raise errors.UserError(
-            f"train.batch_size {plan.train.batch_size} is larger than the {stop - start} training "
-            "examples"
-        )
-    for key in ranges.keys() - {"train"}:
-        other, first, last = ranges[key]
-        if other == stored and first < stop and start < last:
-            logging.warning("data.%s_split shares examples with data.train_split", key)
-    examples = sum(stop - start for _, start, stop in ranges.values())
-    total = int(np.prod(plan.data.input_shape)) * examples
+def _check_size(selected: Mapping[str, Selected], plan: Plan) -> None:
+    total = num_bytes(sum(map(len, selected.values())), plan)
     if total > MAX_RESIDENT_BYTES:
         raise errors.UserError(
-            f"the images take {total / 2**30:.1f} GiB at data.image_size "
-            f"{plan.data.image_size}, more than the {MAX_RESIDENT_BYTES / 2**30:.0f} GiB that a "
-            "device may hold; take a slice of the splits, such as 'train[:10%]', or a smaller "
-            "data.image_size"
+            f"the images take {total / 2**30:.1f} GiB at data.image_size {plan.data.image_size}, "
+            f"more than the {MAX_RESIDENT_BYTES / 2**30:.0f} GiB that a device may hold; stream "
+            "them with data.storage 'streamed' or 'auto', take a slice of the splits, such as "
+            "'train[:10%]', or a smaller data.image_size"
         )
-    return ranges
 
 
-def _read(
-    examples: Examples, start: int, stop: int, channels: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns images `[h, w, channels]` uint8 and labels `[N]` int32 of a range of examples."""
-    pictures, labels = [], []
-    for first in range(start, stop, _READ_AT_ONCE):
-        for example in _fetch(examples, range(first, min(first + _READ_AT_ONCE, stop))):
-            pictures.append(images.convert(example["image"], channels))
-            labels.append(example["label"])
-    return pictures, np.array(labels, np.int32)
+def _load_first(
+    class_names: Sequence[str], selected: Mapping[str, Selected], plan: Plan, problems: Problems
+) -> tuple[_Loaded, Description]:
+    """Returns the training images, and the description of the set that they define.
 
+    Native sizes that all agree need no scaling to the native size, and sizes that differ have no
+    native size. So each image is brought to the input size as soon as it is decoded.
+    """
+    sums, sizes = Moments(plan.data.channels), set()
+    crop = crops.eval_crop(plan.data, None)
 
-def _fetch(examples: Any, indices: range) -> Iterable[dict[str, Any]]:
-    if hasattr(examples, "__getitems__"):
-        many: Iterable[dict[str, Any]] = examples.__getitems__(indices)
-        return many
-    return (examples[index] for index in indices)
+    def fit(image: np.ndarray) -> np.ndarray:
+        sums.add(image)
+        sizes.add((image.shape[0], image.shape[1]))
+        return crop(image)
 
-
-def _describe(source: Source, plan: Plan, pictures: Sequence[np.ndarray]) -> Description:
-    mean, std = moments(pictures)
-    sizes = {(image.shape[0], image.shape[1]) for image in pictures}
-    return Description(
-        class_names=source.class_names,
+    loaded = _read(selected["train"], plan, fit, problems)
+    mean, std = (plan.data.mean, plan.data.std) if plan.data.mean else sums.mean_and_std()
+    description = Description(
+        class_names=tuple(class_names),
         native_size=sizes.pop() if len(sizes) == 1 else None,
         input_shape=plan.data.input_shape,
         mean=mean,
         std=std,
+        sizes={name: len(examples) for name, examples in selected.items()},
+        hashes={name: examples.digest() for name, examples in selected.items()},
     )
+    return loaded, description
 
 
-def _to_input(pictures: Sequence[np.ndarray], plan: Plan, description: Description) -> np.ndarray:
-    native, shape = description.native_size, description.input_shape
-    return np.stack([images.to_input(one, native, shape, plan.data.resize) for one in pictures])
+def _load(examples: Selected, plan: Plan, description: Description, problems: Problems) -> _Loaded:
+    return _read(examples, plan, crops.eval_crop(plan.data, description.native_size), problems)
+
+
+def _read(
+    examples: Selected,
+    plan: Plan,
+    fit: Callable[[np.ndarray], np.ndarray],
+    problems: Problems,
+) -> _Loaded:
+    size = len(examples)
+    result = _Loaded(
+        np.zeros((size, *plan.data.input_shape), np.uint8),
+        np.zeros(size, np.int32),
+        np.ones(size, bool),
+    )
+    found = reading.decoded(examples, range(size), plan.data.channels, problems)
+    for index, (image, label) in enumerate(found):
+        if image is None:
+            result.readable[index] = False
+        else:
+            result.images[index], result.labels[index] = fit(image), label
+    if not result.readable.any():
+        raise errors.UserError("no image of the data set can be read")
+    for unreadable in np.flatnonzero(~result.readable).tolist():
+        ahead = int(np.roll(result.readable, -unreadable).argmax())
+        result.images[unreadable] = result.images[(unreadable + ahead) % size]
+    return result
+
+
+def _on_devices(loaded: _Loaded, layout: Layout) -> Arrays:
+    readable = None
+    if not loaded.readable.all():
+        readable = sharding.replicate(loaded.readable.astype(np.float32), layout)
+    return Arrays(
+        images=sharding.replicate(loaded.images, layout),
+        labels=sharding.replicate(loaded.labels, layout),
+        readable=readable,
+    )

@@ -63,7 +63,8 @@ def prepare(predict: Predict, feed: Feed, evaluator: Evaluator, layout: Layout) 
 
     The function takes the variables, the name of the split, the number of examples per batch over
     all devices (which changes no count), and optionally a function to report progress to. It raises
-    RuntimeError if an example was not counted, or was counted twice.
+    RuntimeError if an example was not counted, or was counted twice. Unreadable images that the
+    plan allows to skip enter no measurement.
 
     Args:
       predict: the network in evaluation mode.
@@ -75,7 +76,10 @@ def prepare(predict: Predict, feed: Feed, evaluator: Evaluator, layout: Layout) 
     def measure(variables: Variables, inputs: Any) -> tuple[jax.Array, Tree]:
         batch = feed.eval_batch(inputs)
         outputs = predict(variables, batch)
-        return batch["weight"].sum(), evaluator.measure(outputs, batch)
+        seen = batch["weight"].sum()
+        if "unreadable" in batch:
+            seen += batch["unreadable"].sum()
+        return seen, evaluator.measure(outputs, batch)
 
     compiled = jax.jit(measure, out_shardings=layout.whole)
 

@@ -1,5 +1,6 @@
 """Evaluation of a run's checkpoint, with the result written into its work directory."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,15 +66,11 @@ def run(
         raise errors.UserError(f"the batch size must be at least 1, got {batch_size}")
     restored = predictor.restore(directory, which)
     plan, description = restored.plan, restored.description
-    source = data.open_source(plan.data)
-    if source.class_names != description.class_names:
-        raise errors.UserError(
-            f"the data set has other classes than the run in {directory}; give its own data"
-        )
-    feed = data.bind(source, plan, restored.layout, description)
+    feed = data.bind(data.open_source(plan.data), plan, restored.layout, description)
     evaluator = evaluators.make()[evaluators.MAIN]
     evaluate = evaluators.prepare(restored.predict, feed, evaluator, restored.layout)
-    result = evaluate(restored.variables, split, batch_size or plan.eval.batch_size, tell)
+    with contextlib.closing(feed):
+        result = evaluate(restored.variables, split, batch_size or plan.eval.batch_size, tell)
     evaluation = Evaluation(
         values=result.values,
         confusion=result.details["confusion"],

@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import errors, models
+from cnn_jax.data import crops, imagenet, images, pixels
 
-# Functions below import `cnn_jax.data` themselves: it loads Pillow and the data sources, which the
-# conversion of weights does not need.
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # As mean and as standard deviation, scales pixels from [0, 1] to [-1, 1].
-CROP_RATIO = 0.875  # image_size / resize_size; timm's default of `crop_pct`
 _CROP_MODES = ("center", "squash")
 # Interpolation of the networks whose inputs are in [-1, 1]. For GoogLeNet and Inception v3
 # torchvision documents ImageNet's mean and standard deviation, but converts inside the network.
@@ -43,8 +38,8 @@ class Preprocessing:
     image_size: int
     resize_size: int
     class_names: tuple[str, ...]
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, ...] = imagenet.MEAN
+    std: tuple[float, ...] = imagenet.STD
     interpolation: str = "bilinear"
     squash: bool = False
 
@@ -54,8 +49,6 @@ class Preprocessing:
         Raises:
           ValueError: a field has a value that `fit` or `__call__` does not support.
         """
-        from cnn_jax.data import images
-
         if not 1 <= self.image_size <= self.resize_size:
             raise errors.UserError(
                 f"image_size must be from 1 to resize_size, {self.resize_size}, "
@@ -78,8 +71,6 @@ class Preprocessing:
         Returns:
           `[image_size, image_size, C]` float32.
         """
-        from cnn_jax.data import pixels
-
         return pixels.normalise(self.fit(image), self.mean, self.std)
 
     def fit(self, image: np.ndarray) -> np.ndarray:
@@ -91,8 +82,6 @@ class Preprocessing:
         Returns:
           `[image_size, image_size, C]` uint8.
         """
-        from cnn_jax.data import crops, images
-
         size = (self.image_size, self.image_size)
         if self.squash:
             square = (self.resize_size, self.resize_size)
@@ -113,10 +102,10 @@ def for_network(name: str, num_classes: int) -> Preprocessing:
     symmetric = _INTERPOLATION_OF_SYMMETRIC.get(name)
     return Preprocessing(
         image_size=size,
-        resize_size=round(size / CROP_RATIO),
+        resize_size=round(size / crops.CROP_SHARE),
         class_names=class_names(num_classes),
-        mean=IMAGENET_MEAN if symmetric is None else HALF,
-        std=IMAGENET_STD if symmetric is None else HALF,
+        mean=imagenet.MEAN if symmetric is None else HALF,
+        std=imagenet.STD if symmetric is None else HALF,
         interpolation=symmetric or "bilinear",
     )
 
@@ -141,10 +130,10 @@ def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
             raise errors.UserError(f"input_size must be [3, N, N], got {[channels, height, width]}")
         return Preprocessing(
             image_size=height,
-            resize_size=math.floor(height / (settings.get("crop_pct") or CROP_RATIO)),
+            resize_size=math.floor(height / (settings.get("crop_pct") or crops.CROP_SHARE)),
             class_names=_label_names({**settings, **config}, num_classes),
-            mean=tuple(map(float, settings.get("mean") or IMAGENET_MEAN)),
-            std=tuple(map(float, settings.get("std") or IMAGENET_STD)),
+            mean=tuple(map(float, settings.get("mean") or imagenet.MEAN)),
+            std=tuple(map(float, settings.get("std") or imagenet.STD)),
             interpolation=settings.get("interpolation") or "bicubic",
             squash=crop_mode == "squash",
         )
@@ -158,8 +147,6 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     """Returns ImageNet's class names if `num_classes` is 1000, else '0', '1', ..."""
     if num_classes != 1000:
         return tuple(map(str, range(num_classes)))
-    from cnn_jax.data import imagenet
-
     return tuple(imagenet.classes().values())
 
 

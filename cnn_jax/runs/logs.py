@@ -97,9 +97,18 @@ class Throughput:
         if self._since is not None:
             self._images += images
 
-    def rate(self) -> dict[str, float]:
-        """Returns `images_per_second` since the last call; empty if no images were counted."""
+    def rate(self, waited: float = 0.0) -> dict[str, float]:
+        """Returns `images_per_second` and `data_wait` since the last call.
+
+        Args:
+          waited: the seconds of that time in which the devices waited for data.
+
+        Returns:
+          The rate, and the share of the time that was waiting; empty if no images were counted.
+        """
         self.pause()
         images, seconds = self._images, self._seconds
         self._images, self._seconds = 0, 0.0
-        return {"images_per_second": images / seconds} if images else {}
+        if not images:
+            return {}
+        return {"images_per_second": images / seconds, "data_wait": min(waited / seconds, 1.0)}

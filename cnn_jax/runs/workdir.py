@@ -22,8 +22,11 @@ DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
 
 
-def check(directory: Path, given: Plan) -> None:
+def check(directory: Path, given: Plan) -> Plan:
     """Checks that a run with the plan `given` may use `directory`; changes nothing.
+
+    Returns:
+      The plan `given`. Its automatic values are those of the run in `directory`, if there is one.
 
     Raises:
       UserError: the directory cannot be made or written, another process writes to it, or it holds
@@ -31,9 +34,11 @@ def check(directory: Path, given: Plan) -> None:
     """
     _check_writable(directory)
     if (directory / CONFIG).exists():
+        stored = load_plan(directory)
+        given = plan.fill_automatic(given, stored)
         changed = [
             f"  {path}: {old!r} there, {new!r} now"
-            for path, (old, new) in plan.differences(load_plan(directory), given).items()
+            for path, (old, new) in plan.differences(stored, given).items()
             if plan.is_material(path)
         ]
         if changed:
@@ -41,13 +46,14 @@ def check(directory: Path, given: Plan) -> None:
                 f"{directory} holds a run with another config; choose another --workdir, or give "
                 "the same values:\n" + "\n".join(changed)
             )
-        return
+        return given
     for name in (METRICS, CHECKPOINTS):
         if (directory / name).exists():
             raise errors.UserError(
                 f"{directory} has {name} but no {CONFIG}, so its run is unknown; choose another "
                 "--workdir"
             )
+    return given
 
 
 @contextmanager
@@ -107,6 +113,15 @@ def load_description(directory: Path) -> Description:
         return Description(**{name: _with_tuples(value) for name, value in content.items()})
     except (AttributeError, TypeError, ValueError) as error:
         raise errors.UserError(f"{directory / DATASET} is damaged: {error}") from error
+
+
+def find_description(directory: Path) -> Description | None:
+    """Returns the description of a run's data set, or None if it was not written yet.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return load_description(directory) if (directory / DATASET).exists() else None
 
 
 def save(directory: Path, name: str, content: Mapping[str, Any]) -> None:

@@ -73,6 +73,7 @@ class Progress:
         *,
         initial: int = 0,
         every_seconds: float = 30.0,
+        unit: str = "step",
         enabled: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -83,12 +84,13 @@ class Progress:
           total: the step at which training ends.
           initial: the number of steps taken before.
           every_seconds: seconds between lines where `stream` is no terminal.
+          unit: the name of a step in these lines, such as 'image'.
           enabled: False to print nothing.
           stream: the output; standard error if not given.
           clock: returns the time in seconds.
         """
         self._total, self._done, self._printed = total, initial, initial
-        self._every, self._clock = every_seconds, clock
+        self._every, self._clock, self._unit = every_seconds, clock, unit
         self._stream = sys.stderr if stream is None else stream
         self._enabled = enabled
         self._has_bar = enabled and _is_terminal(self._stream)
@@ -242,7 +244,7 @@ class Progress:
         return text
 
     def _write_line(self) -> None:
-        parts = [f"step {self._done}/{self._total}", self._beside, *_describe(self._values)]
+        parts = [f"{self._unit} {self._done}/{self._total}", self._beside, *_describe(self._values)]
         rate = self._rate.steps_per_second()
         if self._done < self._total and rate:
             left = tqdm.format_interval(round((self._total - self._done) / rate))

@@ -1,12 +1,14 @@
 """Devices and hosts: the mesh, and how state and batches are laid out on it."""
 
 import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import errors
@@ -64,6 +66,41 @@ class Layout:
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self._partition(path, leaf.shape)), shapes
         )
+
+    def local_rows(self, batch_size: int) -> tuple[int, ...]:
+        """Returns the rows of a batch that the devices of this process hold, in order.
+
+        Args:
+          batch_size: the number of rows over all processes, a multiple of `batch_divisor`.
+        """
+        parts = self.batch.addressable_devices_indices_map((batch_size,)).values()
+        rows = (range(batch_size)[part[0]] for part in parts if part is not None)
+        return tuple(sorted(set(itertools.chain.from_iterable(rows))))
+
+    def assemble(
+        self, local: Mapping[str, np.ndarray], batch_size: int, axis: int
+    ) -> dict[str, jax.Array]:
+        """Returns arrays that are split over the devices, from the rows of each process.
+
+        Args:
+          local: arrays with the rows `local_rows(batch_size)` on `axis`.
+          batch_size: the number of rows over all processes.
+          axis: the axis of the batch.
+        """
+        partition = NamedSharding(self.mesh, PartitionSpec(*[None] * axis, self._batch_axes))
+        if jax.process_count() == 1:
+            return {name: jax.device_put(part, partition) for name, part in local.items()}
+        position = {row: index for index, row in enumerate(self.local_rows(batch_size))}
+
+        def place(part: np.ndarray) -> jax.Array:
+            def rows_of(index: tuple[slice, ...] | None) -> np.ndarray:
+                wanted = range(batch_size)[index[axis]] if index else ()
+                return part.take([position[row] for row in wanted], axis)
+
+            shape = (*part.shape[:axis], batch_size, *part.shape[axis + 1 :])
+            return jax.make_array_from_callback(shape, partition, rows_of)
+
+        return {name: place(part) for name, part in local.items()}
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raises a UserError unless a training batch divides among the devices."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 import optax
 
 from cnn_jax import data, errors, evaluators, losses, models, objectives, optim
-from cnn_jax.contracts import Evaluator, Feed, Objective, Source
-from cnn_jax.data import augment, sources
+from cnn_jax.contracts import Description, Evaluator, Feed, Objective, Source
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.sharding import Layout
@@ -74,8 +73,7 @@ def check(plan: Plan) -> None:
     """
     models.create(plan.model.name, num_classes=1, dtype=plan.model.dtype, **plan.model.options)
     losses.make(plan.loss)
-    sources.check(plan.data)
-    augment.make(plan.data)
+    data.check(plan.data)
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH
@@ -85,18 +83,22 @@ def check(plan: Plan) -> None:
     sharding.make_layout().check_batch_size(plan.train.batch_size)
 
 
-def make(plan: Plan, source: Source) -> Job:
+def make(plan: Plan, source: Source, description: Description | None = None) -> Job:
     """Reads the data and makes the parts of a run; writes nothing.
 
     Args:
-      plan: a plan that passed `check`.
+      plan: a plan that passed `check`. Its automatic values are replaced in the job's plan.
       source: the data set.
+      description: the description that a continued run has stored.
 
     Raises:
       UserError: the data does not fit the plan.
     """
     layout = sharding.make_layout()
-    feed = data.bind(source, plan, layout)
+    plan = data.resolve(plan, source)
+    feed = data.bind(source, plan, layout, description)
+    mean, std = feed.description.mean, feed.description.std
+    plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))
     num_classes = feed.description.num_classes
     objective = objectives.make(plan, num_classes)
     without_fit, with_fit = _split_by_fit(evaluators.make(num_classes))

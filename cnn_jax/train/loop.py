@@ -26,9 +26,10 @@ def train(
     """
     step = start
     in_flight: deque[Sums] = deque(maxlen=sharding.MAX_IN_FLIGHT + 1)
-    for call, inputs in job.feed.train_inputs(job.calls(start)):
+    for call, inputs in recorder.waiting.inputs(job.feed.train_inputs(job.calls(start))):
         with recorder.compiling(call):
             state, sums = job.train_steps(state, inputs, len(call))
+        recorder.waiting.started(sums)
         in_flight.append(sums)
         sharding.wait_for_earlier(in_flight)
         step, stop = call.stop, interruption.requested()

@@ -15,11 +15,16 @@ from cnn_jax.runtime import sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.train.job import LOG, SAVE, VALIDATE, Job
 from cnn_jax.train.state import sha256
+from cnn_jax.train.waiting import Waiting
 from cnn_jax.train.window import Window
 
 
 class Recorder:
-    """Logs, validates and saves a run where it is due."""
+    """Logs, validates and saves a run where it is due.
+
+    Attributes:
+      waiting: measures the time that the devices wait for data.
+    """
 
     def __init__(
         self, job: Job, directory: Path, start: int, pending: metrics.Totals, progress: Progress
@@ -39,6 +44,7 @@ class Recorder:
         self._compile_seconds: dict[str, float] = {}
         self._window = Window(pending)
         self._throughput = logs.Throughput()
+        self.waiting = Waiting()
         self._log = logs.RunLog(directory, start) if sharding.is_primary() else None
         self._checkpoints = checkpoint.Checkpoints(
             directory / workdir.CHECKPOINTS, job.plan.checkpoint.keep, job.plan.eval.monitor
@@ -50,6 +56,7 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         """Waits for the checkpoints, flushes the log and draws the curves."""
+        self.waiting.close()
         self._checkpoints.close()
         if self._log is not None:
             self._log.close()
@@ -88,6 +95,7 @@ class Recorder:
         if validate or stop or job.is_due(SAVE, step):
             # A state that has diverged is not saved: totals raises DivergedError.
             self._checkpoints.save(step, state, self._window.totals(), rank)
+            self.waiting.clear()
         self._throughput.resume()
 
     def finish(self, state: TrainState) -> tuple[str, dict[str, float]]:
@@ -112,7 +120,7 @@ class Recorder:
         self._window.clear()
         # The step that was just taken is number step - 1.
         values["learning_rate"] = float(self._job.schedule(step - 1))
-        values |= self._throughput.rate() | self._compile_seconds
+        values |= self._throughput.rate(self.waiting.seconds()) | self._compile_seconds
         self._compile_seconds = {}
         self._write(step, "train", values)
         shown = ("loss", self._job.plan.eval.monitor, "images_per_second")

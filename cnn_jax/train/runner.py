@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, plan
 from cnn_jax.contracts import TrainState
-from cnn_jax.data import sources
+from cnn_jax.data import pipeline, selection, sources, stratified
 from cnn_jax.metrics import Totals
 from cnn_jax.runs import checkpoint, workdir
 from cnn_jax.runtime import console, sharding
@@ -60,18 +60,22 @@ def run(
     plan_ = plan.read(config)
     directory = Path(directory)
     jobs.check(plan_)
-    workdir.check(directory, plan_)
+    plan_ = workdir.check(directory, plan_)
+    plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
     progress = progress and sharding.is_primary()
     if progress:
         print(f"reading the data set {sources.title(plan_.data)} …", file=sys.stderr)
-    job = jobs.make(plan_, data.open_source(plan_.data))
+    source = data.open_source(plan_.data)
+    job = jobs.make(plan_, source, workdir.find_description(directory))
     with (
         contextlib.closing(job.feed),
         workdir.lock(directory) if sharding.is_primary() else contextlib.nullcontext(),
         Interruption() as interruption,
     ):
         if sharding.is_primary():
-            workdir.save_plan(directory, plan_)
+            if job.plan.data.split:
+                stratified.write(directory, selection.names(source, job.plan.data))
+            workdir.save_plan(directory, job.plan)
             workdir.save_description(directory, job.feed.description)
         return _run(job, directory, interruption, progress)
 
@@ -122,6 +126,7 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
         {
             "network": f"{options.model.name}, {parameters:,} parameters, {options.model.dtype}",
             "data": f"{sources.title(options.data)}: {sizes}",
+            "storage": _storage(options),
             "input": f"{height}x{width}x{channels}, {feed.description.num_classes} classes",
             "devices": f"{len(devices)} {devices[0].device_kind}",
             "batch": f"{options.train.batch_size}, {feed.steps_per_epoch} steps per epoch",
@@ -129,3 +134,11 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
             "work directory": str(directory),
         }
     )
+
+
+def _storage(options: plan.Plan) -> str:
+    if options.data.storage == "resident":
+        return "resident: all images are in the memory of each device"
+    workers = pipeline.num_workers(options.data.workers)
+    made = f"{workers} worker processes" if workers else "threads"
+    return f"streamed: {made} read the images in each epoch"

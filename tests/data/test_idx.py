@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.data import resident
+from cnn_jax.data.moments import Moments
 from cnn_jax.data.sources import idx
 from cnn_jax.data.sources.arrays import ArraySource
 
@@ -170,7 +170,10 @@ def test_installed_fashion_mnist_is_found_and_complete() -> None:
         examples = source.splits[split]
         assert np.shape(examples.images) == (10 * each, 28, 28, 1)
         assert np.bincount(examples.labels()).tolist() == [each] * 10
-    mean, std = resident.moments(list(source.splits["train"].images))
+    sums = Moments(channels=1)
+    for image in source.splits["train"].images:
+        sums.add(image)
+    mean, std = sums.mean_and_std()
     assert mean == pytest.approx([0.2860], abs=5e-5)
     assert std == pytest.approx([0.3530], abs=5e-5)
     assert source.class_names[source.splits["train"][0]["label"]] == "Ankle boot"

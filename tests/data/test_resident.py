@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from cnn_jax import data, errors, plan
 from cnn_jax.contracts import Batch, Description, Inputs
-from cnn_jax.data import resident
+from cnn_jax.data.moments import Moments
 from cnn_jax.data.resident import Resident
 from cnn_jax.runtime import prng, sharding
 
@@ -45,6 +45,13 @@ def evaluated(feed: Resident, split: str, batch_size: int) -> Batch:
     parts = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     assert set(parts["weight"].tolist()) <= {0.0, 1.0}
     return {key: part[parts["weight"] == 1] for key, part in parts.items()}
+
+
+def moments_of(pictures: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    sums = Moments(pictures[0].shape[-1])
+    for picture in pictures:
+        sums.add(picture)
+    return sums.mean_and_std()
 
 
 def single_steps(start_step: int, steps: int) -> Iterator[range]:
@@ -163,14 +170,14 @@ def test_mean_and_deviation_are_those_of_the_stored_training_images_alone(resize
 
 
 def test_an_image_set_without_contrast_stays_finite() -> None:
-    mean, std = resident.moments([np.full((2, 2, 1), 7, np.uint8)] * 3)
+    mean, std = moments_of([np.full((2, 2, 1), 7, np.uint8)] * 3)
     assert mean == pytest.approx([7 / 255])
     assert std == pytest.approx([1 / 255])
 
 
 def test_every_pixel_has_the_same_weight_in_the_moments_of_images_of_several_sizes() -> None:
     pictures = [np.zeros((1, 3, 1), np.uint8), np.full((1, 1, 1), 255, np.uint8)]
-    mean, std = resident.moments(pictures)
+    mean, std = moments_of(pictures)
     assert mean == pytest.approx([1 / 4])
     assert std == pytest.approx([np.sqrt(3) / 4])
 
@@ -183,7 +190,10 @@ def test_the_description_is_complete_and_can_be_written_as_json() -> None:
         "input_shape": [32, 32, 3],
         "mean": list(description.mean),
         "std": list(description.std),
+        "sizes": {"train": 1293, "validation": 144, "test": 360},
+        "hashes": description.hashes,
     }
+    assert {len(digest) for digest in description.hashes.values()} == {64}
     assert len(description.mean) == len(description.std) == 3
     assert description.num_classes == 10
 
@@ -202,7 +212,10 @@ def test_the_description_is_complete_and_can_be_written_as_json() -> None:
         ({"channels": 2}, "data.channels must be 1 or 3, got 2"),
         ({"image_size": 0}, "data.image_size must be at least 1, got 0"),
         ({"image_size": 4}, "'pad' cannot bring 8x8 pixels to 4x4"),
-        ({"image_size": 8192}, "more than the 8 GiB that a device may hold; take a slice"),
+        (
+            {"image_size": 8192, "storage": "resident"},
+            "more than the 8 GiB that a device may hold; stream them with data.storage 'streamed'",
+        ),
         ({"crop_padding": -1}, "data.crop_padding must be at least 0, got -1"),
         ({"crop_padding": 32}, "data.crop_padding must be in [0, 32) pixels, got 32"),
         ({"image_size": 40, "image_width": 20, "crop_padding": 20}, "be in [0, 20) pixels, got 20"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax import errors
+from cnn_jax.data import imagenet
 from cnn_jax.pretrained import Preprocessing, preprocessing
 from tests.golden import fill
 
@@ -63,7 +64,7 @@ def test_class_names_are_numbers_if_there_are_not_1000() -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "mean", "interpolation"),
     [
-        ("resnet50", (224, 256), preprocessing.IMAGENET_MEAN, "bilinear"),
+        ("resnet50", (224, 256), imagenet.MEAN, "bilinear"),
         ("googlenet_bn", (224, 256), (0.5, 0.5, 0.5), "bilinear"),
         ("inception_v3", (299, 342), (0.5, 0.5, 0.5), "bilinear"),
         ("tf_efficientnet_lite0", (224, 256), (0.5, 0.5, 0.5), "bicubic"),

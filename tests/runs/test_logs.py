@@ -140,7 +140,7 @@ def test_throughput_counts_only_while_the_clock_runs(monkeypatch: pytest.MonkeyP
     clock.resume()
     now[0] += 1
     clock.add(30)
-    assert clock.rate() == {"images_per_second": 20.0}
+    assert clock.rate(waited=1.5) == {"images_per_second": 20.0, "data_wait": 0.5}
     assert clock.rate() == {}
 
 

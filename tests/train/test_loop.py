@@ -37,7 +37,7 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 def without_speed(workdir: Path) -> list[dict[str, Any]]:
-    speed = ("images_per_second", "compile_seconds")
+    speed = ("images_per_second", "data_wait", "compile_seconds")
     return [{k: v for k, v in row.items() if k not in speed} for row in rows(workdir)]
 
 

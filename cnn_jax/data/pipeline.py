@@ -1,0 +1,159 @@
+"""Grain pipelines: batches made ahead of time by worker processes or threads."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent import futures
+from multiprocessing import resource_tracker
+from typing import Any, Generic, Self, TypeVar
+
+import grain
+from absl import flags
+
+from cnn_jax import errors
+from cnn_jax.runtime import malloc
+
+MAX_WORKERS = 16  # of the automatic value
+_AHEAD = 2  # items that a thread prepares ahead
+
+Item = TypeVar("Item")
+
+
+def num_workers(wanted: int) -> int:
+    """Returns the number of worker processes for `data.workers`; -1 stands for one per core."""
+    return wanted if wanted >= 0 else min(num_cores(), MAX_WORKERS)
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]:
+    """Yields the batches of a source in order, made in parallel.
+
+    Close the generator to end its workers. Memory holds up to three batches per worker.
+
+    Args:
+      source: batches by number, with `__len__` and `__getitem__`; picklable.
+      start: the number of the first batch.
+      workers: the number of worker processes; 0 makes batches in threads of this process, one per
+        core.
+
+    Raises:
+      UserError: a worker has died. Errors of the source are raised as they are.
+    """
+    threads = 0 if workers else num_cores()
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    dataset = grain.MapDataset.source(source)[start:].to_iter_dataset(options)
+    if workers:
+        _allow_unparsed_flags()
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
+    iterator = iter(dataset)
+    try:
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "terminated unexpectedly" not in str(error):
+                    raise
+                raise errors.UserError(
+                    f"a worker process that reads images has died: {error} Exit code -9 means "
+                    "that memory ran out, -7 that /dev/shm is full; try a smaller "
+                    "--config.data.workers, or 0"
+                ) from error
+            yield item
+    finally:
+        iterator.close()
+
+
+class Ahead(Generic[Item]):
+    """Iterator that a thread runs ahead of its consumer."""
+
+    def __init__(self, items: Generator[Item, None, None]) -> None:
+        """Starts the thread.
+
+        Args:
+          items: the items. The generator is run and closed in the thread.
+        """
+        self._items = items
+        self._is_open = True
+        self._thread = futures.ThreadPoolExecutor(1, "data", initializer=_block_signals)
+        self._pending = deque(self._submit() for _ in range(_AHEAD))
+
+    def __iter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __next__(self) -> Item:
+        """Returns the next item, or raises the error of the generator."""
+        if not self._pending:
+            raise StopIteration
+        found = self._pending.popleft().result()
+        if found is None:
+            self._pending.clear()
+            raise StopIteration
+        self._pending.append(self._submit())
+        return found[0]
+
+    def close(self) -> None:
+        """Closes the generator and ends the thread; does nothing the second time."""
+        if self._is_open:
+            self._is_open = False
+            for future in self._pending:
+                future.cancel()
+            self._pending.clear()
+            self._thread.submit(self._items.close).result()
+            self._thread.shutdown()
+
+    def _submit(self) -> futures.Future[tuple[Item] | None]:
+        return self._thread.submit(self._next)
+
+    def _next(self) -> tuple[Item] | None:
+        for item in self._items:
+            return (item,)
+        return None
+
+
+def _block_signals() -> None:
+    """Keeps signals from the worker processes that this thread starts: they inherit the mask.
+
+    Ctrl-C and SIGTERM are for the main process, which saves a checkpoint and then ends its workers.
+    """
+    # The first worker would start this tracker. In Python 3.11, its start unblocks both signals.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+
+
+def _allow_unparsed_flags() -> None:
+    """Gives Grain's flag of profiling its default value in programs that parse no absl flags.
+
+    Grain reads it without a check: https://github.com/google/grain/issues/1355.
+    """
+    name = "grain_enable_multiprocess_worker_profiling"
+    if name in flags.FLAGS:
+        flags.FLAGS[name].present = True
+
+
+def _start_worker(number: int, count: int) -> None:
+    """Prepares a worker process: it ends when its parent process has ended.
+
+    It keeps freed memory, because a page fault for each page of each decoded image takes a third of
+    its time (experiments/input_pipeline).
+    """
+    del number, count
+    malloc.keep_freed_memory()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,43 @@
+"""The count of unreadable images of a run."""
+
+from absl import logging
+
+from cnn_jax import errors
+
+
+class Problems:
+    """Unreadable images: each is named once in the log, and only so many are skipped."""
+
+    def __init__(self, allowed: int) -> None:
+        """Starts without problems.
+
+        Args:
+          allowed: the number of images to skip, `data.max_bad_images`.
+        """
+        self._allowed = allowed
+        self._found: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """Returns the number of different unreadable images."""
+        return len(self._found)
+
+    def add(self, problem: str) -> None:
+        """Counts an unreadable image, if it is not known yet.
+
+        Args:
+          problem: the message of its UnreadableImageError.
+
+        Raises:
+          UserError: the number of unreadable images exceeds the allowed number.
+        """
+        if problem in self._found:
+            return
+        self._found[problem] = None
+        if len(self._found) > self._allowed:
+            count = len(self._found)
+            raise errors.UserError(
+                f"{problem}. {count} unreadable {'image' if count == 1 else 'images'}, "
+                f"data.max_bad_images allows {self._allowed}: mend or remove the file, or skip "
+                f"such images with --config.data.max_bad_images={max(count, 10)}"
+            )
+        logging.warning("skipped an unreadable image: %s", problem)

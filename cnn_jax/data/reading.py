@@ -1,0 +1,67 @@
+"""Decoded images of many examples, read and decoded in parallel."""
+
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from cnn_jax import errors
+from cnn_jax.contracts import Examples
+from cnn_jax.data import images, pipeline
+from cnn_jax.data.problems import Problems
+
+_FETCHED = 1024  # examples whose encoded images are in memory together
+_DECODED = 16  # examples whose decoded images are in memory together
+
+
+def decoded(
+    examples: Examples, indices: Sequence[int], channels: int, problems: Problems
+) -> Iterator[tuple[np.ndarray | None, int]]:
+    """Yields image and label of examples in order.
+
+    Images are `[h, w, channels]` uint8. An unreadable image is None, with label 0.
+
+    Args:
+      examples: one split.
+      indices: the numbers of the examples.
+      channels: 1 or 3.
+      problems: counts the unreadable images.
+
+    Raises:
+      UserError: more images are unreadable than `problems` allows.
+    """
+
+    def decode(
+        index: int, example: dict[str, Any] | None
+    ) -> tuple[np.ndarray, int] | errors.UnreadableImageError:
+        try:
+            found = examples[index] if example is None else example
+            image = images.to_array(found["image"], channels, examples.name(index))
+        except errors.UnreadableImageError as error:
+            return error
+        return image, int(found["label"])
+
+    with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:
+        for chunk in _parts(indices, _FETCHED):
+            fetched = _fetch(examples, chunk)
+            for part in _parts(range(len(chunk)), _DECODED):
+                wanted = [chunk[position] for position in part]
+                for found in pool.map(decode, wanted, [fetched[position] for position in part]):
+                    if isinstance(found, errors.UnreadableImageError):
+                        problems.add(str(found))
+                        yield None, 0
+                    else:
+                        yield found
+
+
+def _fetch(examples: Any, indices: Sequence[int]) -> Sequence[dict[str, Any] | None]:
+    """Returns examples where reading many at once is faster, else None for each."""
+    if not hasattr(examples, "__getitems__"):
+        return [None] * len(indices)
+    many: Sequence[dict[str, Any]] = examples.__getitems__(indices)
+    return many
+
+
+def _parts(sequence: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (sequence[start : start + size] for start in range(0, len(sequence), size))

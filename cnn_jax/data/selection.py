@@ -1,0 +1,196 @@
+"""The examples of a run's splits: by expressions such as 'train[:90%]', or stratified."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from cnn_jax import errors, plan
+from cnn_jax.contracts import Description, Examples, Source
+from cnn_jax.data import splits, stratified
+
+AUTO = "auto"
+# The shares of a set without stored splits for validation and test.
+_WHOLE = ("train[:80%]", "train[80%:90%]", "train[90%:]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+    """Some examples of a stored split; see `contracts.Examples`.
+
+    Attributes:
+      examples: the stored split.
+      indices: the numbers of the selected examples in it, in increasing order.
+    """
+
+    examples: Examples
+    indices: Sequence[int] | np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns the fields of an example."""
+        return self.examples[int(self.indices[index])]
+
+    def name(self, index: int) -> str:
+        """Returns the name of an example."""
+        return self.examples.name(int(self.indices[index]))
+
+    def labels(self) -> np.ndarray:
+        """Returns the labels, `[N]` int32."""
+        return self.examples.labels()[np.asarray(self.indices, np.int64)]
+
+    def digest(self) -> str:
+        """Returns a SHA-256 that changes with the examples or their order.
+
+        It covers the content where the source knows a digest of it, else names and labels.
+        """
+        result = hashlib.sha256()
+        known = getattr(self.examples, "digest", None)
+        if known is not None:
+            result.update(f"{known()}\n".encode())
+            result.update(np.asarray(self.indices, np.int64).tobytes())
+        else:
+            for index in range(len(self)):
+                result.update(self.name(index).encode(errors="surrogateescape") + b"\n")
+            result.update(np.asarray(self.labels(), np.int32).tobytes())
+        return result.hexdigest()
+
+
+def check(data: plan.Data) -> None:
+    """Checks the keys of stratified splits, without reading files.
+
+    Raises:
+      UserError: a value is not allowed.
+    """
+    if data.split:
+        stratified.check(data.split_shares, data.split_folds, data.split_fold, data.split_groups)
+
+
+def resolve(source: Source, data: plan.Data) -> plan.Data:
+    """Replaces the value 'auto' of split expressions, according to the stored splits.
+
+    A set with only the split 'train' is divided 80 : 10 : 10. A set with 'train' and 'validation'
+    has no test split. A set with 'train' and 'test' is validated on the last 10 % of 'train'.
+    """
+    has_validation, has_test = "validation" in source.splits, "test" in source.splits
+    if has_validation:
+        automatic = ("train", "validation", "test" if has_test else "")
+    else:
+        automatic = ("train[:90%]", "train[90%:]", "test") if has_test else _WHOLE
+    given = (data.train_split, data.validation_split, data.test_split)
+    train, validation, test = (
+        auto if split == AUTO else split for split, auto in zip(given, automatic, strict=True)
+    )
+    return dataclasses.replace(
+        data, train_split=train, validation_split=validation, test_split=test
+    )
+
+
+def count(source: Source, data: plan.Data) -> int:
+    """Returns the number of examples in all splits of a run, without selecting them.
+
+    Raises:
+      UserError: a split that the source does not have.
+    """
+    sizes = {name: len(examples) for name, examples in source.splits.items()}
+    if data.split:
+        return sum(sizes.values())
+    wanted = (data.train_split, data.validation_split, data.test_split)
+    ranges = (splits.resolve(split, sizes) for split in wanted if split)
+    return sum(stop - start for _, start, stop in ranges)
+
+
+def select(source: Source, data: plan.Data) -> dict[str, Selected]:
+    """Returns the examples of 'train' and, where the config names them, 'validation' and 'test'.
+
+    Args:
+      source: the data set.
+      data: the keys of the splits, without automatic values.
+
+    Raises:
+      UserError: a split that the source does not have, or that cannot be divided as wanted.
+    """
+    if data.split:
+        return _stratified(source, data)
+    wanted = {
+        "train": data.train_split,
+        "validation": data.validation_split,
+        "test": data.test_split,
+    }
+    sizes = {name: len(examples) for name, examples in source.splits.items()}
+    ranges = {key: splits.resolve(split, sizes) for key, split in wanted.items() if split}
+    stored, start, stop = ranges["train"]
+    for key in ranges.keys() - {"train"}:
+        other, first, last = ranges[key]
+        if other == stored and first < stop and start < last:
+            logging.warning("data.%s_split shares examples with data.train_split", key)
+    return {
+        key: Selected(source.splits[name], range(first, last))
+        for key, (name, first, last) in ranges.items()
+    }
+
+
+def names(source: Source, data: plan.Data) -> dict[str, list[str]]:
+    """Returns the names of the examples of each split of a run; see `select`."""
+    return {
+        split: [examples.name(index) for index in range(len(examples))]
+        for split, examples in select(source, data).items()
+    }
+
+
+def check_unchanged(
+    stored: Description, found: Mapping[str, Selected], names: Iterable[str]
+) -> None:
+    """Checks that a data set is the one that a run began with.
+
+    Args:
+      stored: the description that the run stored.
+      found: the splits of the data set as they are now.
+      names: the class names as they are now.
+
+    Raises:
+      UserError: the classes, or the examples of a split, have changed; the message names the split.
+    """
+    changes = []
+    added, gone = set(names) - set(stored.class_names), set(stored.class_names) - set(names)
+    if tuple(names) != stored.class_names:
+        differing = ", ".join(sorted(added | gone)[:3]) or "in another order"
+        changes.append(f"the classes are not the run's ({differing})")
+    for split, selected in found.items():
+        if split not in stored.hashes:
+            continue
+        before, now = stored.sizes[split], len(selected)
+        if before != now:
+            changes.append(f"{split} has {now:,} examples, {before:,} when the run began")
+        elif selected.digest() != stored.hashes[split]:
+            changes.append(f"{split} has other examples than when the run began, as many as before")
+    if changes:
+        raise errors.UserError(
+            f"the data set has changed since the run began: {'; '.join(changes)}. Restore the data "
+            "set, or start a new run in another --workdir"
+        )
+
+
+def _stratified(source: Source, data: plan.Data) -> dict[str, Selected]:
+    if set(source.splits) != {"train"}:
+        raise errors.UserError(
+            "data.split 'stratified' divides a set with the one split 'train', but this set has "
+            f"{', '.join(source.splits)}; leave data.split empty to use them"
+        )
+    examples = source.splits["train"]
+    divided = stratified.split(
+        examples.labels(),
+        examples.name,
+        shares=data.split_shares,
+        seed=data.split_seed,
+        groups=data.split_groups,
+        folds=data.split_folds,
+        fold=data.split_fold,
+    )
+    return {name: Selected(examples, indices) for name, indices in divided.items()}

@@ -1,0 +1,217 @@
+"""The feed for sets of any size: images are read, decoded and cropped in each epoch.
+
+Worker processes make batches of bytes on the host (`batches.py`). A thread copies them to the
+devices while steps run. Mirroring, padding crops and normalisation run on the devices.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import errors
+from cnn_jax.contracts import Batch, Description, Inputs
+from cnn_jax.data import augment, batches, crops, imagenet, moments, pipeline, reading
+from cnn_jax.data.batches import EvalBatches, TrainBatches
+from cnn_jax.data.order import Order
+from cnn_jax.data.problems import Problems
+from cnn_jax.data.selection import Selected
+from cnn_jax.plan import Plan
+from cnn_jax.runtime.sharding import Layout
+
+MOMENTS_SIZE = 10_000  # places of the run, to estimate mean and standard deviation from
+Item = TypeVar("Item")
+_ON_DEVICE = ("image", "label", "weight", "unreadable")
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """Feed (`contracts.Feed`) that reads each image when a step needs it.
+
+    Order and crops are functions of the seed and the place in the run, so the batches do not depend
+    on the number of hosts or workers, and a resumed run skips and repeats nothing.
+
+    Attributes:
+      description: the properties of the data set that a run stores.
+      selected: the examples of 'train' and, where the config names them, 'validation' and 'test'.
+      plan: the config.
+      augmentations: the augmentations of training batches, in the order of application.
+      layout: the devices, and the sharding of batches over them.
+      problems: the unreadable images so far.
+    """
+
+    description: Description
+    selected: Mapping[str, Selected]
+    plan: Plan
+    augmentations: Sequence[augment.Transform]
+    layout: Layout
+    problems: Problems
+    _open: list[pipeline.Ahead[Any]] = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def splits(self) -> Collection[str]:
+        """See `contracts.Feed`."""
+        return self.selected.keys()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of whole batches in the training split."""
+        return self._order.steps_per_epoch
+
+    def size(self, split: str) -> int:
+        """See `contracts.Feed`."""
+        return len(self._split(split))
+
+    def train_inputs(self, calls: Iterable[range]) -> Iterator[tuple[range, Inputs]]:
+        """See `contracts.Feed`. The arrays have a leading axis of `train.steps_per_call`."""
+        return self._ahead(self._train_inputs(iter(calls)))
+
+    def train_batch(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+        """See `contracts.Feed`."""
+        batch = {name: jnp.asarray(inputs[name])[index] for name in ("image", "label", "weight")}
+        return augment.training(self.augmentations, self.description, key, batch)
+
+    def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
+        """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
+        return self._ahead(self._eval_inputs(split, batch_size))
+
+    def eval_batch(self, inputs: Inputs) -> Batch:
+        """See `contracts.Feed`."""
+        batch = {name: jnp.asarray(inputs[name]) for name in _ON_DEVICE}
+        return augment.normalise(batch, self.description)
+
+    def close(self) -> None:
+        """See `contracts.Feed`."""
+        while self._open:
+            self._open.pop().close()
+
+    @functools.cached_property
+    def _order(self) -> Order:
+        return Order(self.size("train"), self.plan.train.batch_size, self.plan.seed)
+
+    def _train_inputs(self, calls: Iterator[range]) -> Generator[tuple[range, Inputs], None, None]:
+        first = next(calls, None)
+        if first is None:
+            return
+        size, steps = self.plan.train.batch_size, self.plan.train.steps_per_call
+        source = TrainBatches(
+            examples=self.selected["train"],
+            order=self._order,
+            crop=crops.train_crop(self.plan.data),
+            rows=self.layout.local_rows(size),
+            batch_size=size,
+            input_shape=self.description.input_shape,
+            seed=self.plan.seed,
+        )
+        workers = pipeline.num_workers(self.plan.data.workers)
+        made = pipeline.batches(source, first.start, workers)
+        with contextlib.closing(made):
+            for call in itertools.chain([first], calls):
+                parts = [self._checked(next(made)) for _ in call]
+                yield call, self.layout.assemble(_stacked(parts, steps), size, axis=1)
+
+    def _eval_inputs(self, split: str, batch_size: int) -> Generator[Inputs, None, None]:
+        parts = self.layout.batch_divisor
+        padded = -(-batch_size // parts) * parts
+        source = EvalBatches(
+            examples=self._split(split),
+            crop=crops.eval_crop(self.plan.data, self.description.native_size),
+            rows=self.layout.local_rows(padded),
+            batch_size=batch_size,
+            input_shape=self.description.input_shape,
+        )
+        # Threads start at once. Processes would take seconds to start for each validation.
+        made = pipeline.batches(source, 0, workers=0)
+        with contextlib.closing(made):
+            for part in made:
+                yield self.layout.assemble(self._checked(part), padded, axis=0)
+
+    def _checked(self, arrays: batches.Arrays) -> dict[str, np.ndarray]:
+        """Returns the arrays of a batch without its problems, which are counted."""
+        for problem in arrays["problems"]:
+            self.problems.add(problem)
+        return {name: arrays[name] for name in _ON_DEVICE}
+
+    def _ahead(self, items: Generator[Item, None, None]) -> Iterator[Item]:
+        """Yields items that a thread makes ahead of time."""
+        ahead = pipeline.Ahead(items)
+        self._open.append(ahead)
+        try:
+            yield from ahead
+        finally:
+            ahead.close()
+            with contextlib.suppress(ValueError):  # `close` has removed it.
+                self._open.remove(ahead)
+
+    def _split(self, split: str) -> Selected:
+        if split not in self.selected:
+            raise errors.unknown("split", split, self.selected)
+        return self.selected[split]
+
+
+def bind(
+    class_names: Sequence[str],
+    selected: Mapping[str, Selected],
+    plan: Plan,
+    layout: Layout,
+    description: Description | None,
+) -> Streamed:
+    """Returns the streamed feed of selected examples; see `cnn_jax.data.bind`."""
+    problems = Problems(plan.data.max_bad_images)
+    if description is None:
+        mean, std = _statistics(selected["train"], plan, problems)
+        description = Description(
+            class_names=tuple(class_names),
+            native_size=None,
+            input_shape=plan.data.input_shape,
+            mean=mean,
+            std=std,
+            sizes={name: len(examples) for name, examples in selected.items()},
+            hashes={name: examples.digest() for name, examples in selected.items()},
+        )
+    return Streamed(
+        description=description,
+        selected=selected,
+        plan=plan,
+        augmentations=augment.make(plan.data),
+        layout=layout,
+        problems=problems,
+    )
+
+
+def _statistics(
+    examples: Selected, plan: Plan, problems: Problems
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation: the config's, ImageNet's for colour, or estimates.
+
+    Estimates are of the images at the first `MOMENTS_SIZE` places of the run.
+    """
+    if plan.data.mean:
+        return plan.data.mean, plan.data.std
+    if plan.data.channels == len(imagenet.MEAN):
+        return imagenet.MEAN, imagenet.STD
+    order = Order(len(examples), plan.train.batch_size, plan.seed)
+    places = range(min(MOMENTS_SIZE, order.steps_per_epoch * plan.train.batch_size))
+    indices = [order.example(*divmod(place, plan.train.batch_size)) for place in places]
+    result = moments.Moments(plan.data.channels)
+    for image, _ in reading.decoded(examples, indices, plan.data.channels, problems):
+        if image is not None:
+            result.add(image)
+    return result.mean_and_std()
+
+
+def _stacked(parts: Sequence[Mapping[str, np.ndarray]], steps: int) -> dict[str, np.ndarray]:
+    """Returns arrays with a leading axis of `steps`; the steps that a call does not take are 0."""
+    if steps == 1:
+        return {name: part[np.newaxis] for name, part in parts[0].items()}
+    result = {name: np.zeros((steps, *part.shape), part.dtype) for name, part in parts[0].items()}
+    for step, arrays in enumerate(parts):
+        for name, part in arrays.items():
+            result[name][step] = part
+    return result
