@@ -1,6 +1,6 @@
 """Decoded images of many examples, read and decoded in parallel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -9,14 +9,13 @@ import numpy as np
 from cnn_jax import errors
 from cnn_jax.contracts import Examples
 from cnn_jax.data import images, pipeline
-from cnn_jax.data.problems import Problems
 
 _FETCHED = 1024  # examples whose encoded images are in memory together
 _DECODED = 16  # examples whose decoded images are in memory together
 
 
 def decoded(
-    examples: Examples, indices: Sequence[int], channels: int, problems: Problems
+    examples: Examples, indices: Sequence[int], channels: int, report: Callable[[str], None]
 ) -> Iterator[tuple[np.ndarray | None, int]]:
     """Yields image and label of examples in order.
 
@@ -26,10 +25,7 @@ def decoded(
       examples: one split.
       indices: the numbers of the examples.
       channels: 1 or 3.
-      problems: counts the unreadable images.
-
-    Raises:
-      UserError: more images are unreadable than `problems` allows.
+      report: called with the message of each unreadable image.
     """
 
     def decode(
@@ -49,7 +45,7 @@ def decoded(
                 wanted = [chunk[position] for position in part]
                 for found in pool.map(decode, wanted, [fetched[position] for position in part]):
                     if isinstance(found, errors.UnreadableImageError):
-                        problems.add(str(found))
+                        report(str(found))
                         yield None, 0
                     else:
                         yield found

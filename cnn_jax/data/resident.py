@@ -7,6 +7,7 @@ repeats nothing.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -171,7 +172,8 @@ def bind(
     if description is None:
         loaded["train"], description = _load_first(class_names, selected, plan, problems)
     for name in selected.keys() - loaded.keys():
-        loaded[name] = _load(selected[name], plan, description, problems)
+        crop = crops.eval_crop(plan.data, description.native_size)
+        loaded[name] = _read(name, selected[name], plan, crop, problems)
     return Resident(
         description=description,
         splits={name: _on_devices(loaded[name], layout) for name in selected},
@@ -223,7 +225,7 @@ def _load_first(
         sizes.add((image.shape[0], image.shape[1]))
         return crop(image)
 
-    loaded = _read(selected["train"], plan, fit, problems)
+    loaded = _read("train", selected["train"], plan, fit, problems)
     mean, std = (plan.data.mean, plan.data.std) if plan.data.mean else sums.mean_and_std()
     description = Description(
         class_names=tuple(class_names),
@@ -237,11 +239,8 @@ def _load_first(
     return loaded, description
 
 
-def _load(examples: Selected, plan: Plan, description: Description, problems: Problems) -> _Loaded:
-    return _read(examples, plan, crops.eval_crop(plan.data, description.native_size), problems)
-
-
 def _read(
+    split: str,
     examples: Selected,
     plan: Plan,
     fit: Callable[[np.ndarray], np.ndarray],
@@ -253,14 +252,15 @@ def _read(
         np.zeros(size, np.int32),
         np.ones(size, bool),
     )
-    found = reading.decoded(examples, range(size), plan.data.channels, problems)
+    report = functools.partial(problems.add, split)
+    found = reading.decoded(examples, range(size), plan.data.channels, report)
     for index, (image, label) in enumerate(found):
         if image is None:
             result.readable[index] = False
         else:
             result.images[index], result.labels[index] = fit(image), label
     if not result.readable.any():
-        raise errors.UserError("no image of the data set can be read")
+        raise errors.UserError(f"no image of {split} can be read")
     for unreadable in np.flatnonzero(~result.readable).tolist():
         ahead = int(np.roll(result.readable, -unreadable).argmax())
         result.images[unreadable] = result.images[(unreadable + ahead) % size]

@@ -113,7 +113,7 @@ class Streamed:
         made = pipeline.batches(source, first.start, workers)
         with contextlib.closing(made):
             for call in itertools.chain([first], calls):
-                parts = [self._checked(next(made)) for _ in call]
+                parts = [self._checked("train", next(made)) for _ in call]
                 yield call, self.layout.assemble(_stacked(parts, steps), size, axis=1)
 
     def _eval_inputs(self, split: str, batch_size: int) -> Generator[Inputs, None, None]:
@@ -130,12 +130,12 @@ class Streamed:
         made = pipeline.batches(source, 0, workers=0)
         with contextlib.closing(made):
             for part in made:
-                yield self.layout.assemble(self._checked(part), padded, axis=0)
+                yield self.layout.assemble(self._checked(split, part), padded, axis=0)
 
-    def _checked(self, arrays: batches.Arrays) -> dict[str, np.ndarray]:
+    def _checked(self, split: str, arrays: batches.Arrays) -> dict[str, np.ndarray]:
         """Returns the arrays of a batch without its problems, which are counted."""
         for problem in arrays["problems"]:
-            self.problems.add(problem)
+            self.problems.add(split, problem)
         return {name: arrays[name] for name in _ON_DEVICE}
 
     def _ahead(self, items: Generator[Item, None, None]) -> Iterator[Item]:
@@ -200,7 +200,8 @@ def _statistics(
     places = range(min(MOMENTS_SIZE, order.steps_per_epoch * plan.train.batch_size))
     indices = [order.example(*divmod(place, plan.train.batch_size)) for place in places]
     result = moments.Moments(plan.data.channels)
-    for image, _ in reading.decoded(examples, indices, plan.data.channels, problems):
+    report = functools.partial(problems.add, "train")
+    for image, _ in reading.decoded(examples, indices, plan.data.channels, report):
         if image is not None:
             result.add(image)
     return result.mean_and_std()

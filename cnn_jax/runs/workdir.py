@@ -12,6 +12,7 @@ from typing import Any
 from cnn_jax import errors, plan
 from cnn_jax.contracts import Description
 from cnn_jax.plan import Plan
+from cnn_jax.runtime import sharding
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
@@ -151,7 +152,8 @@ def _check_writable(directory: Path) -> None:
             f"the work directory {directory} cannot be written: no permission in {existing}; "
             "choose another --workdir"
         )
-    if (directory / _LOCK).exists():
+    # On the other processes, the primary one may hold the lock already.
+    if sharding.is_primary() and (directory / _LOCK).exists():
         with lock(directory):
             pass
 

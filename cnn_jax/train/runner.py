@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
             "data": f"{sources.title(options.data)}: {sizes}",
             "storage": _storage(options),
             "input": f"{height}x{width}x{channels}, {feed.description.num_classes} classes",
+            "pixels": f"mean {_numbers(feed.description.mean)}, deviation "
+            f"{_numbers(feed.description.std)}",
             "devices": f"{len(devices)} {devices[0].device_kind}",
             "batch": f"{options.train.batch_size}, {feed.steps_per_epoch} steps per epoch",
             "steps": f"{job.total_steps:,} ({job.total_steps / feed.steps_per_epoch:.4g} epochs)",
@@ -136,9 +139,13 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
     )
 
 
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
 def _storage(options: plan.Plan) -> str:
     if options.data.storage == "resident":
         return "resident: all images are in the memory of each device"
     workers = pipeline.num_workers(options.data.workers)
-    made = f"{workers} worker processes" if workers else "threads"
-    return f"streamed: {made} read the images in each epoch"
+    made = f"worker processes: {workers}" if workers else "no worker processes, but threads"
+    return f"streamed: images are read in each epoch; {made}"
