@@ -2,14 +2,13 @@
 
 Source: Krizhevsky et al. 2012 (doi:10.1145/3065386), sections 4 and 5: momentum 0.9, coupled weight
 decay 5e-4, rate 0.01 and about 90 epochs. The paper divides the rate by 10 three times, whenever
-the validation error stops falling; this config divides it after epochs 30, 60 and 80.
-Random crops shift the image as far as the paper's crops of 227 from 256 pixels do, but fill the
-border with black. The colour augmentation and the average over ten crops are missing. Biases have
-no weight decay.
+the validation error stops falling; this config divides it after epochs 30, 60 and 80. Crops are the
+paper's: the shorter side is scaled to 256 pixels, and 227x227 pixels are cut at random. Before, the
+paper cuts the central 256x256 pixels. The interpolation is not stated by the source; bilinear is
+torchvision's default. The colour augmentation and the average over ten crops are missing. Biases
+have no weight decay.
 Command: python -m cnn_jax.main --config=configs/alexnet.py --config.data.directory=DIR
 Result: not yet run; the paper's Table 2 gives 59.3 % top-1, 81.8 % top-5 for one network.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=227)
     config.model.name = "alexnet"
-    config.data.crop_padding = 14
+    config.data.train_crop = "random"
+    config.data.shorter_side = 256
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 5e-4
     config.optim.schedule.name = "step"

@@ -1,11 +1,11 @@
 """torchvision's AlexNet on ImageNet.
 
 Source: torchvision's references/classification: rate 0.01, divided by 10 after epochs 30 and 60 of
-90, weight decay 1e-4, batches of 8 x 32 images. Its crops of random size are missing here.
+90, weight decay 1e-4, batches of 8 x 32 images. Crops are those of the reference: 8 to 100 % of the
+area, ratio 3/4 to 4/3. Evaluation crops the central 224x224 pixels at a shorter side of 256. The
+reference has no further augmentation.
 Command: python -m cnn_jax.main --config=configs/alexnet_owt.py --config.data.directory=DIR
 Result: not yet run; torchvision's weights give 56.5 % top-1, 79.1 % top-5 for the central crop.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

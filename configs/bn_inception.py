@@ -3,11 +3,11 @@
 Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 4.2: batches of 32, rate 0.0075, no
 dropout. The rate decays six times as fast as GoogLeNet's (4 % every 8 epochs). The weight decay is
 a fifth of GoogLeNet's (2e-4 in Caffe). The 53 epochs are 2.1 million steps, after which the paper
-reaches 72.2 %.
+reaches 72.2 %. Crops are those of GoogLeNet, the paper's base: 8 to 100 % of the area, ratio 3/4 to
+4/3. The interpolation, bilinear, and the evaluation crop are torchvision's defaults. The reduced
+photometric distortions are missing here.
 Command: python -m cnn_jax.main --config=configs/bn_inception.py --config.data.directory=DIR
 Result: not yet run; the paper's best top-1 is 73.0 % (Fig. 3).
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
 """ConvNeXt-T on ImageNet.
 
 Source: Liu et al. 2022 (arXiv:2201.03545), Table 5: AdamW for 300 epochs, stochastic depth with a
-rate of 0.1, layer scale initialised to 1e-6. Crops of random size and aspect ratio, RandAugment,
-mixup, CutMix, random erasing and the moving average of the parameters are missing here.
+rate of 0.1, layer scale initialised to 1e-6. Crops are those of the authors' code: 8 to 100 % of
+the area, ratio 3/4 to 4/3, bicubic. Evaluation crops the central 224x224 pixels at a shorter side
+of 256. RandAugment, mixup, CutMix, random erasing and the moving average of the parameters are
+missing here.
 Command: python -m cnn_jax.main --config=configs/convnext_tiny.py --config.data.directory=DIR
 Result: not yet run; the authors' weights have 82.1 % top-1.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

@@ -4,12 +4,11 @@ Source: Wang et al. 2019 (arXiv:1911.11929), section 4.1, and the authors' csres
 of 128, momentum 0.9, rate 0.1, images of 256 pixels. Weight decay 5e-4 and 800,000 steps are the
 file's; the paper has 0.005 and 8,000,000. The authors' rate decays with the fourth power of the
 remaining share of the run. The exponential schedule here is close to it until the last quarter.
-Crops of random size and aspect ratio, rotation, random colours and the warm-up of 1,000 steps are
-missing here.
+Crops follow the file: ratio 3/4 to 4/3 and at least (256/448)^2 = 0.33 of the area, from its
+`max_crop`. Evaluation crops the central square. Crops that reach beyond the image (its `min_crop`),
+rotation, random colours and the warm-up of 1,000 steps are missing here.
 Command: python -m cnn_jax.main --config=configs/cspresnext50.py --config.data.directory=DIR
 Result: not yet run; the authors' weights give 77.9 % top-1, 94.0 % top-5 (their table).
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=256)
     config.model.name = "cspresnext50"
+    config.data.crop_scale = (0.33, 1.0)
+    config.data.shorter_side = 256
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 5e-4
     config.optim.schedule.name = "exponential"

@@ -1,13 +1,12 @@
 """DenseNet-121 on ImageNet.
 
 Source: Huang et al. 2016 (arXiv:1608.06993), section 4.2: batches of 256, Nesterov momentum 0.9,
-weight decay 1e-4, rate 0.1, divided by 10 after epochs 30 and 60 of 90. Crops of random size and
-aspect ratio and random colours are missing here. Biases and normalisation scales have no weight
-decay.
+weight decay 1e-4, rate 0.1, divided by 10 after epochs 30 and 60 of 90. Crops are those of
+fb.resnet.torch, on which the authors' code builds: 8 to 100 % of the area, ratio 3/4 to 4/3,
+bicubic. Evaluation crops the central 224x224 pixels at a shorter side of 256. That code's random
+colours are missing here. Biases and normalisation scales have no weight decay.
 Command: python -m cnn_jax.main --config=configs/densenet121.py --config.data.directory=DIR
 Result: not yet run; the paper has 75.0 % top-1, 92.3 % top-5 for the central crop (Table 3).
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "densenet121"
+    config.data.resize = "bicubic"
     config.optim.learning_rate = 0.1
     config.optim.nesterov = True
     config.optim.weight_decay = 1e-4

@@ -4,13 +4,12 @@ Source: Tan & Le 2019 (arXiv:1905.11946), section 5.2: RMSProp with decay and mo
 0.256 times 0.97 every 2.4 epochs, weight decay 1e-5, dropout and stochastic depth 0.2. Warm-up,
 length and label smoothing are from the authors' code (`models/official/efficientnet` in
 TensorFlow's `tpu` repository). Its rate is for batches of 4096; batches of 2048 take half of it.
-Its epsilon of 1e-3 is inside the square root, which equals 0.03 outside, as here. AutoAugment,
-crops of random size and the moving average of the parameters are missing here. The rate decays
-continuously, not in steps.
+Its epsilon of 1e-3 is inside the square root, which equals 0.03 outside, as here. Crops are those
+of the same code: 8 to 100 % of the area, ratio 3/4 to 4/3, bicubic. Evaluation crops the central
+224/(224 + 32) of the shorter side. AutoAugment and the moving average of the parameters are missing
+here. The rate decays continuously, not in steps.
 Command: python -m cnn_jax.main --config=configs/efficientnet_b0.py --config.data.directory=DIR
 Result: not yet run; published are 76.5 to 78.6 % top-1, depending on the recipe.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

@@ -2,13 +2,13 @@
 
 Source: Szegedy et al. 2014 (arXiv:1409.4842), sections 5 and 6: momentum 0.9, a rate that decays by
 4 % every 8 epochs, auxiliary losses weighted by 0.3. The paper gives no rate, batch size, weight
-decay or length; 0.01, 32, 2e-4 and 250 epochs are from bvlc_googlenet's solver. Crops of random
-size and the average of the parameters are missing here. The rate decays continuously.
+decay or length; 0.01, 32, 2e-4 and 250 epochs are from bvlc_googlenet's solver. Crops are the
+paper's: 8 to 100 % of the area, ratio 3/4 to 4/3. Evaluation crops the central 224x224 pixels at a
+shorter side of 256. The paper draws the interpolation at random; here it is bilinear. Photometric
+distortions and the average of the parameters are missing here. The rate decays continuously.
 Command: python -m cnn_jax.main --config=configs/googlenet.py --config.data.directory=DIR
 Result: not yet run; the Caffe model's page quotes 68.7 % top-1, 88.9 % top-5, one crop, after 60
 epochs of another schedule.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 """torchvision's GoogLeNet with batch normalisation on ImageNet.
 
 Source: torchvision's `googlenet`, whose weights were converted, not trained with torchvision. The
-recipe is torchvision's for ResNets. The auxiliary losses are weighted by 0.3, as in the paper.
+recipe is torchvision's for ResNets, and so are the crops: 8 to 100 % of the area, ratio 3/4 to 4/3.
+Evaluation crops the central 224x224 pixels at a shorter side of 256. That recipe has no further
+augmentation. The auxiliary losses are weighted by 0.3, as in the paper.
 Command: python -m cnn_jax.main --config=configs/googlenet_bn.py --config.data.directory=DIR
 Result: not yet run; torchvision's page quotes 69.778 % top-1, 89.530 % top-5 for its weights.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

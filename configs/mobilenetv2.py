@@ -3,11 +3,12 @@
 Source: Sandler et al. 2018 (arXiv:1801.04381), section 6.1: RMSProp with decay and momentum 0.9,
 rate 0.045 times 0.98 after every epoch, weight decay 4e-5, batches of 96 on each of 16 machines.
 The machines trained asynchronously, so one update there, as here, is computed from 96 images.
-Epsilon is TF-slim's default. The length is ours. Crops of random size are missing here.
+Epsilon is TF-slim's default. The length is ours. Crops are those of TF-slim's `inception_v2`
+preprocessing, which the authors' README names: 5 to 100 % of the area, ratio 3/4 to 4/3. For
+evaluation, it stretches the central 87.5 % of both sides; here the crop is a square of 87.5 % of
+the shorter side. Its random brightness and saturation are missing here.
 Command: python -m cnn_jax.main --config=configs/mobilenetv2.py --config.data.directory=DIR
 Result: not yet run; published weights have 71.3 % top-1.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "mobilenetv2_100"
+    config.data.crop_scale = (0.05, 1.0)
     config.optim.name = "rmsprop"
     config.optim.learning_rate = 0.045
     config.optim.momentum = 0.9

@@ -7,7 +7,10 @@ or indexed colours. `computer` holds 29 % of them. Two have 623 million pixels e
 Source: He et al. 2015 (arXiv:1512.03385) for the network; the recipe is ours, chosen once.
 Command: apt-get install openclipart-png
   python -m cnn_jax.main --config=configs/openclipart.py
-Result: not yet run.
+Result: test top-1 73.74 %, top-5 94.97 %, loss 0.9546 on 736 pictures with seed 0, the final
+parameters; params_sha256 81f531fd7b3dc104860f308e5762f29cdefc564f936139600b71eae50db6067e. The
+training accuracy in the last steps was 92 %. It took 43 min; other work shared the machine.
+Measured on 2 cores of an AMD EPYC (Zen 4), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
 """
 
 from ml_collections import ConfigDict

@@ -2,13 +2,13 @@
 
 Source: He et al. 2015 (arXiv:1512.03385), section 3.4: batches of 256, SGD with momentum 0.9, rate
 0.1 divided by 10 when the error stops falling, weight decay 1e-4, up to 60 x 10^4 steps. The epochs
-are those of torchvision's reference: 90, with the rate divided at 30 and 60.
+are those of torchvision's reference: 90, with the rate divided at 30 and 60. Crops are those of the
+same reference: 8 to 100 % of the area, ratio 3/4 to 4/3. Evaluation crops the central 224x224
+pixels at a shorter side of 256. The paper instead scales the shorter side to a random 256 to 480
+pixels and cuts 224x224 pixels at random. The paper's random colours are missing here.
 Command: python -m cnn_jax.main --config=configs/resnet34.py --config.data.directory=DIR
 Result: not yet run; torchvision's page quotes 73.314 % top-1, 91.420 % top-5 for its weights, which
-were trained on crops of random size and shape. Here images are enlarged to 224x224 and flipped at
-random.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
+were trained with these crops.
 """
 
 from ml_collections import ConfigDict

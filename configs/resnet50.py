@@ -3,12 +3,11 @@
 Source: Goyal et al. 2017 (arXiv:1706.02677), section 5.1: rate 0.1 for every 256 images of a batch,
 warm-up over 5 epochs, division by 10 at 30, 60 and 80. Weight decay is 1e-4, but 0 on
 normalisation. The last normalisation scale of each block starts at zero. Its top-1 error is 23.60 %
-with batches of 256.
+with batches of 256. Crops are the paper's, which are GoogLeNet's: 8 to 100 % of the area, ratio 3/4
+to 4/3. The interpolation, bilinear, and the shorter side of 256 pixels before the central crop of
+evaluation are torchvision's defaults. The paper has no further augmentation than flips.
 Command: python -m cnn_jax.main --config=configs/resnet50.py --config.data.directory=DIR
-Result: not yet run; expected near 76.4 % top-1 with crops of random size and shape, which the
-trainer does not have yet.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
+Result: not yet run; expected near 76.4 % top-1.
 """
 
 from ml_collections import ConfigDict

@@ -2,12 +2,12 @@
 
 Source: Vryniotis 2021, 'How to Train State-Of-The-Art Models Using TorchVision's Latest Primitives'
 (pytorch.org/blog): batches of 1024, rate 0.5, warm-up over 5 epochs, a cosine schedule to epoch
-600, label smoothing 0.1, weight decay 2e-5 but 0 on normalisation. TrivialAugment, random erasing,
-mixup, CutMix, repeated augmentation, averaged weights and training at 176 pixels are missing here.
+600, label smoothing 0.1, weight decay 2e-5 but 0 on normalisation. Crops are the source's: 8 to 100
+% of the area, ratio 3/4 to 4/3. Evaluation crops the central 224x224 pixels at a shorter side of
+232. Training at 176 pixels, TrivialAugment, random erasing, mixup, CutMix, repeated augmentation
+and averaged weights are missing here.
 Command: python -m cnn_jax.main --config=configs/resnet50_modern.py --config.data.directory=DIR
 Result: not yet run; torchvision's page quotes 80.858 % top-1, 95.434 % top-5 for these weights.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "resnet50"
+    config.data.shorter_side = 232
     config.optim.learning_rate = 0.5
     config.optim.weight_decay = 2e-5
     config.optim.schedule.name = "cosine"

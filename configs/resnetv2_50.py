@@ -2,12 +2,11 @@
 
 Source: He et al. 2016 (arXiv:1603.05027), for ResNets of 152 and 200 layers: batches of 256, rate
 0.1, divided by 10 after epochs 30 and 60. Length, weight decay and augmentation are those of
-fb.resnet.torch, on which the paper builds. Of its augmentations, this config has only the random
-flips; its random crops and colours are missing here.
+fb.resnet.torch, on which the paper builds. Crops are those of fb.resnet.torch, too: 8 to 100 % of
+the area, ratio 3/4 to 4/3, bicubic. Evaluation crops the central 224x224 pixels at a shorter side
+of 256. That code's random colours are missing here.
 Command: python -m cnn_jax.main --config=configs/resnetv2_50.py --config.data.directory=DIR
 Result: not yet run; Keras' page quotes 76.0 % top-1, 93.0 % top-5 for its ResNet50V2.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=224)
     config.model.name = "resnetv2_50"
+    config.data.resize = "bicubic"
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 1e-4
     config.optim.schedule.name = "step"

@@ -2,12 +2,13 @@
 
 Source: Hu et al. 2017 (arXiv:1709.01507), section 5.1: batches of 1024, momentum 0.9, rate 0.6,
 divided by 10 every 30 epochs, 100 epochs. The paper states no weight decay; this is ResNet's. Crops
-of random scale and aspect ratio are missing here.
+are the paper's, with the numbers of the authors' README: 8 to 100 % of the area, ratio 3/4 to 4/3.
+Evaluation crops the central 224x224 pixels at a shorter side of 256. The interpolation is not
+stated by the source; bilinear is torchvision's default. The README's rotation and pixel jitter are
+missing here.
 Command: python -m cnn_jax.main --config=configs/seresnet50.py --config.data.directory=DIR
 Result: not yet run; the authors' weights, those of legacy_seresnet50, give 77.6 % top-1, 93.6 %
 top-5 for the central crop (their README).
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

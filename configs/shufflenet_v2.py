@@ -3,12 +3,11 @@
 Source: Ma et al. 2018 (arXiv:1807.11164), section 4, which refers to Zhang et al. 2017
 (arXiv:1707.01083) for training. Their code (`ShuffleNetV1/train.py` of
 megvii-model/ShuffleNet-Series) decays the rate linearly from 0.5 over 300,000 batches of 1024, with
-weight decay 4e-5 and label smoothing 0.1. The schedule here is a cosine. Crops of random size and
-random colours are missing here.
+weight decay 4e-5 and label smoothing 0.1. The schedule here is a cosine. Crops are those of this
+code: 8 to 100 % of the area, ratio 3/4 to 4/3. Evaluation crops the central 224x224 pixels at a
+shorter side of 256. The code's random colours are missing here.
 Command: python -m cnn_jax.main --config=configs/shufflenet_v2.py --config.data.directory=DIR
 Result: not yet run; torchvision quotes 69.362 % top-1, 88.316 % top-5 for its weights.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,12 @@
 
 Source: the solver of SqueezeNet 1.1 in the authors' repository (github.com/forresti/SqueezeNet):
 rate 0.04, momentum 0.9, weight decay 2e-4, 170,000 batches of 512, which are 68 epochs. The solver
-decays the rate linearly; the schedule here is a cosine.
+decays the rate linearly; the schedule here is a cosine. Crops are those of the network file:
+227x227 of 256x256 pixels at random, and the centre for evaluation. The file has no flips and no
+further augmentation. Caffe's images are stretched to 256x256; here the shorter side is scaled to
+256, bilinearly.
 Command: python -m cnn_jax.main --config=configs/squeezenet1_1.py --config.data.directory=DIR
 Result: not yet run; torchvision's weights give 58.2 % top-1, 80.6 % top-5 for the central crop.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
@@ -16,8 +17,11 @@ from configs import base
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
-    config = base.imagenet(image_size=224)
+    config = base.imagenet(image_size=227)
     config.model.name = "squeezenet1_1"
+    config.data.train_crop = "random"
+    config.data.shorter_side = 256
+    config.data.flip = False
     config.optim.learning_rate = 0.04
     config.optim.weight_decay = 2e-4
     config.optim.schedule.name = "cosine"

@@ -1,12 +1,11 @@
 """Swin-T on ImageNet.
 
 Source: Liu et al. 2021 (arXiv:2103.14030), section 4.1, and the authors' code: AdamW for 300
-epochs, stochastic depth with a rate of 0.2. Crops of random size and aspect ratio, RandAugment,
-mixup, CutMix and random erasing are missing here.
+epochs, stochastic depth with a rate of 0.2. Crops are those of the code: 8 to 100 % of the area,
+ratio 3/4 to 4/3, bicubic. Evaluation crops the central 224x224 pixels at a shorter side of 256.
+RandAugment, mixup, CutMix and random erasing are missing here.
 Command: python -m cnn_jax.main --config=configs/swin_tiny.py --config.data.directory=DIR
 Result: not yet run; the authors' weights have 81.2 % top-1, 95.5 % top-5.
-Limit: ImageNet cannot run in full yet. A data set must fit into the memory of each device, at most
-8 GiB; use the variant `:smoke` or a small slice until streaming arrives with a later change.
 """
 
 from ml_collections import ConfigDict
