@@ -5,13 +5,43 @@ import importlib.machinery
 import re
 import traceback
 import types
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cnn_jax import errors, plan
+
+_KEY_FLAG = "--config."
+
+
+def parse_overrides(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
+    """Returns the texts of --config.KEY=VALUE and --config.KEY VALUE by key.
+
+    Args:
+      words: the arguments of a command that are not its own flags.
+      flags: the command's own flags, to suggest for a mistyped one.
+
+    Raises:
+      UserError: a word is neither.
+    """
+    texts = {}
+    waiting = deque(words)
+    while waiting:
+        name, equals, text = waiting.popleft().partition("=")
+        if not name.startswith("-"):
+            raise errors.UserError(f"unexpected argument {name!r}; flags begin with --")
+        if not name.startswith(_KEY_FLAG):
+            keys = plan.keys()
+            known = [*flags, *(f"{_KEY_FLAG}{path}" for path in keys)]
+            raise errors.UserError(f"unknown flag {name!r}; {errors.nearest(name, known)}")
+        if not equals:
+            is_value = waiting and not waiting[0].startswith("--")
+            text = waiting.popleft() if is_value else "True"
+        texts[name.removeprefix(_KEY_FLAG)] = text
+    return texts
 
 
 def override(settings: plan.Plan, texts: Mapping[str, str]) -> plan.Plan:

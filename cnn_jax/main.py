@@ -9,7 +9,6 @@ import argparse
 import shlex
 import signal
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from cnn_jax.train import Outcome
 
 _FLAGS = ("--help", "--config", "--workdir")
-_KEY_FLAG = "--config."
 _USAGE = "python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]"
 _HELP = f"""
 keys:
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         diverged.
     """
     flags, others = _parser().parse_known_args(argv)
-    overrides = _overrides(others)
+    overrides = config_files.parse_overrides(others, _FLAGS)
     if flags.config is None:
         raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
     settings = config_files.override(plan.read(config_files.load(flags.config)), overrides)
@@ -98,29 +96,6 @@ def _parser() -> argparse.ArgumentParser:
         "--workdir", metavar="DIR", help="the work directory of the run; default: runs/CONFIG-TIME"
     )
     return parser
-
-
-def _overrides(words: Sequence[str]) -> dict[str, str]:
-    """Returns the texts of --config.KEY=VALUE and --config.KEY VALUE by key.
-
-    Raises:
-      UserError: a word is neither.
-    """
-    texts = {}
-    waiting = deque(words)
-    while waiting:
-        name, equals, text = waiting.popleft().partition("=")
-        if not name.startswith("-"):
-            raise errors.UserError(f"unexpected argument {name!r}; flags begin with --")
-        if not name.startswith(_KEY_FLAG):
-            keys = plan.keys()
-            known = [*_FLAGS, *(f"{_KEY_FLAG}{path}" for path in keys)]
-            raise errors.UserError(f"unknown flag {name!r}; {errors.nearest(name, known)}")
-        if not equals:
-            is_value = waiting and not waiting[0].startswith("--")
-            text = waiting.popleft() if is_value else "True"
-        texts[name.removeprefix(_KEY_FLAG)] = text
-    return texts
 
 
 def _new_directory(config: str) -> Path:

@@ -141,7 +141,10 @@ def test_a_data_set_with_other_classes_is_refused(trained: Path, tmp_path: Path)
     content["class_names"][0] = "zero"
     (directory / workdir.DATASET).write_text(json.dumps(content))
     before = listing(directory)
-    with pytest.raises(errors.UserError, match="the data set has changed since the run began: the classes are not the run's"):
+    with pytest.raises(
+        errors.UserError,
+        match="the data set has changed since the run began: the classes are not the run's",
+    ):
         of_run.run(directory, "test", "best")
     assert listing(directory) == before
 

@@ -37,8 +37,8 @@ ROOMS: dict[str, str] = {
     "evaluate": "errors evaluators runs runtime",
     "predict": "errors data.images predictor runs runtime",
     "summary": "errors models runtime",
-    "benchmark": "errors config_files plan contracts data losses models objectives ops optim runtime"
-    " train",
+    "benchmark": "errors config_files plan contracts data losses models objectives ops optim"
+    " runtime train",
 }
 COMMANDS = ("main", "evaluate", "predict", "summary", "benchmark.__main__", "data.pack.__main__")
 # Parts of rooms that use less than their room.

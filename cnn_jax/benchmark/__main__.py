@@ -8,6 +8,10 @@ models: training steps and inference of whole networks:
 
     python -m cnn_jax.benchmark models --models=resnet50,vgg11@8 --against=torch,xla
 
+data: the input pipeline of a config, as a whole and by stage:
+
+    python -m cnn_jax.benchmark data --config=configs/folder.py --config.data.directory=DIR
+
 Plain XLA means the operations of `jax.lax`. torch runs in both of its memory formats, and the
 faster one is reported. All programs of a table row run alternately in one process. Each time is
 the median over the rounds. Each speedup is the opponent's median time divided by ours: above 1,
@@ -18,10 +22,11 @@ import argparse
 import itertools
 from pathlib import Path
 
-from cnn_jax import errors
-from cnn_jax.benchmark import compare_models, compare_ops, models, ops, torch_ops
-from cnn_jax.runtime import console, flags, malloc
+from cnn_jax import config_files, errors, plan
+from cnn_jax.benchmark import compare_models, compare_ops, data, models, ops, torch_ops
+from cnn_jax.runtime import compilation_cache, console, flags, malloc
 
+_DATA_FLAGS = ("--config", "--workers", "--seconds", "--rounds", "--out")
 _TORCH_NOTE = f"not in requirements.txt; install with: {torch_ops.INSTALL}"
 _OPS_HELP = """Time single operations: forward, and forward with the kernel or input gradient.
 
@@ -37,6 +42,17 @@ second; a training step counts three times those of inference. of matmul: that r
 the rate of a 2048x2048 matrix product in the same rounds. torch: its faster memory format.
 speedup over torch, speedup over XLA: above 1, cnn_jax is faster. In bfloat16, torch uses autocast.
 """
+_DATA_HELP = """Time the input pipeline of a config: reading, decoding and cropping of images.
+
+Options: --config.KEY=VALUE sets a key of the config, as for cnn_jax.main. The images are streamed,
+also where training would keep them in memory.
+
+workers: number of worker processes; 0: threads of the main process. images/s: batches on the
+devices, without training. with training: images/s of the config's training steps. waiting: share of
+that time in which the devices waited for data. memory, workers MiB: largest memory of the process
+and of its workers together, on Linux.
+Below, images/s of each stage alone in one process. Files that were read before are in the memory of
+the operating system, so the stage 'read' is faster than a first epoch."""
 
 
 def main() -> int:
@@ -46,15 +62,21 @@ def main() -> int:
     for name, add_flags, summary, description in (
         ("ops", _add_ops_flags, "time the operations of cnn_jax.ops", _OPS_HELP),
         ("models", _add_models_flags, "time whole networks", _MODELS_HELP),
+        ("data", _add_data_flags, "time the input pipeline of a config", _DATA_HELP),
     ):
         command = commands.add_parser(name, help=summary, description=description)
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         add_flags(command)
-    args = parser.parse_args()
+    args, others = parser.parse_known_args()
+    if others and args.command != "data":
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     if args.rounds < 1:
         raise errors.UserError(f"--rounds must be at least 1, got {args.rounds}")
     malloc.keep_freed_memory()
-    if args.command == "ops":
+    if args.command == "data":
+        settings = _settings(args.config, others)
+        data.run(settings, _numbers(args.workers), args.rounds, args.seconds, args.out)
+    elif args.command == "ops":
         compare_ops.run(args.cases, args.rounds, args.against == "torch", args.csv)
     else:
         cases = _cases(args)
@@ -122,6 +144,44 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         help="write traces of some steps of cnn_jax to this new directory and print the time by "
         "kind of operation",
     )
+
+
+def _add_data_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", required=True, metavar="FILE[:VARIANT]", help="the config file"
+    )
+    command.add_argument(
+        "--workers",
+        type=_words,
+        default=["0", "1", "2"],
+        metavar="N,...",
+        help="numbers of worker processes to measure; default: 0,1,2",
+    )
+    command.add_argument(
+        "--seconds", type=float, default=1.0, help="duration of a measurement; default: 1"
+    )
+    command.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each figure; default: 3"
+    )
+    command.add_argument("--out", type=Path, help="also write all measurements to this JSON file")
+
+
+def _settings(config: str, others: list[str]) -> plan.Plan:
+    """Returns the plan of a config file, with the values of --config.KEY=VALUE."""
+    overrides = config_files.parse_overrides(others, _DATA_FLAGS)
+    settings = config_files.override(plan.read(config_files.load(config)), overrides)
+    if settings.compilation_cache:
+        compilation_cache.use_cache()
+    return settings
+
+
+def _numbers(words: list[str]) -> list[int]:
+    for word in words:
+        if not word.isdecimal():
+            raise errors.UserError(
+                f"--workers: {word!r} is not a number of processes; write such as --workers=0,1,2"
+            )
+    return [int(word) for word in words]
 
 
 def _words(text: str) -> list[str]:

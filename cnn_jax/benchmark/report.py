@@ -42,7 +42,7 @@ class Table:
         self._writer = None if self._file is None else csv.writer(self._file)
         if self._writer is not None:
             self._writer.writerow(columns)
-        print(f"{_machine()}; {', '.join(versions)}; {rounds} rounds\n")
+        print(f"{machine()}; {', '.join(versions)}; {rounds} rounds\n")
         print(line(columns), line(["---"] * len(columns)), sep="\n")
         self._progress: tqdm[Any] = tqdm(total=turns, unit="turn", file=sys.stderr)
 
@@ -86,7 +86,7 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _machine() -> str:
+def machine() -> str:
     """Returns the architecture, the processor's name and, on Linux, the number of cores."""
     info = Path("/proc/cpuinfo")
     name, cores = platform.processor(), ""

@@ -6,11 +6,12 @@ depends on hosts, workers or earlier calls, so a stream starts at any step at on
 
 import functools
 
-import grain
 import numpy as np
+from grain import experimental
 
 # Numbers that keep the two streams of random numbers apart.
 _ORDER, _CROP = 0, 1
+_ROUNDS = 4  # of Grain's shuffle, a block cipher; its `MapDataset.shuffle` takes as many
 
 
 class Order:
@@ -43,8 +44,11 @@ class Order:
           row: the row in the batch of all hosts.
         """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        shuffled = _shuffled(self._size, self._seed, epoch)
-        return int(shuffled[step_in_epoch * self._batch_size + row])
+        place = step_in_epoch * self._batch_size + row
+        seed = _epoch_seed(self._seed, epoch)
+        return experimental.index_shuffle(
+            place, max_index=self._size - 1, seed=seed, rounds=_ROUNDS
+        )
 
 
 def crop_rng(seed: int, place: int) -> np.random.Generator:
@@ -53,8 +57,6 @@ def crop_rng(seed: int, place: int) -> np.random.Generator:
 
 
 @functools.lru_cache(maxsize=4)
-def _shuffled(size: int, seed: int, epoch: int) -> grain.MapDataset[int]:
-    # Grain's own shuffle of repeated sets adds the epoch to the seed, so neighbouring seeds would
-    # share orders. Each epoch gets a hash of both as its seed.
-    hashed = np.random.SeedSequence([seed, _ORDER, epoch]).generate_state(1)[0]
-    return grain.MapDataset.range(size).shuffle(seed=int(hashed))
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Returns the seed of an epoch: a hash of both, so that other seeds share no epoch's order."""
+    return int(np.random.SeedSequence([seed, _ORDER, epoch]).generate_state(1)[0])

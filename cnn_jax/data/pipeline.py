@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Generator
 from concurrent import futures
@@ -14,10 +15,12 @@ import grain
 from absl import flags
 
 from cnn_jax import errors
+from cnn_jax.data import shared
 from cnn_jax.runtime import malloc
 
 MAX_WORKERS = 16  # of the automatic value
 _AHEAD = 2  # items that a thread prepares ahead
+_PAUSE = 1.0  # seconds from the end of the main process to that of its workers
 
 Item = TypeVar("Item")
 
@@ -48,12 +51,13 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
     """
     threads = 0 if workers else num_cores()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    dataset = grain.MapDataset.source(source)[start:].to_iter_dataset(options)
+    made = shared.Source(source) if workers else source
+    dataset = grain.MapDataset.source(made)[start:].to_iter_dataset(options)
     if workers:
         _allow_unparsed_flags()
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
-    iterator = iter(dataset)
+    iterator, reader = iter(dataset), shared.Reader()
     try:
         while True:
             try:
@@ -68,9 +72,10 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
                     "that memory ran out, -7 that /dev/shm is full; try a smaller "
                     "--config.data.workers, or 0"
                 ) from error
-            yield item
+            yield reader.open(item)
     finally:
         iterator.close()
+        reader.close()
 
 
 class Ahead(Generic[Item]):
@@ -156,4 +161,7 @@ def _start_worker(number: int, count: int) -> None:
 
 def _exit_after(parent: Any) -> None:
     parent.join()
+    # An exit while shared memory is created leaves it behind until the machine restarts. After a
+    # second, this worker has most likely filled its buffer and only waits.
+    time.sleep(_PAUSE)
     os._exit(1)

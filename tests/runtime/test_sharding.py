@@ -403,7 +403,13 @@ def test_two_processes_of_slurm_equal_one_with_as_many_devices(tmp_path: Path) -
     for row, expected in zip(ours, theirs, strict=True):
         assert row.keys() == expected.keys()
         assert row["split"] == expected["split"]
-        numbers = row.keys() - {"split", "images_per_second", "data_wait", "compile_seconds", "params_sha256"}
+        numbers = row.keys() - {
+            "split",
+            "images_per_second",
+            "data_wait",
+            "compile_seconds",
+            "params_sha256",
+        }
         for name in numbers:
             assert row[name] == pytest.approx(expected[name], rel=1e-5), name
 
