@@ -38,18 +38,18 @@ def num_cores() -> int:
 def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]:
     """Yields the batches of a source in order, made in parallel.
 
-    Close the generator to end its workers. Memory holds up to three batches per worker.
+    Close the generator to end its workers. Memory holds up to five batches per worker process.
 
     Args:
       source: batches by number, with `__len__` and `__getitem__`; picklable.
       start: the number of the first batch.
       workers: the number of worker processes; 0 makes batches in threads of this process, one per
-        core.
+        core, at most 16.
 
     Raises:
       UserError: a worker has died. Errors of the source are raised as they are.
     """
-    threads = 0 if workers else num_cores()
+    threads = 0 if workers else min(num_cores(), MAX_WORKERS)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     made = shared.Source(source) if workers else source
     dataset = grain.MapDataset.source(made)[start:].to_iter_dataset(options)

@@ -20,7 +20,7 @@ from jax import lax
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Description, Inputs
-from cnn_jax.data import augment, crops, reading
+from cnn_jax.data import augment, crops, reading, selection
 from cnn_jax.data.moments import Moments
 from cnn_jax.data.problems import Problems
 from cnn_jax.data.selection import Selected
@@ -226,16 +226,10 @@ def _load_first(
         return crop(image)
 
     loaded = _read("train", selected["train"], plan, fit, problems)
-    mean, std = (plan.data.mean, plan.data.std) if plan.data.mean else sums.mean_and_std()
-    description = Description(
-        class_names=tuple(class_names),
-        native_size=sizes.pop() if len(sizes) == 1 else None,
-        input_shape=plan.data.input_shape,
-        mean=mean,
-        std=std,
-        sizes={name: len(examples) for name, examples in selected.items()},
-        hashes={name: examples.digest() for name, examples in selected.items()},
-    )
+    given = (plan.data.mean, plan.data.std) if plan.data.mean else sums.mean_and_std()
+    native_size = sizes.pop() if len(sizes) == 1 else None
+    shape = plan.data.input_shape
+    description = selection.describe(class_names, selected, shape, native_size, given)
     return loaded, description
 
 

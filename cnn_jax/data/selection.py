@@ -144,6 +144,26 @@ def names(source: Source, data: plan.Data) -> dict[str, list[str]]:
     }
 
 
+def describe(
+    class_names: Iterable[str],
+    selected: Mapping[str, Selected],
+    input_shape: tuple[int, int, int],
+    native_size: tuple[int, int] | None,
+    mean_and_std: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Description:
+    """Returns the description of a run's data set, with sizes and hashes of its splits."""
+    mean, std = mean_and_std
+    return Description(
+        class_names=tuple(class_names),
+        native_size=native_size,
+        input_shape=input_shape,
+        mean=mean,
+        std=std,
+        sizes={name: len(examples) for name, examples in selected.items()},
+        hashes={name: examples.digest() for name, examples in selected.items()},
+    )
+
+
 def check_unchanged(
     stored: Description, found: Mapping[str, Selected], names: Iterable[str]
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Description, Inputs
-from cnn_jax.data import augment, batches, crops, imagenet, moments, pipeline, reading
+from cnn_jax.data import augment, batches, crops, imagenet, moments, pipeline, reading, selection
 from cnn_jax.data.batches import EvalBatches, TrainBatches
 from cnn_jax.data.order import Order
 from cnn_jax.data.problems import Problems
@@ -165,15 +165,9 @@ def bind(
     """Returns the streamed feed of selected examples; see `cnn_jax.data.bind`."""
     problems = Problems(plan.data.max_bad_images)
     if description is None:
-        mean, std = _statistics(selected["train"], plan, problems)
-        description = Description(
-            class_names=tuple(class_names),
-            native_size=None,
-            input_shape=plan.data.input_shape,
-            mean=mean,
-            std=std,
-            sizes={name: len(examples) for name, examples in selected.items()},
-            hashes={name: examples.digest() for name, examples in selected.items()},
+        statistics = _statistics(selected["train"], plan, problems)
+        description = selection.describe(
+            class_names, selected, plan.data.input_shape, None, statistics
         )
     return Streamed(
         description=description,
