@@ -66,6 +66,7 @@ OWNERS: dict[str, set[str]] = {
     },
     "array_record": {"data.pack.writer", "data.sources.shards"},
     "cv2": {"data.opencv"},
+    "simplejpeg": {"data.opencv"},
     "grain": {"data.order", "data.pipeline"},
     "scipy": {"data.pack.imagenet_tars"},
     "huggingface_hub": {"pretrained.formats.hub"},

@@ -268,7 +268,7 @@ class FastTrainCrop:
             def box(height: int, width: int) -> Box:
                 return self.crop.box(height, width, rng)
 
-            found = opencv.read_crop(image, place, box, self.crop.size, self.crop.interpolation)
+            found = opencv.read_crop(image, box, self.crop.size, self.crop.interpolation)
             if found is not None:
                 return images.convert(found, channels)
         return TrainCrop(self.crop)(image, channels, place, rng)

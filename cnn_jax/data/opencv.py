@@ -1,6 +1,6 @@
 """Random crops of JPEG files by OpenCV: faster than Pillow, with pixels that differ slightly.
 
-OpenCV decodes the same pixels as Pillow. Two things differ:
+simplejpeg decodes the same pixels as Pillow, and OpenCV scales them. Two things differ:
 
 - A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the crop keeps the size of the input.
   The region is then rounded to the pixels of the smaller image.
@@ -8,35 +8,49 @@ OpenCV decodes the same pixels as Pillow. Two things differ:
 """
 
 import functools
-import re
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnn_jax import errors
-from cnn_jax.data import images
+from cnn_jax.data import images, pillow
 
 _REDUCTIONS = (8, 4, 2)
-_END, _SCAN = 0xD9, 0xDA
-# Frames that libjpeg decodes by Huffman's code, tables, restart intervals, application data, text.
-_SEGMENTS = frozenset((0xC0, 0xC1, 0xC2, 0xC4, _SCAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
-# In a scan, 0xFF is followed by 0 for a byte 0xFF, or by 0xD0 to 0xD7 for a restart.
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
+_SCAN, _EXIF = 0xDA, 0xE1
+# Frames that libjpeg decodes by Huffman's code.
+_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
+# Those, tables, restart intervals, application data and text.
+_SEGMENTS = frozenset((*_FRAMES, 0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+
+
+class Header(NamedTuple):
+    """Properties of a JPEG file of 8-bit colours.
+
+    Attributes:
+      height: height of the stored pixels, before the orientation is applied.
+      width: width of the stored pixels, likewise.
+      orientation: the EXIF orientation, from 1 (upright) to 8.
+    """
+
+    height: int
+    width: int
+    orientation: int
 
 
 def check() -> None:
-    """Checks that OpenCV is installed.
+    """Checks that simplejpeg and OpenCV are installed.
 
     Raises:
-      UserError: it is not.
+      UserError: one of them is not.
     """
+    _simplejpeg()
     _opencv()
 
 
 def read_crop(
     encoded: bytes,
-    place: str,
     box: Callable[[int, int], tuple[int, int, int, int]],
     size: tuple[int, int],
     interpolation: str,
@@ -45,7 +59,6 @@ def read_crop(
 
     Args:
       encoded: the content of an image file.
-      place: the name of the image, for the error message.
       box: returns top, left, height and width of the region, for height and width of the upright
         image.
       size: height and width of the result in pixels.
@@ -53,19 +66,16 @@ def read_crop(
 
     Returns:
       `[*size, 3]` uint8; None if the exact decoder must decide: the file is not a JPEG file of
-      RGB colours, or it is damaged.
-
-    Raises:
-      UnreadableImageError: the header is damaged, or the size is refused.
+      RGB colours, it is damaged, or it is very large.
     """
-    header = images.header(encoded, place)
-    if header.format not in ("JPEG", "MPO") or header.mode != "RGB" or not is_whole(encoded):
+    header = read_header(encoded)
+    if header is None:
         return None
     turned = header.orientation >= 5
     sides = (header.width, header.height) if turned else (header.height, header.width)
     top, left, height, width = box(*sides)
     by = reduction((height, width), size)
-    decoded = _decode(encoded, by)
+    decoded = _decode(encoded, header, by)
     if decoded is None or decoded.shape != (-(-header.height // by), -(-header.width // by), 3):
         return None
     rows, columns = (
@@ -81,23 +91,38 @@ def reduction(region: tuple[int, int], size: tuple[int, int]) -> int:
     return next(fits, 1)
 
 
-def is_whole(encoded: bytes) -> bool:
-    """Returns True if a JPEG file has valid markers from its first to its end of image.
+def read_header(encoded: bytes) -> Header | None:
+    """Reads the markers of a JPEG file up to its first scan.
 
-    OpenCV accepts files that are cut off, or that have a stray marker, and fills in grey pixels.
+    Returns:
+      The header; None if the file is not a JPEG file of three 8-bit channels, or if it has more
+      pixels than `pillow.MAX_PIXELS`.
     """
-    position = 2
-    while encoded[position : position + 1] == b"\xff" and position + 1 < len(encoded):
+    position, size, exif = 2, (0, 0), b""
+    while encoded[position : position + 1] == b"\xff" and position + 9 < len(encoded):
         marker = encoded[position + 1]
-        if marker not in _SEGMENTS:
-            return marker == _END
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
         if marker == _SCAN:
-            found = _NEXT_MARKER.search(encoded, position)
-            if found is None:
-                return False
-            position = found.start()
-    return False
+            height, width = size
+            if not 0 < height * width <= pillow.MAX_PIXELS:
+                return None
+            return Header(height, width, pillow.exif_orientation(exif))
+        if marker not in _SEGMENTS:
+            return None
+        start, end = position + 4, position + 2 + _number(encoded, position + 2)
+        if marker in _FRAMES:
+            if encoded[start] != 8 or encoded[start + 5] != 3:  # bits and channels
+                return None
+            size = _number(encoded, start + 1), _number(encoded, start + 3)
+        elif marker == _EXIF and encoded.startswith(b"Exif\0\0", start):
+            if exif:  # Pillow joins both parts.
+                return None
+            exif = encoded[start:end]
+        position = end
+    return None
+
+
+def _number(encoded: bytes, position: int) -> int:
+    return int.from_bytes(encoded[position : position + 2], "big")
 
 
 @functools.cache
@@ -114,20 +139,29 @@ def _opencv() -> ModuleType:
     return cv2
 
 
-def _decode(encoded: bytes, by: int) -> np.ndarray | None:
-    """Decodes a JPEG file at `1 / by` of its size; returns None if OpenCV cannot."""
-    cv2 = _opencv()
-    reduced = {
-        1: 0,
-        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    }
-    # OpenCV has no flags for reduced RGB. Those for grey have no bit for grey, which is 0.
-    flags = reduced[by] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+@functools.cache
+def _simplejpeg() -> ModuleType:
     try:
-        decoded: np.ndarray | None = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:
+        import simplejpeg
+    except ImportError as error:
+        raise errors.UserError(
+            f"data.decoder 'opencv' needs simplejpeg ({error}); install it with 'pip install "
+            "simplejpeg', or set data.decoder to 'pillow'"
+        ) from error
+    module: ModuleType = simplejpeg
+    return module
+
+
+def _decode(encoded: bytes, header: Header, by: int) -> np.ndarray | None:
+    """Decodes a JPEG file at `1 / by` of its size; returns None if libjpeg warns or fails."""
+    size: dict[str, Any] = {}
+    if by > 1:
+        size = {"min_height": -(-header.height // by), "min_width": -(-header.width // by)}
+    try:
+        decoded: np.ndarray = _simplejpeg().decode_jpeg(
+            encoded, "RGB", fastdct=False, fastupsample=False, strict=True, **size
+        )
+    except ValueError:
         return None
     return decoded
 
@@ -149,6 +183,7 @@ def _scale(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.n
         return images.stretch(image, size, interpolation)
     cv2 = _opencv()
     method = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}[interpolation]
-    # OpenCV takes no views with negative strides.
-    scaled: np.ndarray = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=method)
+    if image.strides[1] != image.shape[2] or image.strides[0] < 0:  # OpenCV takes no such views.
+        image = np.ascontiguousarray(image)
+    scaled: np.ndarray = cv2.resize(image, size[::-1], interpolation=method)
     return scaled

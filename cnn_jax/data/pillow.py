@@ -140,6 +140,12 @@ def orientation(picture: ImageFile.ImageFile) -> int:
     return found if found in _TRANSPOSE else 1
 
 
+def exif_orientation(data: bytes) -> int:
+    """Returns the orientation in EXIF data, 1 to 8; 1 if there is none or it is damaged."""
+    found = _exif(data)
+    return found if found in _TRANSPOSE else 1
+
+
 def _exif(data: bytes) -> int:
     """Returns the orientation in EXIF data, or 0.
 

@@ -43,7 +43,7 @@ def whole(height: int, width: int) -> tuple[int, int, int, int]:
 def read(
     encoded: bytes, size: tuple[int, int], box: Any = whole, interpolation: str = "bilinear"
 ) -> np.ndarray | None:
-    return opencv.read_crop(encoded, "image 3", box, size, interpolation)
+    return opencv.read_crop(encoded, box, size, interpolation)
 
 
 def difference(found: np.ndarray | None, exact: np.ndarray) -> float:
@@ -236,29 +236,28 @@ def test_pillow_reads_a_file_that_opencv_fails_on(
     assert made.shape == (24, 24, 3)
 
 
-def test_a_failure_of_opencv_is_no_crop(monkeypatch: pytest.MonkeyPatch) -> None:
-    cv2 = opencv._opencv()
-
-    def fail(*_: Any) -> None:
-        raise cv2.error("no")
-
-    monkeypatch.setattr(cv2, "imdecode", fail)
-    assert read(BASELINE, (24, 24)) is None
-
-
 def test_opencv_uses_one_thread() -> None:
     opencv.check()
     assert opencv._opencv().getNumThreads() == 1
 
 
-def test_opencv_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "package"), [("cv2", "opencv-python-headless"), ("simplejpeg", "simplejpeg")]
+)
+def test_a_package_that_is_not_installed_is_an_error(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opencv._opencv.cache_clear()
-    monkeypatch.setitem(sys.modules, "cv2", None)
+    opencv._simplejpeg.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
     keys = Data(channels=3, resize="bilinear", train_crop="random_resized", decoder="opencv")
-    with pytest.raises(errors.UserError, match=r"pip install opencv-python-headless.*'pillow'"):
+    with pytest.raises(errors.UserError, match=rf"pip install {package}.*'pillow'"):
         crops.check(keys)
 
 
 def test_opencv_is_loaded_only_where_it_is_asked_for() -> None:
-    code = "import sys; from cnn_jax.data import crops; sys.exit('cv2' in sys.modules)"
+    code = (
+        "import sys; from cnn_jax.data import crops; "
+        "sys.exit(not {'cv2', 'simplejpeg'}.isdisjoint(sys.modules))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
