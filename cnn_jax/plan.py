@@ -151,7 +151,7 @@ class Data:
     )
     decoder: str = schema.key(
         "pillow",
-        "decoder of random crops: pillow (exact), or opencv (twice as fast, not equal)",
+        "decoder of random crops: pillow (exact), or opencv (over twice as fast, not equal)",
         schema.one_of("pillow", "opencv"),
     )
     workers: int = schema.key(
