@@ -117,6 +117,7 @@ class Streamed:
                 yield call, self.layout.assemble(_stacked(parts, steps), size, axis=1)
 
     def _eval_inputs(self, split: str, batch_size: int) -> Generator[Inputs, None, None]:
+        batch_size = min(batch_size, self.size(split))  # A small split needs little padding.
         parts = self.layout.batch_divisor
         padded = -(-batch_size // parts) * parts
         source = EvalBatches(

@@ -215,10 +215,11 @@ def test_evaluation_batches_are_those_of_the_resident_feed(
     ]
     for split in ("train", "validation"):
         found, expected = (evaluated(feed, split, 5) for feed in feeds)
-        shown = expected["weight"] == 1
-        np.testing.assert_array_equal(found["weight"], expected["weight"])
+        # Only the padding of a split smaller than a batch differs.
+        rows, shown = found["weight"] == 1, expected["weight"] == 1
+        assert rows.sum() == shown.sum() == feeds[0].size(split)
         for name in ("image", "label"):
-            np.testing.assert_array_equal(found[name][shown], expected[name][shown])
+            np.testing.assert_array_equal(found[name][rows], expected[name][shown])
 
 
 # Mean and standard deviation.
