@@ -21,9 +21,8 @@ from cnn_jax.benchmark import data_stages, report
 from cnn_jax.benchmark.data_stages import Stage
 from cnn_jax.benchmark.processes import Memory, PeakMemory
 from cnn_jax.contracts import Inputs, Source, Sums
-from cnn_jax.data import crops, pipeline, sources
+from cnn_jax.data import pipeline, sources
 from cnn_jax.data.batches import TrainBatches
-from cnn_jax.data.order import Order
 from cnn_jax.data.streamed import Streamed
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import sharding
@@ -154,7 +153,9 @@ class _Measurement:
         self._rounds, self._seconds, self._after_each = rounds, seconds, after_each
         shape = job.feed.description.input_shape
         self._state = state.create(job.objective, job.optimizer, shape, job.plan.seed, job.layout)
-        self._batches = _batches(job)
+        if not isinstance(job.feed, Streamed):
+            raise TypeError(f"expected a streamed set, got {type(job.feed).__name__}")
+        self._batches = job.feed.host_batches()
         self._host = _host_arrays(self._batches, job.plan.train.steps_per_call)
         self._random = self._copy(self._host)
         self._train_on(self._random)
@@ -245,23 +246,6 @@ class _Measurement:
             jax.block_until_ready(in_flight[-1])
             elapsed = time.perf_counter() - start
         return steps * self._job.plan.train.batch_size / elapsed, waited / elapsed
-
-
-def _batches(job: Job) -> TrainBatches:
-    """Returns the training batches of a job on the host."""
-    feed, settings = job.feed, job.plan
-    if not isinstance(feed, Streamed):
-        raise TypeError(f"expected a streamed set, got {type(feed).__name__}")
-    size, examples = settings.train.batch_size, feed.selected["train"]
-    return TrainBatches(
-        examples=examples,
-        order=Order(len(examples), size, settings.seed),
-        crop=crops.train_crop(settings.data),
-        rows=job.layout.local_rows(size),
-        batch_size=size,
-        input_shape=feed.description.input_shape,
-        seed=settings.seed,
-    )
 
 
 def _host_arrays(batches: TrainBatches, steps: int) -> dict[str, np.ndarray]:

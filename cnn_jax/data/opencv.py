@@ -131,10 +131,7 @@ def _opencv() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise errors.UserError(
-            f"data.decoder 'opencv' needs OpenCV ({error}); install it with 'pip install "
-            "opencv-python-headless', or set data.decoder to 'pillow'"
-        ) from error
+        raise _missing("OpenCV", "opencv-python-headless", error) from error
     cv2.setNumThreads(1)
     return cv2
 
@@ -144,12 +141,16 @@ def _simplejpeg() -> ModuleType:
     try:
         import simplejpeg
     except ImportError as error:
-        raise errors.UserError(
-            f"data.decoder 'opencv' needs simplejpeg ({error}); install it with 'pip install "
-            "simplejpeg', or set data.decoder to 'pillow'"
-        ) from error
+        raise _missing("simplejpeg", "simplejpeg", error) from error
     module: ModuleType = simplejpeg
     return module
+
+
+def _missing(name: str, package: str, error: ImportError) -> errors.UserError:
+    return errors.UserError(
+        f"data.decoder 'opencv' needs {name} ({error}); install it with 'pip install {package}', "
+        "or set data.decoder to 'pillow'"
+    )
 
 
 def _decode(encoded: bytes, header: Header, by: int) -> np.ndarray | None:

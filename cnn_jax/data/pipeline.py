@@ -49,7 +49,7 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
     Raises:
       UserError: a worker has died. Errors of the source are raised as they are.
     """
-    threads = 0 if workers else min(num_cores(), MAX_WORKERS)
+    threads = 0 if workers else num_workers(-1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     made = shared.Source(source) if workers else source
     dataset = grain.MapDataset.source(made)[start:].to_iter_dataset(options)

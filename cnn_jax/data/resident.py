@@ -115,8 +115,7 @@ class Resident:
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
         arrays, size = self._split(split), self.size(split)
-        parts = self.layout.batch_divisor
-        offsets = np.arange(-(-batch_size // parts) * parts)
+        offsets = np.arange(self.layout.padded(batch_size))
         for start in range(0, size, batch_size):
             inside = (offsets < batch_size) & (start + offsets < size)
             yield {

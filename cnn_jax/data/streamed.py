@@ -86,6 +86,19 @@ class Streamed:
         batch = {name: jnp.asarray(inputs[name]) for name in _ON_DEVICE}
         return augment.normalise(batch, self.description)
 
+    def host_batches(self) -> TrainBatches:
+        """Returns this host's rows of the training batches by step, before the copy to devices."""
+        size = self.plan.train.batch_size
+        return TrainBatches(
+            examples=self.selected["train"],
+            order=self._order,
+            crop=crops.train_crop(self.plan.data),
+            rows=self.layout.local_rows(size),
+            batch_size=size,
+            input_shape=self.description.input_shape,
+            seed=self.plan.seed,
+        )
+
     def close(self) -> None:
         """See `contracts.Feed`."""
         while self._open:
@@ -100,17 +113,8 @@ class Streamed:
         if first is None:
             return
         size, steps = self.plan.train.batch_size, self.plan.train.steps_per_call
-        source = TrainBatches(
-            examples=self.selected["train"],
-            order=self._order,
-            crop=crops.train_crop(self.plan.data),
-            rows=self.layout.local_rows(size),
-            batch_size=size,
-            input_shape=self.description.input_shape,
-            seed=self.plan.seed,
-        )
         workers = pipeline.num_workers(self.plan.data.workers)
-        made = pipeline.batches(source, first.start, workers)
+        made = pipeline.batches(self.host_batches(), first.start, workers)
         with contextlib.closing(made):
             for call in itertools.chain([first], calls):
                 parts = [self._checked("train", next(made)) for _ in call]
@@ -118,8 +122,7 @@ class Streamed:
 
     def _eval_inputs(self, split: str, batch_size: int) -> Generator[Inputs, None, None]:
         batch_size = min(batch_size, self.size(split))  # A small split needs little padding.
-        parts = self.layout.batch_divisor
-        padded = -(-batch_size // parts) * parts
+        padded = self.layout.padded(batch_size)
         source = EvalBatches(
             examples=self._split(split),
             crop=crops.eval_crop(self.plan.data, self.description.native_size),

@@ -67,6 +67,10 @@ class Layout:
             lambda path, leaf: NamedSharding(self.mesh, self._partition(path, leaf.shape)), shapes
         )
 
+    def padded(self, batch_size: int) -> int:
+        """Returns a batch size rounded up to a multiple of `batch_divisor`."""
+        return -(-batch_size // self.batch_divisor) * self.batch_divisor
+
     def local_rows(self, batch_size: int) -> tuple[int, ...]:
         """Returns the rows of a batch that the devices of this process hold, in order.
 
