@@ -9,6 +9,7 @@ This package exports pure functions. Most of them take images as `[B, H, W, C]`.
 - `stochastic.py`: operations that take a PRNG key: stochastic pooling and DropConnect.
 - `window.py`: stride, padding and dilation of a window, known when a function is traced.
 - `primitive.py`: definition of JAX primitives with their own CPU lowering.
+- `rules.py`: batching, differentiation and Taylor rules of these primitives.
 - `cpu/`: lowerings to XLA operations that are fast on a CPU.
 - `native/`: C++ kernels for CPUs, called through `jax.ffi`.
 

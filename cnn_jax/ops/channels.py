@@ -6,14 +6,16 @@ The primitives are chosen so that each makes as few passes over the images as po
 - `_affine`: `A(p; y) = p_0 + p_1 y` at each pixel. `A` and `S` are linear in their first operand,
   and for a fixed `y` they are transposes of each other.
 - `_planes`: `p_0 + p_1 x + p_2 y` at each pixel.
+- `_normalized`: batch normalisation, composed of `_sums` and `_affine`.
 - `_input_gradient`: gradient of batch normalisation with respect to its input, composed of `_sums`
   and `_planes`. It is linear in its first operand and its own transpose.
 - `_materialized`: identity that XLA does not fuse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +24,12 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from cnn_jax.ops import primitive
+from cnn_jax.ops import primitive, rules
 from cnn_jax.ops.native import channels as native
 
 Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
     """Normalises each channel of `x` to the mean `bias` and the standard deviation `scale`.
 
@@ -45,26 +46,8 @@ def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
       Normalised images with the shape and dtype of `x`, and the mean `[C]` and variance `[C]` of
       `x`.
     """
-    mean, variance = moments(x)
-    factor = scale * lax.rsqrt(variance + epsilon)
-    return scale_and_shift(x, factor, bias - mean * factor), mean, variance
-
-
-def _batch_normalize_jvp(
-    epsilon: float, primals: Triple, tangents: Triple
-) -> tuple[Triple, Triple]:
-    x, scale, _ = primals
-    dx, dscale, dbias = tangents
-    y, mean, variance = batch_normalize(*primals, epsilon)
-    inverse = lax.rsqrt(variance + epsilon)
-    sums = _apply(_sums, dx, x) / _pixels(x)
-    dfactor = inverse * dscale
-    dy = _apply(_input_gradient, dx, x, jnp.stack([scale * inverse, mean, inverse]))
-    dy += scale_and_shift(x, dfactor, dbias - mean * dfactor)
-    return (y, mean, variance), (dy, sums[0], 2 * (sums[1] - mean * sums[0]))
-
-
-batch_normalize.defjvp(_batch_normalize_jvp)
+    y, mean, variance = _apply(_normalized, x, scale, bias, epsilon=epsilon)
+    return y, mean, variance
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -73,8 +56,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     The variance is the biased one: the mean of the squares minus the square of the mean, as in
     Flax. It is clipped at 0, because rounding can make it negative.
     """
-    mean, mean_square = _apply(_sums, x, x) / _pixels(x)
-    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+    return _compute_moments(partial(_apply, _sums), x)
 
 
 def scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
@@ -88,7 +70,8 @@ def scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Arr
     Returns:
       Array with the shape and dtype of `x`.
     """
-    return _apply(_affine, jnp.stack([shift, scale]), x)
+    result: jax.Array = _apply(_affine, jnp.stack([shift, scale]), x)
+    return result
 
 
 def materialize(x: jax.Array) -> jax.Array:
@@ -98,7 +81,8 @@ def materialize(x: jax.Array) -> jax.Array:
     DenseNet many layers read the output of one layer. Without `materialize`, the repeated sums of
     its gradient take longer than all other sums of the backward pass.
     """
-    return _apply(_materialized, x)
+    result: jax.Array = _apply(_materialized, x)
+    return result
 
 
 def _pixels(x: jax.Array) -> int:
@@ -119,9 +103,41 @@ def _reference_affine(coefficients: jax.Array, y: jax.Array) -> jax.Array:
     return (coefficients[0] + coefficients[1] * _widen(y)).astype(y.dtype)
 
 
-def _reference_planes(planes: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns an affine function of `x` and `y`; `planes` are its coefficients, `[3, C]`."""
+def _reference_planes(planes: jax.Array | Triple, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns an affine function of `x` and `y`; `planes` are its coefficients, three of `[C]`."""
     return (planes[0] + planes[1] * _widen(x) + planes[2] * _widen(y)).astype(y.dtype)
+
+
+def _compute_moments(sums: primitive.Function, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mean, mean_square = sums(x, x) / _pixels(x)
+    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+
+
+def _compute_normalized(
+    sums: primitive.Function,
+    affine: primitive.Function,
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float,
+) -> Triple:
+    """Returns the results of `batch_normalize`.
+
+    Args:
+      sums: implementation of the primitive `_sums`, native or XLA's.
+      affine: implementation of the primitive `_affine`, native or XLA's.
+      x: see `batch_normalize`.
+      scale: see `batch_normalize`.
+      bias: see `batch_normalize`.
+      epsilon: see `batch_normalize`.
+    """
+    mean, variance = _compute_moments(sums, x)
+    factor = scale * lax.rsqrt(variance + epsilon)
+    return affine(jnp.stack([bias - mean * factor, factor]), x), mean, variance
+
+
+_reference_normalized = partial(_compute_normalized, _reference_sums, _reference_affine)
 
 
 def _compute_input_gradient(
@@ -135,7 +151,7 @@ def _compute_input_gradient(
 
     Args:
       sums: implementation of the primitive `_sums`, native or XLA's.
-      planes: implementation of the primitive `_planes`, native or XLA's.
+      planes: implementation of the primitive `_planes`, with its coefficients as a tuple.
       dy: gradient of the normalised images, `[..., C]`.
       x: input of the normalisation, `[..., C]`.
       statistics: `[3, C]`, see `_gradient_coefficients`.
@@ -146,22 +162,25 @@ def _compute_input_gradient(
 _reference_input_gradient = partial(_compute_input_gradient, _reference_sums, _reference_planes)
 
 
-def _gradient_coefficients(means: jax.Array, statistics: jax.Array) -> jax.Array:
+def _gradient_coefficients(means: jax.Array, statistics: jax.Array) -> Triple:
     """Returns the gradient with respect to `x` as coefficients of 1, `dy` and `x` per channel.
 
     The gradient is `factor * (dy - mean(dy) - z * mean(dy * z))`, where `z` is the normalised `x`
     and `factor` is `scale` divided by the standard deviation.
+
+    The coefficients are not stacked. Two of them are linear in `dy` and the other one is constant,
+    and JAX cannot transpose a `stack` of both kinds.
 
     Args:
       means: means of `dy` and of `dy * x` over all pixels, `[2, C]`.
       statistics: `factor`, and the mean and inverse standard deviation of `x`, `[3, C]`.
 
     Returns:
-      Coefficients `[3, C]`.
+      Three coefficients `[C]`.
     """
     factor, mean, inverse = statistics
     slope = -factor * jnp.square(inverse) * (means[1] - mean * means[0])
-    return jnp.stack([-factor * means[0] - mean * slope, factor, slope])
+    return -factor * means[0] - mean * slope, factor, slope
 
 
 _sums = primitive.define(
@@ -178,31 +197,58 @@ _planes = primitive.define(
     _reference_planes,
     primitive.Native(native.supports_planes, native.planes),
 )
+
+
+def _bind_planes(planes: Triple, x: jax.Array, y: jax.Array) -> jax.Array:
+    return _planes.bind(jnp.stack(planes), x, y)
+
+
 _input_gradient = primitive.define(
     "batch_normalize_input_gradient",
     _reference_input_gradient,
-    partial(_compute_input_gradient, _sums.bind, _planes.bind),
+    partial(_compute_input_gradient, _sums.bind, _bind_planes),
+)
+_normalized = primitive.define(
+    "batch_normalize",
+    _reference_normalized,
+    partial(_compute_normalized, _sums.bind, _affine.bind),
+    multiple_results=True,
 )
 _materialized = primitive.define(
     "materialize", lambda x: x, lax.optimization_barrier, has_batch=(True,)
 )
-_REFERENCES: Mapping[Primitive, primitive.Function] = MappingProxyType(
+_REFERENCES: Mapping[Primitive, Callable[..., Any]] = MappingProxyType(
     {
         _sums: _reference_sums,
         _affine: _reference_affine,
-        _input_gradient: _reference_input_gradient,
+        _normalized: _reference_normalized,
         _materialized: lambda x: x,
     }
 )
 
 
-def _apply(operation: Primitive, *operands: jax.Array) -> jax.Array:
+def _apply(operation: Primitive, *operands: jax.Array, **static: Any) -> Any:
     """Applies a primitive, or its reference implementation if XLA does not choose the sharding."""
     is_automatic = all(map(primitive.is_auto_sharded, operands))
-    result: jax.Array = (operation.bind if is_automatic else _REFERENCES[operation])(*operands)
-    return result
+    function = operation.bind if is_automatic else _REFERENCES[operation]
+    return function(*operands, **static)
 
 
+def _normalized_jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[Any], *, epsilon: float
+) -> tuple[Triple, Triple]:
+    x, scale, _ = primals
+    dx, dscale, dbias = map(ad.instantiate_zeros, tangents)
+    y, mean, variance = _normalized.bind(*primals, epsilon=epsilon)
+    inverse = lax.rsqrt(variance + epsilon)
+    sums = _sums.bind(dx, x) / _pixels(x)
+    dfactor = inverse * dscale
+    dy = _input_gradient.bind(dx, x, jnp.stack([scale * inverse, mean, inverse]))
+    dy += scale_and_shift(x, dfactor, dbias - mean * dfactor)
+    return (y, mean, variance), (dy, sums[0], 2 * (sums[1] - mean * sums[0]))
+
+
+ad.primitive_jvps[_normalized] = _normalized_jvp
 _SECOND_SUM = np.array([[False], [True]])  # Mask over the sums `[2, C]`.
 
 
@@ -255,4 +301,5 @@ ad.primitive_transposes[_input_gradient] = lambda cotangent, _, x, statistics: (
     None,
     None,
 )
+rules.define_linear_series(_materialized)
 ad.deflinear(_materialized, lambda cotangent: [_materialized.bind(cotangent)])

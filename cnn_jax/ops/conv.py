@@ -14,9 +14,11 @@ from typing import Any
 import jax
 from jax import lax
 from jax.interpreters import ad
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from cnn_jax.ops import primitive
+from cnn_jax import errors
+from cnn_jax.ops import primitive, rules
 from cnn_jax.ops.cpu import conv as cpu
 from cnn_jax.ops.native import conv as native
 from cnn_jax.ops.window import Axis, Window
@@ -36,6 +38,7 @@ def conv_general_dilated(
     batch_group_count: int = 1,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
+    out_sharding: NamedSharding | PartitionSpec | None = None,
 ) -> jax.Array:
     """Computes `jax.lax.conv_general_dilated`, several times faster on a CPU for images.
 
@@ -45,7 +48,11 @@ def conv_general_dilated(
     non-negative padding, under `jit` with automatic sharding. All other arguments are passed to
     `jax.lax`. 16-bit inputs are summed in float32.
 
-    Use it in Flax as `nn.Conv(..., conv_general_dilated=cnn_jax.ops.conv_general_dilated)`.
+    Use it in Flax as `nn.Conv(..., conv_general_dilated=cnn_jax.ops.conv_general_dilated)`, and
+    with `nnx.Conv` alike.
+
+    Raises:
+      UserError: the images have no batch axis. Other errors are those of `jax.lax`.
 
     >>> import jax.numpy as jnp
     >>> images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))
@@ -62,8 +69,13 @@ def conv_general_dilated(
         "batch_group_count": batch_group_count,
         "precision": precision,
         "preferred_element_type": preferred_element_type,
+        "out_sharding": out_sharding,
     }
-
+    if lhs.ndim == 3 and rhs.ndim == 4:
+        raise errors.UserError(
+            f"images of shape {lhs.shape} have no batch axis, and a kernel of shape {rhs.shape}"
+            " needs one; add it with images[None], and take result[0]"
+        )
     result = jax.eval_shape(  # Raises the errors of jax.lax.
         functools.partial(
             lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options
@@ -96,6 +108,7 @@ def _window(
     if (
         layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
         or options["batch_group_count"] != 1
+        or options["out_sharding"] is not None
         or options["preferred_element_type"] not in (None, lhs.dtype)
         or tuple(options["lhs_dilation"] or (1, 1)) != (1, 1)
     ):
@@ -171,6 +184,8 @@ _kernel_gradient = primitive.define(
     primitive.Native(native.supports, native.kernel_gradient),
 )
 
+for _primitive in (_output, _input_gradient, _kernel_gradient):
+    rules.define_bilinear_series(_primitive)
 # The arguments of each transpose rule are the cotangent and the two operands. The first rule
 # transposes with respect to the first operand, the second one with respect to the second.
 ad.defbilinear(

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax import errors
+
 
 def local_response_norm(
     x: jax.Array, *, size: int, alpha: float, beta: float, k: float, divide_by_size: bool
@@ -27,10 +29,10 @@ def local_response_norm(
       Array with the shape and dtype of `x`.
 
     Raises:
-      ValueError: `size` is less than 1, `alpha` is negative, or `k` is not positive.
+      UserError: `size` is less than 1, `alpha` is negative, or `k` is not positive.
     """
     if size < 1 or alpha < 0 or k <= 0:
-        raise ValueError(
+        raise errors.UserError(
             "size must be at least 1, alpha at least 0, and k greater than 0; got"
             f" size={size}, alpha={alpha}, k={k}"
         )

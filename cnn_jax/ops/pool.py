@@ -16,13 +16,15 @@ import numpy as np
 from jax import lax
 from jax.interpreters import ad
 
-from cnn_jax.ops import primitive
+from cnn_jax import errors
+from cnn_jax.ops import primitive, rules
 from cnn_jax.ops.cpu import pool as cpu
 from cnn_jax.ops.native import pool as native
 from cnn_jax.ops.window import Axis, Padding, Pair, paddings, pair
 
 # Windows with more taps use `jax.lax`: the CPU lowering makes one view of the images for each tap.
 _MOST_TAPS = 25
+_NO_PADDING = [(0, 0), (0, 0)]
 
 
 def max_pool(
@@ -36,11 +38,12 @@ def max_pool(
     """Returns the maximum of each window; the gradient goes to the first pixel that has it.
 
     Args:
-      x: `[B, H, W, C]`.
+      x: `[B, H, W, C]`. As in Flax, there may be any number of batch axes, or none.
       window: height and width in pixels, or one number for both.
       stride: vertical and horizontal stride, or one number for both; `window` by default. Windows
         overlap if the stride is smaller than the window.
-      padding: pixels of minus infinity on each side, or 'HALF' or 'SAME'; see `ops.window`.
+      padding: pixels of minus infinity on each side: one number, one for each axis, or a pair
+        (before, after) for each axis. Or 'VALID', 'SAME' or 'HALF'; see `ops.window`.
       ceil_mode: if True, windows may extend beyond the padding at the bottom and at the right, so
         that they cover every pixel. Caffe always does this, torch with its option `ceil_mode`.
 
@@ -50,19 +53,22 @@ def max_pool(
       keeps these windows; they only exist if the stride exceeds the window.
 
     Raises:
-      ValueError: the window is larger than the padded image, or `padding` is an unknown name.
+      UserError: the window is larger than the padded image, or an argument is not allowed.
     """
-    rows, columns = axes(x, window, stride, padding, ceil_mode)
-    if not _supports(x, rows, columns):
-        return _reference_maximum(x, rows=rows, columns=columns)
-    return _maximum.bind(x, rows=rows, columns=columns)
+    images = as_batch(x)
+    rows, columns = axes(images, window, stride, padding, ceil_mode)
+    if _supports(images, rows, columns):
+        y = _maximum.bind(images, rows=rows, columns=columns)
+    else:
+        y = _reference_maximum(images, rows=rows, columns=columns)
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 def avg_pool(
     x: jax.Array,
     window: Pair,
     stride: Pair | None = None,
-    padding: Pair = 0,
+    padding: Padding = 0,
     *,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
@@ -70,51 +76,58 @@ def avg_pool(
     """Returns the mean of each window: the sum of its pixels divided by their number.
 
     Args:
-      x: `[B, H, W, C]`.
+      x: see `max_pool`.
       window: see `max_pool`.
       stride: see `max_pool`.
-      padding: pixels of zeros on each side.
+      padding: pixels of zeros on each side; see `max_pool`.
       ceil_mode: see `max_pool`. Pixels beyond the padding do not count, as in Caffe and torch.
       count_include_pad: if True, the number of pixels includes the padding. Caffe always includes
-        it, torch includes it by default, and TensorFlow's 'SAME' never does.
+        it, torch and Flax include it by default, and TensorFlow's 'SAME' never does.
 
     Returns:
       Means, in the shape that `max_pool` returns.
 
     Raises:
-      ValueError: the window is larger than the padded image. Or `count_include_pad` is False and
-        the padding is at least as large as the window, so that a window would have no pixels.
+      UserError: see `max_pool`. Or `count_include_pad` is False and the padding is at least as
+        large as the window, so that a window would have no pixels.
     """
-    rows, columns = axes(x, window, stride, padding, ceil_mode)
-    if _supports(x, rows, columns):
-        total = _window_sum.bind(x, rows=rows, columns=columns)
+    images = as_batch(x)
+    rows, columns = axes(images, window, stride, padding, ceil_mode)
+    if _supports(images, rows, columns):
+        total = _window_sum.bind(images, rows=rows, columns=columns)
     else:
-        total = _reference_window_sum(x, rows=rows, columns=columns)
-    amounts = pair(padding)
-    if not ceil_mode and (count_include_pad or amounts == (0, 0)):
-        return total / (rows.kernel * columns.kernel)
-    counted = amounts if count_include_pad else (0, 0)
-    pixels = np.outer(_counts(rows, counted[0]), _counts(columns, counted[1]))
-    return total / jnp.asarray(pixels[..., None])
+        total = _reference_window_sum(images, rows=rows, columns=columns)
+    ends = _geometry(images, window, stride, padding)[2]
+    if not ceil_mode and (count_include_pad or ends == _NO_PADDING):
+        y = total / (rows.kernel * columns.kernel)
+    else:
+        counted = ends if count_include_pad else _NO_PADDING
+        pixels = np.outer(_counts(rows, counted[0]), _counts(columns, counted[1]))
+        y = total / jnp.asarray(pixels[..., None])
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Returns the mean of all pixels, `[B, H, W, C]` to `[B, C]`, summed in float32 or wider.
+    """Returns the mean of all pixels, `[..., H, W, C]` to `[..., C]`, in float32 or wider.
 
     Source: Lin et al. 2014 (arXiv:1312.4400), section 3.2.
+
+    Raises:
+      UserError: `x` has fewer than three axes.
     """
-    return jnp.mean(x, axis=(1, 2))  # jnp.mean sums 16-bit inputs in float32.
+    _require_image(x)
+    return jnp.mean(x, axis=(-3, -2))  # jnp.mean sums 16-bit inputs in float32.
 
 
 def channel_max_pool(x: jax.Array, window: int, stride: int | None = None) -> jax.Array:
-    """Returns the maximum of each `window` neighbouring channels, `[B, ..., C]` to `[B, ..., C']`.
+    """Returns the maximum of each `window` neighbouring channels, `[..., C]` to `[..., C']`.
 
     `C'` is `(C - window) / stride + 1`. With `stride == window`, the default, this is the maxout of
     Goodfellow et al. 2013 (arXiv:1302.4389), section 3. If several channels have the maximum, the
     gradient goes to the first.
 
     Raises:
-      ValueError: the windows do not cover all channels.
+      UserError: the windows do not cover all channels.
     """
     return _over_channels(max_pool, x, window, stride)
 
@@ -130,13 +143,32 @@ def _over_channels(
     """Pools the channels of `x` as the columns of images `[B, pixels, C, 1]`."""
     step, channels = window if stride is None else stride, x.shape[-1]
     if not 1 <= window <= channels or not 1 <= step <= window or (channels - window) % step:
-        raise ValueError(
+        raise errors.UserError(
             f"windows of {window} channels with stride {step} do not cover {channels} channels;"
             " required: 1 <= stride <= window <= channels, and (channels - window) % stride == 0"
         )
-    images = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), channels, 1)
-    y = pool(images, (1, window), (1, step))
-    return y.reshape(*x.shape[:-1], y.shape[2])
+    # One axis is added at a time, because other reshapes fail if the images have Explicit sharding.
+    pixels = x.reshape(*x.shape[:-1][:1], math.prod(x.shape[1:-1]), channels)
+    y = pool(pixels[..., None], (1, window), (1, step))[..., 0]
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def as_batch(x: jax.Array) -> jax.Array:
+    """Returns `[..., H, W, C]` with its leading axes merged into one: `[B, H, W, C]`.
+
+    Raises:
+      UserError: `x` has fewer than three axes.
+    """
+    _require_image(x)
+    return x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+
+
+def _require_image(x: jax.Array) -> None:
+    if x.ndim < 3:
+        raise errors.UserError(
+            f"pooling takes images [B, H, W, C], got an array of shape {x.shape}; give a grey image"
+            " [H, W] its channel axis with x[..., None]"
+        )
 
 
 def axes(
@@ -144,20 +176,28 @@ def axes(
 ) -> tuple[Axis, Axis]:
     """Returns the geometry of the rows and of the columns.
 
-    Args and raised errors are those of `max_pool`.
+    Args and raised errors are those of `max_pool`; `x` has one batch axis.
     """
-    sizes, windows = x.shape[1:3], pair(window)
-    strides = windows if stride is None else pair(stride)
-    ends = paddings(padding, sizes, windows, strides)
+    windows, strides, ends = _geometry(x, window, stride, padding)
+    sizes = x.shape[1:3]
     rows, columns = (Axis(sizes[i], windows[i], strides[i], 1, *ends[i]) for i in range(2))
     if ceil_mode:
         rows, columns = _rounded_up(rows), _rounded_up(columns)
     if rows.output < 1 or columns.output < 1:
-        raise ValueError(
+        raise errors.UserError(
             f"a window of {windows} pixels is larger than an image of {tuple(sizes)} with"
             f" padding {padding!r}; use larger images or a smaller window"
         )
     return rows, columns
+
+
+def _geometry(
+    x: jax.Array, window: Pair, stride: Pair | None, padding: Padding
+) -> tuple[tuple[int, int], tuple[int, int], list[tuple[int, int]]]:
+    """Returns the window, the stride and the padding (before, after) of each axis."""
+    windows = pair("window", window)
+    strides = windows if stride is None else pair("stride", stride)
+    return windows, strides, paddings(padding, x.shape[1:3], windows, strides)
 
 
 def _rounded_up(axis: Axis) -> Axis:
@@ -169,16 +209,17 @@ def _rounded_up(axis: Axis) -> Axis:
     return dataclasses.replace(axis, high=max(end - axis.size, 0))
 
 
-def _counts(axis: Axis, padding: int) -> np.ndarray:
+def _counts(axis: Axis, padding: tuple[int, int]) -> np.ndarray:
     """Returns the number of pixels of each window in the image or its `padding`: `[H']`."""
-    if padding == 0 and max(axis.low, axis.high) >= axis.kernel:
-        raise ValueError(
+    before, after = padding
+    if before == after == 0 and max(axis.low, axis.high) >= axis.kernel:
+        raise errors.UserError(
             "with count_include_pad=False the padding must be smaller than the window; got padding"
-            f" {axis.low} and a window of {axis.kernel} pixels"
+            f" {max(axis.low, axis.high)} and a window of {axis.kernel} pixels"
         )
     starts = np.arange(axis.output) * axis.stride - axis.low
-    ends = np.minimum(starts + axis.kernel, axis.size + padding)
-    return ends - np.maximum(starts, -padding)
+    ends = np.minimum(starts + axis.kernel, axis.size + after)
+    return ends - np.maximum(starts, -before)
 
 
 def _supports(x: jax.Array, rows: Axis, columns: Axis) -> bool:
@@ -265,5 +306,8 @@ ad.defjvp(_select, lambda tangent, _, x, **static: _select.bind(tangent, x, **st
 ad.defjvp(_scatter, lambda tangent, _, x, **static: _scatter.bind(tangent, x, **static), None)
 ad.primitive_transposes[_select] = _transposed_by(_scatter)
 ad.primitive_transposes[_scatter] = _transposed_by(_select)
+rules.define_linear_series(_maximum, tangent=_select)
+for _linear in (_select, _scatter, _window_sum, _window_sum_transpose):
+    rules.define_linear_series(_linear)
 ad.deflinear2(_window_sum, lambda dy, _, **static: [_window_sum_transpose.bind(dy, **static)])
 ad.deflinear2(_window_sum_transpose, lambda x, _, **static: [_window_sum.bind(x, **static)])

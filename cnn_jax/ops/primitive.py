@@ -9,15 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import mlir
 from jax.sharding import AxisType
 
 from cnn_jax import errors
+from cnn_jax.ops import rules
 
-Function = Callable[..., jax.Array]
+Function = Callable[..., Any]  # Returns an array, or a tuple of arrays for several results.
 
 # Dtypes that the primitives support. Callers pass arrays of other dtypes to `jax.lax`.
 DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
@@ -79,14 +79,36 @@ class Native:
     function: Function
 
 
+@dataclasses.dataclass(frozen=True)
+class _Implementations:
+    """Implementations of a primitive.
+
+    Attributes:
+      reference: implementation in terms of `jax.lax`.
+      cpu: implementation in XLA operations that are fast on one CPU of this machine.
+      portable: CPU implementation that can be exported and split over several devices.
+      native: kernel for programs that run on one device of this machine.
+    """
+
+    reference: Function
+    cpu: Function
+    portable: Function
+    native: Native | None
+
+
 def define(
     name: str,
     reference: Function,
     cpu: Function,
     native: Native | None = None,
     has_batch: Sequence[bool] = (),
+    *,
+    multiple_results: bool = False,
 ) -> Primitive:
     """Defines a primitive without differentiation rules, which the caller adds.
+
+    The Taylor rule for `jax.experimental.jet` is that of `reference`, unless the caller replaces
+    it.
 
     Args:
       name: name of the primitive in jaxprs.
@@ -96,64 +118,87 @@ def define(
       native: kernel for programs that run on one device of this machine.
       has_batch: for each operand, True if its leading axis is the batch axis; the result must have
         a leading batch axis too. If `vmap` maps exactly these operands, the batching rule merges
-        the mapped axis into the batch axis. Otherwise the rule applies `vmap` to `reference`. An
-        empty sequence always selects the second rule.
+        the mapped axis into the batch axis. Otherwise the rule uses the mapped version of the
+        primitive, see `rules`. An empty sequence always selects the mapped version.
+      multiple_results: True if the implementations return a tuple of arrays.
     """
-    primitive = Primitive(name)
+    primitive, mapped = Primitive(name), Primitive(f"{name}_mapped")
+    primitive.multiple_results = mapped.multiple_results = multiple_results
+    _register(primitive, _Implementations(reference, cpu, cpu, native))
+    _register(mapped, _mapped_implementations(reference, cpu, native))
+    rules.define_batching(primitive, mapped, has_batch)
+    rules.define_mapped(primitive, mapped)
+    rules.define_series(primitive, reference)
+    return primitive
+
+
+def _register(primitive: Primitive, implementations: _Implementations) -> None:
+    """Defines the evaluation, the abstract evaluation and the lowerings of `primitive`."""
+    reference = implementations.reference
 
     @functools.lru_cache(maxsize=256)
     def compiled(**static: Any) -> Function:
         return jax.jit(functools.partial(primitive.bind, **static))
 
-    def abstract(*operands: ShapedArray, **static: Any) -> ShapedArray:
+    def abstract(*operands: ShapedArray, **static: Any) -> Any:
         result = jax.eval_shape(functools.partial(reference, **static), *operands)
         weak_type = all(operand.weak_type for operand in operands)
-        return ShapedArray(result.shape, result.dtype, weak_type=weak_type)
+        return jax.tree.map(lambda y: ShapedArray(y.shape, y.dtype, weak_type=weak_type), result)
 
-    def implementation(*operands: jax.Array, **static: Any) -> jax.Array:
+    def implementation(*operands: jax.Array, **static: Any) -> Any:
         if jax.config.values["jax_disable_jit"]:
             return reference(*operands, **static)
         return compiled(**static)(*operands)
 
-    def batched(
-        operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Any
-    ) -> tuple[jax.Array, int]:
-        if [axis is not None for axis in axes] != list(has_batch):
-            return jax.vmap(functools.partial(reference, **static), tuple(axes))(*operands), 0
-        front = [
-            x if axis is None else jnp.moveaxis(x, axis, 0)
-            for x, axis in zip(operands, axes, strict=True)
-        ]
-        merged = [
-            lax.collapse(x, 0, 2) if has_axis else x
-            for x, has_axis in zip(front, has_batch, strict=True)
-        ]
-        result = primitive.bind(*merged, **static)
-        return result.reshape(*front[0].shape[:2], *result.shape[1:]), 0
-
     primitive.def_impl(implementation)
     primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batched
-    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
-    mlir.register_lowering(primitive, _cpu_rule(reference, cpu, native), "cpu")
-    return primitive
+    several = primitive.multiple_results
+    mlir.register_lowering(primitive, mlir.lower_fun(reference, several))
+    mlir.register_lowering(primitive, _cpu_rule(implementations, several), "cpu")
 
 
-def _cpu_rule(reference: Function, cpu: Function, native: Native | None) -> Callable[..., Any]:
+def _mapped_implementations(
+    reference: Function, cpu: Function, native: Native | None
+) -> _Implementations:
+    """Returns the functions that compute the `vmap` of a primitive, for a CPU and for the rest.
+
+    The `vmap` of a convolution over kernels is a grouped convolution, for which XLA has no fast
+    CPU implementation. One call for each part of the mapped axis is several times faster. On
+    several devices, XLA can only partition the `vmap`.
+    """
+
+    def vmap(function: Function) -> Function:
+        return lambda *operands, axes, **static: jax.vmap(
+            functools.partial(function, **static), axes
+        )(*operands)
+
+    if native is None:
+        return _Implementations(vmap(reference), vmap(cpu), vmap(reference), None)
+    supports = native.supports
+
+    def supports_parts(*operands: jax.Array, axes: rules.Axes, **static: Any) -> bool:
+        return supports(*rules.parts(operands, axes), **static)
+
+    mapped_native = Native(supports_parts, rules.loop(native.function))
+    return _Implementations(vmap(reference), rules.loop(cpu), vmap(reference), mapped_native)
+
+
+def _cpu_rule(implementations: _Implementations, multiple_results: bool) -> Callable[..., Any]:
     """Returns the lowering rule for a CPU. The context manager `lowering` selects its result."""
 
     def rule(context: mlir.LoweringRuleContext, *operands: Any, **static: Any) -> Any:
-        selected = _lowering.get()
+        selected, native = _lowering.get(), implementations.native
 
-        def function(*operands: jax.Array) -> jax.Array:
+        def function(*operands: jax.Array) -> Any:
             if selected == "plain":
-                return reference(*operands, **static)
-            if native is None or selected == "xla" or _is_portable(context):
-                return cpu(*operands, **static)
-            best = native.function if native.supports(*operands, **static) else cpu
-            return best(*operands, **static)
+                return implementations.reference(*operands, **static)
+            if _is_portable(context):
+                return implementations.portable(*operands, **static)
+            if native is None or selected == "xla" or not native.supports(*operands, **static):
+                return implementations.cpu(*operands, **static)
+            return native.function(*operands, **static)
 
-        return mlir.lower_fun(function, multiple_results=False)(context, *operands)
+        return mlir.lower_fun(function, multiple_results)(context, *operands)
 
     return rule
 

@@ -6,16 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax import errors
+from cnn_jax.ops.channels import materialize
 from cnn_jax.ops.cpu import views
-from cnn_jax.ops.pool import avg_pool, axes
-from cnn_jax.ops.window import Pair
+from cnn_jax.ops.pool import as_batch, avg_pool, axes
+from cnn_jax.ops.window import Padding, Pair
 
 
 def stochastic_pool(
     x: jax.Array,
     window: Pair,
     stride: Pair | None = None,
-    padding: Pair = 0,
+    padding: Padding = 0,
     *,
     key: jax.Array | None,
 ) -> jax.Array:
@@ -28,35 +30,41 @@ def stochastic_pool(
     pixel. The result for a window of zeros is zero.
 
     Args:
-      x: `[B, H, W, C]`, not negative, for example after a ReLU. 16-bit inputs are summed in
+      x: see `max_pool`; not negative, for example after a ReLU. 16-bit inputs are summed in
         float32.
       window: see `max_pool`.
       stride: see `max_pool`.
-      padding: pixels of zeros on each side. They are never drawn.
+      padding: pixels of zeros on each side; see `max_pool`. They are never drawn.
       key: PRNG key for training, or None for evaluation.
 
     Returns:
       Array with the dtype of `x`, in the shape that `max_pool` returns.
 
     Raises:
-      ValueError: the window is larger than the padded image.
+      UserError: see `max_pool`.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = as_batch(x).astype(jnp.promote_types(x.dtype, jnp.float32))
     if key is None:
-        return _weighted_mean(wide, window, stride, padding).astype(x.dtype)
-    return _drawn(wide, window, stride, padding, key).astype(x.dtype)
+        y = _weighted_mean(wide, window, stride, padding)
+    else:
+        y = _drawn(wide, window, stride, padding, key)
+    return y.astype(x.dtype).reshape(*x.shape[:-3], *y.shape[1:])
 
 
-def _weighted_mean(x: jax.Array, window: Pair, stride: Pair | None, padding: Pair) -> jax.Array:
+def _weighted_mean(x: jax.Array, window: Pair, stride: Pair | None, padding: Padding) -> jax.Array:
     mean, mean_square = (avg_pool(a, window, stride, padding) for a in (x, jnp.square(x)))
     # Windows of zeros are divided by 1. A `where` around 0 / 0 would still have a NaN gradient.
     return mean_square / jnp.where(mean == 0, 1, mean)
 
 
 def _drawn(
-    x: jax.Array, window: Pair, stride: Pair | None, padding: Pair, key: jax.Array
+    x: jax.Array, window: Pair, stride: Pair | None, padding: Padding, key: jax.Array
 ) -> jax.Array:
-    taps = views.taps(x, *axes(x, window, stride, padding))
+    rows, columns = axes(x, window, stride, padding)
+    edges = (0, 0), (rows.low, rows.high), (columns.low, columns.high), (0, 0)
+    # XLA would pad the images again for each tap.
+    padded = materialize(jnp.pad(x, edges)) if padding else x
+    taps = views.taps(padded, *axes(padded, window, stride, 0))
     *cumulative, total = itertools.accumulate(map(lax.stop_gradient, taps))
     threshold = total * jax.random.uniform(key, total.shape, total.dtype)
     # Inverse transform sampling: the result is the pixel at which the cumulative sum first exceeds
@@ -88,9 +96,9 @@ def drop_connect(kernel: jax.Array, rate: float, key: jax.Array) -> jax.Array:
       key: PRNG key.
 
     Raises:
-      ValueError: `rate` is not in [0, 1).
+      UserError: `rate` is not in [0, 1).
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"rate must be at least 0 and less than 1, got {rate}")
+        raise errors.UserError(f"rate must be at least 0 and less than 1, got {rate}")
     keep = jax.random.bernoulli(key, 1 - rate, kernel.shape)
     return jnp.where(keep, kernel / (1 - rate), 0)

@@ -5,20 +5,53 @@ All of it is static: it is known when a function is traced.
 
 import dataclasses
 import math
+import operator
+from typing import Any
 
 from jax import lax
 
+from cnn_jax import errors
+
 Pair = int | tuple[int, int]
-# Padding on both sides of each axis. Pixels: one number for both axes, or one for each axis.
-# 'HALF': half the window, rounded down. 'SAME': TensorFlow's rule. It makes the output
-# `ceil(size / stride)` long; if the total padding is odd, the extra pixel is at the end.
-Padding = Pair | str
-PADDINGS = ("HALF", "SAME")
+# Padding of the rows and of the columns. Pixels on each side: one number for both axes, one number
+# for each axis, or a pair (before, after) for each axis. 'VALID': none. 'HALF': half the window,
+# rounded down. 'SAME': TensorFlow's rule. It makes the output `ceil(size / stride)` long; if the
+# total padding is odd, the extra pixel is at the end.
+Padding = Pair | tuple[tuple[int, int], tuple[int, int]] | str
+PADDINGS = ("HALF", "SAME", "VALID")
 
 
-def pair(value: Pair) -> tuple[int, int]:
-    """Returns `value` as a pair; a single number applies to both axes."""
-    return (value, value) if isinstance(value, int) else value
+def pair(name: str, value: Pair, least: int = 1) -> tuple[int, int]:
+    """Returns `value` as a pair; a single number applies to both axes.
+
+    Args:
+      name: name of the argument, for the error.
+      value: one number, or one for each axis.
+      least: smallest allowed number.
+
+    Raises:
+      UserError: `value` is neither one nor two whole numbers of at least `least`.
+
+    >>> pair("stride", 2)
+    (2, 2)
+    """
+    numbers = _numbers(value)
+    if numbers is None or min(numbers) < least:
+        raise errors.UserError(
+            f"{name} must be one or two whole numbers of at least {least}, got {value!r}"
+        )
+    return numbers
+
+
+def _numbers(value: Any) -> tuple[int, int] | None:
+    """Returns `value` as two whole numbers, or None if it is neither one nor two of them."""
+    try:
+        if hasattr(value, "__index__"):
+            return operator.index(value), operator.index(value)
+        first, second = map(operator.index, value)
+    except (TypeError, ValueError):
+        return None
+    return first, second
 
 
 def paddings(
@@ -27,29 +60,50 @@ def paddings(
     """Returns the padding in pixels before and after each axis.
 
     Args:
-      padding: pixels, 'HALF' or 'SAME'; see `Padding`.
+      padding: pixels, 'VALID', 'HALF' or 'SAME'; see `Padding`.
       size: height and width of the image, in pixels.
       window: height and width of the kernel or of the pooling window.
       stride: vertical and horizontal stride.
 
     Raises:
-      ValueError: `padding` is a string other than 'HALF' and 'SAME'.
+      UserError: `padding` is a string other than these, or not made of pixels.
 
     >>> paddings("SAME", (224, 224), (3, 3), (2, 2))
     [(0, 1), (0, 1)]
     """
     if not isinstance(padding, str):
-        return [(amount, amount) for amount in pair(padding)]
+        return _pixels(padding)
+    if padding == "VALID":
+        return [(0, 0), (0, 0)]
     if padding == "HALF":
         return [(length // 2, length // 2) for length in window]
-    if padding != "SAME":
-        raise ValueError(
-            f"unknown padding {padding!r}; allowed: {', '.join(PADDINGS)}, or a number of pixels"
+    if padding == "SAME":
+        totals = (
+            max((-(-size[i] // stride[i]) - 1) * stride[i] + window[i] - size[i], 0)
+            for i in range(2)
         )
-    totals = (
-        max((-(-size[i] // stride[i]) - 1) * stride[i] + window[i] - size[i], 0) for i in range(2)
+        return [(total // 2, total - total // 2) for total in totals]
+    raise _unknown_padding(padding)
+
+
+def _pixels(padding: Any) -> list[tuple[int, int]]:
+    """Returns the padding before and after each axis for a padding in pixels."""
+    amounts = _numbers(padding)
+    try:
+        ends = [_numbers(end) for end in (padding if amounts is None else amounts)]
+    except TypeError:
+        raise _unknown_padding(padding) from None
+    known = [end for end in ends if end is not None and min(end) >= 0]
+    if len(known) != 2 or len(ends) != 2:
+        raise _unknown_padding(padding)
+    return known
+
+
+def _unknown_padding(padding: object) -> errors.UserError:
+    return errors.UserError(
+        f"unknown padding {padding!r}; allowed: {', '.join(PADDINGS)}, or pixels of at least 0: one"
+        " number, one for each axis, or a pair (before, after) for each axis"
     )
-    return [(total // 2, total - total // 2) for total in totals]
 
 
 @dataclasses.dataclass(frozen=True)

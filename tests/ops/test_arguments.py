@@ -1,6 +1,7 @@
 """Tests of the arguments and errors of `conv_general_dilated`, and of its use in Flax layers."""
 
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import ops
+from cnn_jax import errors, ops
 from cnn_jax.models import layers
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -196,6 +199,45 @@ def test_flax_layers_accept_our_convolution(
     plain = nn.Conv(8, size, **arguments)
     ours = nn.Conv(8, size, **arguments, conv_general_dilated=ops.conv_general_dilated)
     check_layers(ours, plain, images)
+
+
+def test_nnx_layers_train_with_our_convolution() -> None:
+    """`nnx.Conv` gives `out_sharding` to the convolution."""
+    images = random((2, 8, 7, 4))
+
+    def train(**options: Any) -> Any:
+        layer = nnx.Conv(4, 6, (3, 3), strides=2, rngs=nnx.Rngs(0), **options)
+        loss, gradients = nnx.value_and_grad(lambda layer: jnp.sin(layer(images)).sum())(layer)
+        nnx.update(layer, jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(layer), gradients))
+        return loss, layer(images), layer(images[0])
+
+    results = train(conv_general_dilated=ops.conv_general_dilated)
+    for result, expected in zip(results, train(), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4, strict=True)
+
+
+def test_sharding_of_the_result_is_passed_to_lax() -> None:
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+    images, kernel = (
+        jax.device_put(random(shape), NamedSharding(mesh, PartitionSpec()))
+        for shape in (IMAGES, KERNEL)
+    )
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    y = ops.conv_general_dilated(images, kernel, **options(out_sharding=sharding))
+    assert jax.typeof(y).sharding.spec == PartitionSpec("data", None, None, None)
+
+
+def test_signature_is_that_of_lax() -> None:
+    ours, theirs = map(inspect.signature, (ops.conv_general_dilated, lax.conv_general_dilated))
+    assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.parameters.values()
+    ]
+
+
+def test_images_without_batch_axis_are_an_error() -> None:
+    message = r"shape \(8, 7, 4\) have no batch axis.*images\[None\]"
+    with pytest.raises(errors.UserError, match=message):
+        ops.conv_general_dilated(random(IMAGES[1:]), random(KERNEL), **options())
 
 
 @pytest.mark.parametrize(("stride", "padding", "groups"), [(2, "SAME", 1), (1, 3, 2)])

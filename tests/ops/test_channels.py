@@ -98,6 +98,31 @@ def test_vmap_matches_a_loop() -> None:
         np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("axes", [(0, 0, 0), (0, None, None), (None, 0, None)], ids=str)
+def test_gradients_of_vmap_match_those_of_plain_code(axes: tuple[int | None, ...]) -> None:
+    """Maps before and after differentiating, as for an ensemble that is trained jointly or not."""
+    shapes = [(2, 5, 3, 4), (4,), (4,)]
+    with jax.enable_x64(True):
+        arguments = [
+            draw(shape if axis is None else (3, *shape), "float64")
+            for shape, axis in zip(shapes, axes, strict=True)
+        ]
+
+        def compute(f: Normalize, *xs: jax.Array) -> Any:
+            def loss(f: Normalize) -> Normalize:
+                return lambda *xs: jnp.sin(f(*xs)).sum()
+
+            gradient = jax.vmap(jax.grad(loss(f), (0, 1, 2)), axes)
+            return gradient(*xs), jax.grad(loss(jax.vmap(f, axes)), (0, 1, 2))(*xs)
+
+        results, expected = (
+            jax.tree.leaves(jax.jit(lambda *xs, f=f: compute(f, *xs))(*arguments))
+            for f in (normalize, normalize_plainly)
+        )
+        for result, exact in zip(results, expected, strict=True):
+            np.testing.assert_allclose(result, exact, rtol=0, atol=1e-10, strict=True)
+
+
 def test_variance_of_equal_values_is_not_negative() -> None:
     _, variance = ops.moments(jnp.full((7, 3), 1 / 3))
     assert (variance >= 0).all()

@@ -14,6 +14,7 @@ import pytest
 from cnn_jax import ops
 from cnn_jax.ops.native import library
 
+MESSAGE = "cnn_jax compiles its CPU kernels, once"
 # Prints three lines: True if native kernels are used, a digest of the gradients, and their sum.
 PROGRAM = """
 import hashlib, os
@@ -71,13 +72,39 @@ def test_gradients_have_the_same_bits_on_one_and_two_cores(native: list[str]) ->
 
 def test_kernels_are_compiled_only_once(tmp_path: Path, native: list[str]) -> None:
     cache = {"XDG_CACHE_HOME": str(tmp_path)}
-    _, lines = run(cache)
+    messages, lines = run(cache)
+    assert messages.count(MESSAGE) == 1
     assert lines[:2] == native[:2]
     [compiled] = (tmp_path / "cnn_jax" / "native").iterdir()
     before = compiled.stat().st_mtime_ns
     assert run({"CXX": "", **cache})[1][0] == "False"
-    assert run(cache)[1] == native
+    messages, lines = run(cache)
+    assert MESSAGE not in messages
+    assert lines == native
     assert compiled.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("context", "messages"), [("nullcontext()", 1), ("library.silent()", 0)])
+def test_the_message_about_compiling_can_be_silenced(
+    context: str, messages: int, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"  # It writes an empty library.
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')
+    compiler.chmod(0o755)
+    code = (
+        "from contextlib import nullcontext; import jax.numpy as jnp\n"
+        "from cnn_jax.ops.native import library\n"
+        f"with {context}: print(library.has('ConvOutput', jnp.ones(1)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+    assert done.stderr.count(MESSAGE) == messages
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])

@@ -196,6 +196,55 @@ def test_vmap_matches_that_of_lax(name: str, axes: tuple[int | None, ...]) -> No
         assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("count", [2, 9])  # Separate calls of the kernels, and a loop.
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["convolution", "depthwise convolution"])
+def test_vmap_over_kernels_equals_a_loop(name: str, shared: bool, count: int) -> None:
+    """The native kernels compute the results one by one, so they have the same bits."""
+    f, _, (images, kernel) = OPERATIONS[name]
+    parts = [jnp.asarray(x, jnp.float32) for x in (images, kernel)]
+    x, w = (jnp.stack([x + i for i in range(count)]) for x in parts)
+    axes = (None if shared else 0, 0)
+
+    def compute(*xs: jax.Array) -> Any:
+        y, pull_back = jax.vjp(f, *xs)
+        return y, pull_back(y)
+
+    one = jax.jit(compute)
+    results = jax.jit(jax.vmap(compute, axes))(x[0] if shared else x, w)
+    for i in range(count):
+        expected = one(x[0] if shared else x[i], w[i])
+        for result, truth in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(result[i], truth, strict=True)
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)], ids=str)
+@pytest.mark.parametrize("name", ["convolution", "depthwise convolution"])
+def test_derivatives_of_vmap_match_those_of_lax(name: str, axes: tuple[int | None, ...]) -> None:
+    """Differentiates after the batching, which gives the derivatives of mapped primitives."""
+    operation = OPERATIONS[name]
+    arguments = [
+        x if axis is None else np.stack([x, 3 - x], axis)
+        for x, axis in zip(operation.arguments, axes, strict=True)
+    ]
+
+    def compute(f: Function, *xs: jax.Array) -> Any:
+        mapped = jax.vmap(f, axes)
+        twice = jax.vmap(mapped, (None, 0))  # Two mapped axes of the kernel.
+        return (
+            gradient(mapped)(*xs),
+            forward_over_reverse(mapped)(*xs),
+            gradient(twice)(xs[0], jnp.stack([xs[1], 2 * xs[1]])),
+        )
+
+    with jax.enable_x64(True):
+        ours, theirs = (
+            jax.jit(functools.partial(compute, f))(*map(jnp.asarray, arguments))
+            for f in (operation.ours, operation.theirs)
+        )
+        assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_transformations_keep_our_primitives(name: str) -> None:
     """The slow operations of `jax.lax` give the same values, so this test checks the jaxpr."""
@@ -210,6 +259,7 @@ def test_transformations_keep_our_primitives(name: str) -> None:
             jax.jvp(f, xs, xs),
             jax.vmap(f, axes)(xs[0][None], *xs[1:]),
             jax.vmap(jax.grad(loss(f)), axes)(xs[0][None], *xs[1:]),
+            jax.vmap(gradient(f))(*(x[None] for x in xs)),
         )
     )(images, *rest)
     for slow in ("conv_general_dilated", "reduce_window", "select_and"):

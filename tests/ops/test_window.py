@@ -1,13 +1,15 @@
 """Tests of the geometry of an axis against an enumeration of all outputs and taps."""
 
+import re
 from itertools import product
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from cnn_jax import ops
+from cnn_jax import errors, ops
 from cnn_jax.ops.window import Axis
 
 each_step = pytest.mark.parametrize(("stride", "dilation"), list(product(range(1, 5), range(1, 5))))
@@ -87,6 +89,17 @@ def test_half_padding_is_half_the_window_on_each_side() -> None:
     np.testing.assert_array_equal(ops.max_pool(x, 3, 2, "HALF"), ops.max_pool(x, 3, 2, 1))
 
 
-def test_unknown_padding_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown padding 'VALID'; allowed: HALF, SAME, or"):
-        ops.paddings("VALID", (8, 8), (3, 3), (1, 1))
+@pytest.mark.parametrize("padding", [2, (2, 2), [2, 2], ((2, 2), (2, 2)), np.array([2, 2])])
+def test_pixels_are_one_number_or_one_for_each_axis_or_side(padding: Any) -> None:
+    assert ops.paddings(padding, (8, 8), (5, 5), (1, 1)) == [(2, 2), (2, 2)]
+
+
+def test_valid_padding_is_none() -> None:
+    assert ops.paddings("VALID", (8, 8), (3, 3), (1, 1)) == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("padding", ["FULL", 1.5, -1, (1, -1), (1, 2, 3), ((1, 2), 3.0), None])
+def test_unknown_padding_is_an_error(padding: Any) -> None:
+    message = f"unknown padding {padding!r}; allowed: HALF, SAME, VALID, or pixels"
+    with pytest.raises(errors.UserError, match=re.escape(message)):
+        ops.paddings(padding, (8, 8), (3, 3), (1, 1))
