@@ -7,7 +7,7 @@ __version__ = "0.2.0"
 
 _PUBLIC = (
     *("contracts", "data", "errors", "evaluators", "losses", "metrics", "models", "objectives"),
-    *("ops", "optim", "plan", "predictor", "pretrained", "train"),
+    *("ops", "optim", "plan", "predictor", "pretrained", "runs", "train"),
 )
 
 

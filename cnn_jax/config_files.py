@@ -13,8 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cnn_jax import errors, plan
+from cnn_jax.runtime import imports
 
 _KEY_FLAG = "--config."
+_WIDEST = 44  # columns of a key and its value, beyond which comments are not aligned
 
 
 def parse_overrides(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
@@ -82,14 +84,16 @@ def _parsed(text: str, old: Any) -> Any:
     try:
         value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
     except (SyntaxError, ValueError):
-        return text
+        return (text,) if isinstance(old, tuple) else text
     if isinstance(old, float) and type(value) is int:
         return float(value)
     return (value,) if isinstance(old, tuple) and isinstance(value, (int, float)) else value
 
 
 def load(argument: str) -> ConfigDict | Mapping[str, Any] | plan.Plan:
-    """Returns the return value of a config file's `get_config`.
+    """Returns the return value of a config file's `get_config`, or its variable `config`.
+
+    Modules beside the file can be imported, by the file and by names such as 'nets:Small' in it.
 
     Args:
       argument: FILE or FILE:VARIANT; `get_config` is called with the variant.
@@ -102,20 +106,70 @@ def load(argument: str) -> ConfigDict | Mapping[str, Any] | plan.Plan:
         near = dict.fromkeys([*listing(Path("configs")), *listing(Path(name).parent)])
         hint = errors.nearest(name, map(str, near)) if near else "there is none in configs/ either"
         raise errors.UserError(f"no config file {name!r}; {hint}")
+    imports.search_also(Path(name).parent)
     module = types.ModuleType("cnn_jax_config")
     module.__file__ = name
     try:
         importlib.machinery.SourceFileLoader(module.__name__, name).exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise errors.UserError(f"{name} has no function get_config; see configs/quickstart.py")
-        config = module.get_config(variant) if colon else module.get_config()
+        config = _config_of(module, name, variant if colon else None)
     except errors.UserError:
         raise
     except Exception as error:
         raise errors.UserError(_place(error, name) + _problem(error)) from error
     if not isinstance(config, (ConfigDict, Mapping, plan.Plan)):
-        raise errors.UserError(f"{name}: get_config() must return a ConfigDict, got {config!r}")
+        raise errors.UserError(f"{name}: {_origin(module)} must be a ConfigDict, got {config!r}")
     return config
+
+
+def _origin(module: types.ModuleType) -> str:
+    """Returns the part of a config file that makes its config, in words."""
+    return "the result of get_config()" if hasattr(module, "get_config") else "config"
+
+
+def _config_of(module: types.ModuleType, name: str, variant: str | None) -> Any:
+    """Returns the config that a config file makes.
+
+    Args:
+      module: the file, loaded as a module.
+      name: the path of the file, for messages.
+      variant: the text after the colon in FILE:VARIANT; None if there is none.
+    """
+    if hasattr(module, "get_config"):
+        return module.get_config() if variant is None else module.get_config(variant)
+    if not hasattr(module, "config"):
+        raise errors.UserError(
+            f"{name} has neither a function get_config nor a variable config; begin with: "
+            "from cnn_jax import plan; config = plan.config(plan.Plan())"
+        )
+    if variant is not None:
+        raise errors.UserError(
+            f"{name} has no function get_config, so it has no variant {variant!r}; leave out "
+            f"':{variant}'"
+        )
+    return module.config
+
+
+def describe(settings: plan.Plan) -> str:
+    """Returns every key with its value, default and comment, a line for each, by section.
+
+    A value that is not the default is marked by a star.
+    """
+    values, keys = plan.flatten(settings), plan.keys()
+    rows = [
+        (
+            "  " if values[path] == key.default else "* ",
+            f"{path} = {values[path]!r}",
+            f"default {key.default!r}; {key.comment}",
+        )
+        for path, key in keys.items()
+    ]
+    rows += [
+        ("* ", f"{path} = {value!r}", "option of the network")
+        for path, value in values.items()
+        if path not in keys
+    ]
+    width = min(max(len(text) for _, text, _ in rows), _WIDEST)
+    return "\n".join(f"{star}{text:<{width}}  # {comment}" for star, text, comment in rows)
 
 
 def listing(directory: Path) -> list[Path]:

@@ -52,8 +52,21 @@ Predict = Callable[[Variables, Batch], Outputs]
 Loss = Callable[[Outputs, Batch], jax.Array]
 """The loss of each example, `[B]` float32; weights and means are the objective's."""
 
+Metric = Callable[[Outputs, Batch], Mapping[str, jax.Array]]
+"""Values of each example by name, `[B]` float32 each; means are taken over the split."""
+
 Augmentation = Callable[[jax.Array, Batch], Batch]
 """`(key, batch) -> batch`, traceable; equal keys give equal results."""
+
+# Objects that a config may name as 'module:attribute' (`runtime/imports.py`), and their signatures.
+# The options come from the config: `model.*`, `loss.options`, `optim.options`, `data.augment`.
+#
+#   model.name    network(num_classes, dtype, **options) -> nn.Module; see `models.check`
+#   data.source   source(plan.data) -> Source
+#   data.augment  augmentation(description, **options) -> Augmentation
+#   loss.name     loss(outputs, batch, **options) -> [B] float32
+#   eval.metrics  metric(outputs, batch) -> {name: [B]}
+#   optim.name    optimizer(schedule, **options) -> optax.GradientTransformation
 
 
 class TrainState(struct.PyTreeNode):
@@ -144,8 +157,8 @@ class Examples(Protocol):
         """Returns the fields of an example.
 
         Required are `image` and `label`, an int. The image is the content of an image file, as
-        bytes, or an array `[h, w, C]` uint8; height and width may differ from one example to the
-        next. An objective may require further fields.
+        bytes, or an array `[h, w, C]`, uint8 or float32 in [0, 1]. Height and width may differ
+        from one example to the next; dtype and C may not. An objective may require further fields.
 
         Raises:
           UnreadableImageError: the image of this example cannot be read.
@@ -188,6 +201,7 @@ class Description:
       input_shape: height, width and channels of the network's input.
       mean: the mean of each channel, of the training images scaled to [0, 1].
       std: the standard deviation of each channel, likewise.
+      peak: the largest value of a pixel: 255 for uint8 images, 1 for float images in [0, 1].
       sizes: the number of examples in each split of the run; empty in runs before version 0.2.0.
       hashes: a SHA-256 of each split, of its names or its content; empty likewise.
     """
@@ -197,6 +211,7 @@ class Description:
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    peak: float = 255.0
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

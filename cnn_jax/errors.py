@@ -12,6 +12,10 @@ class UnreadableImageError(UserError):
     """Error of one image that is damaged, missing or refused; other images may be fine."""
 
 
+class NotImportableError(UserError):
+    """Error of an object that a config names as 'module:attribute' and that cannot be imported."""
+
+
 class DivergedError(UserError):
     """Error of a run whose loss, gradient or parameters are no longer finite."""
 

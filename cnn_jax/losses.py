@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 
 from cnn_jax import errors, plan
 from cnn_jax.contracts import Batch, Loss, Outputs
+from cnn_jax.runtime import imports, signatures
 
 # The constant j in eq. 9 of LeCun et al. 1998, who only state that it is positive. The loss hardly
 # pushes away wrong classes at larger distances. 4 is the squared distance between two codes that
@@ -21,16 +23,26 @@ def make(options: plan.Loss) -> Loss:
 
     'cross_entropy' compares `outputs["logits"]` with `batch["target"]` if the batch has targets,
     else with `batch["label"]`. 'distance' is for networks whose logits are negative distances, and
-    always uses `batch["label"]`.
+    always uses `batch["label"]`. 'module:attribute' is a function of the user,
+    `loss(outputs, batch, **options) -> [B]`; it also computes the loss of auxiliary heads, whose
+    only output is `logits`.
 
     Args:
       options: the `loss` section of a plan.
 
     Raises:
-      UserError: the name is unknown, or 'distance' is given label smoothing.
+      UserError: the name is unknown or cannot be imported, or an option is not one of this loss.
+        The loss of a user raises it, when it is traced, unless its result is `[B]` floats.
     """
+    if imports.is_reference(options.name):
+        return _make_own(options)
     if options.name not in _LOSSES:
-        raise errors.unknown("loss.name", options.name, _LOSSES)
+        raise errors.unknown("loss.name", options.name, [*_LOSSES, "module:attribute"])
+    if options.options:
+        raise errors.UserError(
+            f"loss.options {dict(options.options)} are for a loss 'module:attribute'; the options "
+            f"of loss.name {options.name!r} are loss.label_smoothing and loss.auxiliary_weight"
+        )
     return _LOSSES[options.name](options)
 
 
@@ -67,7 +79,15 @@ def distance(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Returns:
       `[B]`, float32 or the dtype of `logits` if that is wider.
+
+    Raises:
+      UserError: the labels are probabilities.
     """
+    if labels.ndim != 1:
+        raise errors.UserError(
+            f"loss.name 'distance' needs class indices [B], got labels {list(labels.shape)}; use "
+            "loss.name 'cross_entropy' for class probabilities"
+        )
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
     return jnp.logaddexp(-_RUBBISH_CLASS_DISTANCE, jax.nn.logsumexp(logits, axis=-1)) - own
@@ -81,13 +101,51 @@ def _make_cross_entropy(options: plan.Loss) -> Loss:
     return loss
 
 
+def _make_own(options: plan.Loss) -> Loss:
+    name = options.name
+    _check_no_smoothing(options)
+    function = imports.load(name, "loss.name")
+    signatures.check(function, "loss.name", name, ("outputs", "batch"), options.options)
+
+    def loss(outputs: Outputs, batch: Batch) -> jax.Array:
+        values = function(outputs, batch, **options.options)
+        size = len(outputs["logits"])
+        is_array = isinstance(values, jax.Array)
+        if (
+            not is_array
+            or values.shape != (size,)
+            or not jnp.isdtype(values.dtype, "real floating")
+        ):
+            got = f"{values.dtype} {list(values.shape)}" if is_array else type(values).__name__
+            raise errors.UserError(
+                f"loss.name {name!r} must return one float per example, [{size}], got {got}; the "
+                "training step computes their mean"
+            )
+        return values
+
+    return loss
+
+
 def _make_distance(options: plan.Loss) -> Loss:
+    _check_no_smoothing(options)
+    return lambda outputs, batch: distance(outputs["logits"], batch["label"])
+
+
+def _is_floats(values: Any, size: int) -> bool:
+    """Returns True for an array `[size]` of a floating dtype."""
+    return (
+        isinstance(values, jax.Array)
+        and values.shape == (size,)
+        and jnp.isdtype(values.dtype, "real floating")
+    )
+
+
+def _check_no_smoothing(options: plan.Loss) -> None:
     if options.label_smoothing:
         raise errors.UserError(
-            f"loss.label_smoothing must be 0 for loss.name 'distance', got "
+            f"loss.label_smoothing must be 0 for loss.name {options.name!r}, got "
             f"{options.label_smoothing}"
         )
-    return lambda outputs, batch: distance(outputs["logits"], batch["label"])
 
 
 _LOSSES: Mapping[str, Callable[[plan.Loss], Loss]] = MappingProxyType(

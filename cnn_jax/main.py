@@ -19,12 +19,12 @@ from cnn_jax.runtime import console
 if TYPE_CHECKING:
     from cnn_jax.train import Outcome
 
-_FLAGS = ("--help", "--config", "--workdir")
+_FLAGS = ("--help", "--config", "--workdir", "--print_config")
 _USAGE = "python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]"
-_HELP = f"""
+_HELP = """
 keys:
   --config.KEY=VALUE    set a key of the config, such as --config.train.epochs=5; all keys with
-                        their defaults and ranges: {plan.__file__};
+                        their defaults and comments: add --print_config;
                         other keys of the section model are options of the network
 
 examples:
@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.config is None:
         raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
     settings = config_files.override(plan.read(config_files.load(flags.config)), overrides)
+    if flags.print_config:
+        print(config_files.describe(settings))
+        return 0
     # JAX is imported here, so that --help and mistakes in a config are answered at once.
     from cnn_jax import train
-    from cnn_jax.runtime import compilation_cache, malloc, sharding
+    from cnn_jax.runtime import sharding
 
-    malloc.keep_freed_memory()
     sharding.start()
-    if settings.compilation_cache:
-        compilation_cache.use_cache()
     directory = Path(flags.workdir or _new_directory(flags.config))
     outcome = train.run(settings, directory)
     if sharding.is_primary():
@@ -94,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workdir", metavar="DIR", help="the work directory of the run; default: runs/CONFIG-TIME"
+    )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print every key with its value, default and comment, and start nothing",
     )
     return parser
 

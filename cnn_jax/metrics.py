@@ -18,17 +18,20 @@ def classification(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> S
 
     Args:
       logits: `[B, K]`.
-      labels: `[B]` int32.
+      labels: class indices `[B]` int32, or class probabilities `[B, K]` float. The loss is the
+        cross-entropy with the probabilities; a prediction is right if it is the most probable
+        class.
       weight: `[B]` float32, 0 for padding.
 
     Returns:
       For each metric the weighted sum and the sum of the weights.
     """
     count = weight.sum()
+    indices = _indices(labels)[:, None]
     # The rank of the label's logit. Ties go to the smaller index, as in argmax. A logit that is NaN
     # ranks last.
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    later = jnp.arange(logits.shape[-1]) > labels[:, None]
+    own = jnp.take_along_axis(logits, indices, axis=-1)
+    later = jnp.arange(logits.shape[-1]) > indices
     rank = logits.shape[-1] - 1 - ((logits < own) | ((logits == own) & later)).sum(-1)
     sums = {
         "loss": (losses.cross_entropy(logits, labels) * weight).sum(),
@@ -44,12 +47,13 @@ def confusion(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Ar
 
     Args:
       logits: `[B, K]`; the largest one is the prediction.
-      labels: `[B]` int32.
+      labels: class indices `[B]` int32, or class probabilities `[B, K]` float, of which the largest
+        one is the true class.
       weight: `[B]` float32, 1 for examples and 0 for padding.
     """
     num_classes = logits.shape[-1]
     matrix = jnp.zeros((num_classes, num_classes), jnp.int32)
-    return matrix.at[labels, logits.argmax(-1)].add(weight.astype(jnp.int32))
+    return matrix.at[_indices(labels), logits.argmax(-1)].add(weight.astype(jnp.int32))
 
 
 def add(parts: Iterable[Sums | Totals]) -> Totals:
@@ -65,3 +69,8 @@ def add(parts: Iterable[Sums | Totals]) -> Totals:
 def mean(totals: Totals) -> dict[str, float]:
     """Returns the quotient of each pair."""
     return {name: value / count for name, (value, count) in totals.items()}
+
+
+def _indices(labels: jax.Array) -> jax.Array:
+    """Returns the class of each example, `[B]` int32."""
+    return labels.argmax(-1) if labels.ndim == 2 else labels

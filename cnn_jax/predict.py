@@ -1,18 +1,21 @@
-"""Print the most probable classes of image files.
+"""Print the most probable classes of image files, or write those of whole folders into a table.
 
   python -m cnn_jax.predict --workdir=DIR [--checkpoint=best|last|STEP] IMAGE...
   python -m cnn_jax.predict --model=resnet50.a1_in1k IMAGE...
   python -m cnn_jax.predict --weights=FILE [--model=resnet50] IMAGE...
+  python -m cnn_jax.predict --workdir=DIR FOLDER --out=predictions.csv
 
-reads PNG, JPEG and other files of any size and mode. The first form uses a network trained here and
-preprocesses each image like the images that the network was evaluated on. The others use published
-weights, timm's from the Hugging Face Hub or those in a file, with the preprocessing that belongs to
-the weights. A file that cannot be read is reported by name, the other files are still processed,
-and the exit status is 1.
+reads PNG, JPEG and other files of any size and mode, and all image files below a folder. The first
+form uses a network trained here and preprocesses each image like the images that the network was
+evaluated on. The next two use published weights, timm's from the Hugging Face Hub or those in a
+file, with the preprocessing that belongs to the weights. --out writes a new .csv or .json file
+instead of printing. A file that cannot be read is reported by name, the other files are still
+processed, and the exit status is 1.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ from cnn_jax.runtime import console, flags
 
 if TYPE_CHECKING:
     from cnn_jax.predictor import Predictor
+    from cnn_jax.predictor.folders import Row
 
 
 def main() -> int:
@@ -28,11 +32,19 @@ def main() -> int:
     args = _parser().parse_args()
     if args.top_k < 1:
         raise errors.UserError(f"--top_k must be at least 1, got {args.top_k}")
-    from cnn_jax.runtime import malloc
+    _check_network(args)
+    # Imported here, so that --help and mistakes in the flags answer at once.
+    from cnn_jax.predictor import folders
 
-    malloc.keep_freed_memory()
-    predictor = _predictor(args)
-    return int(sum(not _print(predictor, path, args.top_k) for path in args.image) > 0)
+    if args.out is not None:
+        folders.check_out(args.out)
+    files = folders.find(args.image)
+    rows = folders.classify(_predictor(args), files, args.top_k)
+    if args.out is None:
+        return int(sum(not _print(row) for row in rows) > 0)
+    found = _with_progress(rows, len(files))
+    folders.write(args.out, found)
+    return int(any(row.error for row in found))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,43 +55,53 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights", type=Path, help="a .safetensors, .pth or .pt file")
     parser.add_argument("--top_k", default=5, type=int, help="classes to print (default: 5)")
-    parser.add_argument("image", nargs="+", type=Path, help="an image file")
+    flags.add_batch_size(parser, 32, "images that are computed together (default: 32)")
+    flags.add_out(parser, "a new .csv or .json file for the predictions, in place of printing")
+    parser.add_argument("image", nargs="+", type=Path, help="an image file, or a folder of them")
     return parser
 
 
-def _predictor(args: argparse.Namespace) -> "Predictor":
+def _check_network(args: argparse.Namespace) -> None:
     published = args.model is not None or args.weights is not None
     if published == (args.workdir is not None):
         raise errors.UserError("give either --workdir, or --model, --weights or both")
     if published and args.checkpoint is not None:
         raise errors.UserError("--checkpoint is for --workdir, not for published weights")
-    # Imported here, so that --help and mistakes in the flags answer at once.
+
+
+def _predictor(args: argparse.Namespace) -> "Predictor":
     from cnn_jax import predictor
     from cnn_jax.runs import workdir
     from cnn_jax.runtime import compilation_cache
 
-    if published or workdir.load_plan(args.workdir).compilation_cache:
+    if args.workdir is None or workdir.load_plan(args.workdir).compilation_cache:
         compilation_cache.use_cache()
-    if args.workdir is not None:
-        return predictor.load(args.workdir, args.checkpoint or "best")
-    if args.weights is None:
-        return predictor.load_published(args.model)
-    return predictor.load_published(args.weights, args.model)
+    name = None if args.weights is None else args.model
+    source = args.workdir or args.weights or args.model
+    return predictor.load(source, args.checkpoint, name=name, batch_size=args.batch_size)
 
 
-def _print(predictor: "Predictor", path: Path, top_k: int) -> bool:
+def _print(row: "Row") -> bool:
     """Prints the classes of an image file. Returns False, after a message, if it is unreadable."""
-    from cnn_jax.data import images
-
-    try:
-        picture = images.read_file(path, predictor.channels)
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if row.error:
+        print(f"error: {row.error}", file=sys.stderr)
         return False
-    print(path)
-    for name, probability in predictor.top(picture, top_k):
+    print(row.file)
+    for name, probability in row.classes:
         print(f"  {probability:.4f}  {name}")
     return True
+
+
+def _with_progress(rows: Iterator["Row"], total: int) -> list["Row"]:
+    """Returns the rows; shows their number and the unreadable files while they are computed."""
+    found = []
+    with console.Progress(total, unit="image") as progress:
+        for row in rows:
+            if row.error:
+                progress.message(f"error: {row.error}")
+            found.append(row)
+            progress.advance(1)
+    return found
 
 
 if __name__ == "__main__":

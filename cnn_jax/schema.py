@@ -1,18 +1,26 @@
 """Typed config sections: frozen dataclasses whose fields have a default, a comment and a range.
 
-`plan.py` declares each field with `key` and gives its range by a check such as `at_least(0)`. The
-other functions convert between dataclasses, nested dictionaries and values by path, such as
+`sections.py` declares each field with `key` and gives its range by a check such as `at_least(0)`.
+The other functions convert between dataclasses, nested dictionaries and values by path, such as
 'optim.schedule.name'.
 """
 
+import copy
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from cnn_jax import errors
 
-_TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}
+_TYPE_NAMES = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    dict: "a dictionary of options",
+}
 
 Check = Callable[[Any], str]
 """Returns the allowed values in words if the value is not allowed, else an empty string."""
@@ -60,17 +68,57 @@ def increasing(values: tuple[float, ...]) -> str:
     return "" if finite and list(values) == sorted(set(values)) else "increasing and at least 0"
 
 
+class Entries(NamedTuple):
+    """The kind of the entries of a key that holds a tuple.
+
+    Attributes:
+      words: the kind in words, in the plural.
+      convert: returns an entry in its stored form; raises TypeError for another kind.
+    """
+
+    words: str
+    convert: Callable[[Any], Any]
+
+
+def _number(entry: Any) -> float:
+    if type(entry) not in (int, float):
+        raise TypeError(entry)
+    return float(entry)
+
+
+def _text(entry: Any) -> str:
+    if not isinstance(entry, str):
+        raise TypeError(entry)
+    return entry
+
+
+def _named(entry: Any) -> tuple[str, dict[str, Any]]:
+    name, options = (entry, {}) if isinstance(entry, str) else entry
+    if not (isinstance(name, str) and isinstance(options, Mapping)):
+        raise TypeError(entry)
+    return name, dict(options)
+
+
+NUMBERS = Entries("numbers", _number)
+TEXTS = Entries("texts", _text)
+NAMED = Entries("names, or pairs of a name and a dictionary of options", _named)
+
+
 class Key(NamedTuple):
     """One config key.
 
     Attributes:
       path: sections and name, such as 'optim.schedule.name'.
-      type: bool, int, float, str or tuple.
+      type: bool, int, float, str, tuple or dict.
       default: its default.
       comment: its explanation.
       check: returns the allowed values in words if a value is not allowed.
       material: False if the key may change when a run is continued.
       automatic: the value that a run replaces by one of its own choice; None if there is none.
+      entries: the kind of the entries of a tuple.
+      since: the version of cnn_jax that introduced the key; empty for the first one.
+      before: the value with which earlier versions ran.
+      renamed_from: the path under which earlier versions stored it; empty if they did not.
     """
 
     path: str
@@ -80,6 +128,10 @@ class Key(NamedTuple):
     check: Check
     material: bool
     automatic: Any
+    entries: Entries
+    since: str
+    before: Any
+    renamed_from: str
 
 
 def key(
@@ -89,6 +141,10 @@ def key(
     *,
     material: bool = True,
     automatic: Any = None,
+    entries: Entries = NUMBERS,
+    since: str = "",
+    before: Any = None,
+    renamed_from: str = "",
 ) -> Any:
     """Returns the dataclass field of a config key.
 
@@ -100,9 +156,23 @@ def key(
         keys may change when a run is continued.
       automatic: the value for which the run chooses one and stores it in config.json, such as
         'auto'; None if there is no such value. It has the type of the key.
+      entries: the kind of the entries, if the key holds a tuple.
+      since: the version of cnn_jax that introduced the key; empty for the first one.
+      before: the value with which earlier versions ran; None for the default.
+      renamed_from: the path under which earlier versions stored it; empty if they did not.
     """
-    metadata = {"comment": comment, "check": check, "material": material, "automatic": automatic}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {
+        "default": default,
+        "comment": comment,
+        "check": check,
+        "material": material,
+        "automatic": automatic,
+        "entries": entries,
+        "since": since,
+        "before": default if before is None else before,
+        "renamed_from": renamed_from,
+    }
+    return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
 
 
 def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
@@ -118,26 +188,28 @@ def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
         if dataclasses.is_dataclass(hints[field.name]):
             yield from keys_of(hints[field.name], f"{path}.")
         elif field.metadata:
-            yield Key(path, type(field.default), field.default, **field.metadata)
+            yield Key(path, type(field.metadata["default"]), **field.metadata)
 
 
 def convert(key: Key, value: Any) -> Any:
-    """Returns a value as the type of its key: an int as float, a list as tuple.
+    """Returns a value as the type of its key: an int as float, a list as tuple, a path as text.
 
     Raises:
       UserError: the value has another type or is out of range.
     """
     value = as_tuple(value)
+    if key.type is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if key.type is float and type(value) is int:
         value = float(value)
-    if key.type is tuple and isinstance(value, tuple):
-        numbers = all(type(entry) in (int, float) for entry in value)
-        value = tuple(map(float, value)) if numbers else value
-        right_type = numbers
-    else:
-        right_type = type(value) is key.type
+    right_type = type(value) is key.type
+    if right_type and key.type is tuple:
+        try:
+            value = tuple(map(key.entries.convert, value))
+        except (TypeError, ValueError):
+            right_type = False
     if not right_type:
-        wanted = _TYPE_NAMES.get(key.type, "a tuple of numbers")
+        wanted = _TYPE_NAMES.get(key.type, f"a tuple of {key.entries.words}")
         raise errors.UserError(f"{key.path} must be {wanted}, got {value!r}")
     if allowed := key.check(value):
         raise errors.UserError(f"{key.path} must be {allowed}, got {value!r}")

@@ -4,6 +4,9 @@
       [--num_classes=1000] [--csv=FILE]
   python -m cnn_jax.summary --list
 
+NAME is a registered network, or module:attribute for one of your own, such as nets:Small; the
+current directory and PYTHONPATH are searched. These need --image_size and --channels.
+
 The table lists the layers with parameters in the order of a forward pass in inference. Costs are
 for one image: H'W'C'CK^2/g multiply-adds for a convolution, inputs times outputs for a dense
 layer, 0 for normalisation. Layers without parameters, such as pooling and activations, are not
@@ -14,12 +17,12 @@ In Python: `summary.rows(model, input_shape, train=False)`; see `cnn_jax.models.
 
 import argparse
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnn_jax import errors
-from cnn_jax.runtime import console, flags
+from cnn_jax.runtime import console, flags, imports
 
 if TYPE_CHECKING:
     from cnn_jax.models.costs import rows
@@ -49,12 +52,17 @@ def main() -> int:
         for name in names:
             print(f"{name:<{width}}  {costs.shape_text(models.input_shape(name))}")
         return 0
-    shape = _image_shape(models.input_shape(args.name), args.image_size, args.channels)
+    is_own = imports.is_reference(args.name)
+    published = None if is_own else models.input_shape(args.name)
+    shape = _image_shape(args.name, published, args.image_size, args.channels)
     num_classes = args.num_classes
     if num_classes is None:
         num_classes = costs.default_num_classes(args.name)
-    overrides = _overrides(args.name, args.option, models.options(args.name))
+    overrides = _overrides(args.option)
+    models.check_options(args.name, overrides)
     model = models.create(args.name, num_classes=num_classes, **overrides)
+    if is_own:
+        models.check(model, shape)
     layers = costs.rows(model, shape, train=False)
     print(f"{args.name} for images of {costs.shape_text(shape)} and {num_classes} classes\n")
     print(costs.table(layers))
@@ -67,7 +75,10 @@ def _parse() -> argparse.Namespace:
     """Returns the parsed arguments; exits with status 2 if they are not valid."""
     parser = flags.make_parser("summary", __doc__)
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="name of the network; --list prints all names"
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="name of the network, or module:attribute; --list prints all names",
     )
     parser.add_argument(
         "option",
@@ -85,7 +96,9 @@ def _parse() -> argparse.Namespace:
         "--channels", type=int, help="channels of the images; default: as published"
     )
     parser.add_argument(
-        "--num_classes", type=int, help="default: 1000, or 10 for images of up to 32x32 pixels"
+        "--num_classes",
+        type=int,
+        help="default: 1000, or 10 for images of up to 32x32 pixels and for networks of your own",
     )
     parser.add_argument("--csv", type=Path, help="also write the table to this new file")
     args = parser.parse_intermixed_args()
@@ -95,10 +108,18 @@ def _parse() -> argparse.Namespace:
 
 
 def _image_shape(
-    published: tuple[int, int, int], image_size: int | None, channels: int | None
+    name: str,
+    published: tuple[int, int, int] | None,
+    image_size: int | None,
+    channels: int | None,
 ) -> tuple[int, int, int]:
     """Returns the published input shape with the size and channels of the command line."""
-    height, width, depth = published
+    if published is None and (image_size is None or channels is None):
+        raise errors.UserError(
+            f"model {name!r} has no published input shape; give --image_size and --channels, such "
+            "as --image_size=28 --channels=1"
+        )
+    height, width, depth = published or (0, 0, 0)
     if image_size is not None:
         height = width = image_size
     if channels is not None:
@@ -110,15 +131,13 @@ def _image_shape(
     return height, width, depth
 
 
-def _overrides(name: str, settings: Sequence[str], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keyword arguments that OPTION=VALUE settings give to network `name`."""
+def _overrides(settings: Sequence[str]) -> dict[str, Any]:
+    """Returns the keyword arguments that OPTION=VALUE settings give to a network."""
     values: dict[str, Any] = {}
     for setting in settings:
         option, equals, text = setting.partition("=")
         if not equals:
             raise errors.UserError(f"{setting!r} is not of the form OPTION=VALUE")
-        if option not in allowed:
-            raise errors.unknown(f"option of model {name!r}:", option, allowed)
         try:
             values[option] = ast.literal_eval(text)
         except (SyntaxError, ValueError):  # a plain word, such as tanh

@@ -2,7 +2,7 @@
 
   python -m cnn_jax.main --config=configs/NAME.py [--workdir=DIR] [--config.SECTION.KEY=VALUE ...]
 
-`cnn_jax/plan.py` lists every key with its type, default, range and comment.
+`cnn_jax/sections.py` has every key with its type, default, range and comment.
 `--config=configs/NAME.py:smoke` runs any config for a few steps on tiny generated images.
 """
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from cnn_jax import train
-from cnn_jax.runtime import compilation_cache, console, malloc
+from cnn_jax.runtime import compilation_cache, console
 from configs import quickstart
 
 # Processes that tests start must not use the user's compilation cache.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Neither must this one.
+jax.config.update("jax_enable_compilation_cache", False)
+# Tests must give memory back: many run in one process.
+os.environ["CNN_JAX_KEEP_MEMORY"] = "0"
 # Keras is a reference for some networks. It reads this variable when it is imported.
 os.environ["KERAS_BACKEND"] = "jax"
 
@@ -40,6 +43,8 @@ def shared_programs() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work directory of a short run: three epochs of the quickstart, on the real digits."""
     directory = tmp_path_factory.mktemp("trained")
+    from cnn_jax import train
+
     config = quickstart.get_config()
     config.train.epochs = 3.0
     config.eval.every_epochs = 1.0
@@ -53,7 +58,7 @@ def exit_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | No
     """Runs a command in this process and returns its exit status.
 
     The arguments are the function `main` of the command and its command-line arguments. The
-    allocator and the compilation cache of this process stay as they are.
+    compilation cache of this process stays as it is.
     """
 
     def run(main: Callable[[], int], *arguments: str) -> int | str | None:
@@ -62,6 +67,5 @@ def exit_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | No
             console.exit_with(main)
         return exit_info.value.code
 
-    monkeypatch.setattr(malloc, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(compilation_cache, "use_cache", lambda: None)
     return run

@@ -5,6 +5,8 @@ Rules for a page; each failure names the file and the line:
 - A `python` block is executed on its own. The first line `# continues the block above` gives it the
   names of the block above. A block with the first line `# needs a download` is not executed: only
   its imports of cnn_jax and the arguments of its calls to cnn_jax are checked.
+- A `python` block with the first line `# FILE.py` is this file. The blocks below it find the file
+  in the current directory, and commands may name it as their config.
 - A `console`, `bash`, `sh` or unlabelled block contains commands, which are not run. Their modules,
   flags, config files and config keys must exist. Words in capitals, such as DIR, are placeholders.
   Where lines start with the prompt `$`, the other lines are output.
@@ -34,7 +36,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from cnn_jax import errors, models, plan
-from cnn_jax.runtime import malloc
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,6 +58,7 @@ _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 _HELP_FLAG = re.compile(r"^\s+(?:-\w(?: \w+)?, )?--(?:\[no\])?(\w[\w-]*)", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"#+ (.*)")
+_FILE_NAME = re.compile(r"# (\w+\.py)")
 
 
 class Block(NamedTuple):
@@ -83,6 +85,12 @@ class Block(NamedTuple):
         """Returns True if `marker` is among the comment lines at the start of the block."""
         comments = itertools.takewhile(lambda line: line.startswith("#"), self.lines)
         return marker in comments
+
+    @property
+    def file(self) -> str:
+        """The name of the file that the block is; empty for other blocks."""
+        name = _FILE_NAME.fullmatch(self.lines[0])
+        return name[1] if name else ""
 
 
 class Command(NamedTuple):
@@ -123,6 +131,7 @@ def split_page(page: Path) -> tuple[list[Block], list[tuple[int, str]]]:
 
 BLOCKS = [block for page in PAGES for block in split_page(page)[0]]
 PYTHON_BLOCKS = [block for block in BLOCKS if block.language == "python"]
+FILES = {block.file for block in PYTHON_BLOCKS if block.file}
 COMMAND_BLOCKS = [block for block in BLOCKS if block.language in COMMAND_LANGUAGES]
 
 
@@ -136,6 +145,20 @@ def source_of(block: Block, blocks: Sequence[Block]) -> str:
         lines += [""] * (part.line - len(lines))
         lines += part.lines
     return "\n".join(lines)
+
+
+def last_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Returns the blocks that are not executed as a part of another one, which continues them."""
+    continued = [
+        above
+        for above, block in itertools.pairwise(blocks)
+        if block.has_marker(CONTINUES) and not block.has_marker(DOWNLOADS)
+    ]
+    return [block for block in blocks if block not in continued]
+
+
+def _files_above(block: Block, blocks: Sequence[Block]) -> list[Block]:
+    return [one for one in blocks if one.file and one.page == block.page and one.line < block.line]
 
 
 def _chain(block: Block, blocks: Sequence[Block]) -> list[Block]:
@@ -191,6 +214,9 @@ def _check_call(call: ast.Call, imported: Mapping[str, Any], page: Path) -> None
         inspect.signature(function).bind(*call.args, **keywords)
     except TypeError as error:
         raise AssertionError(f"{location(page, call.lineno)}: {name}: {error}") from error
+
+
+LAST_BLOCKS = last_blocks(PYTHON_BLOCKS)
 
 
 # Commands
@@ -280,7 +306,7 @@ def _check_command(command: Command) -> None:
 
 
 def _check_file(label: str, name: str) -> None:
-    assert _is_placeholder(Path(name).stem) or (ROOT / name).exists(), (
+    assert _is_placeholder(Path(name).stem) or name in FILES or (ROOT / name).exists(), (
         f"{label}: there is no {name}"
     )
 
@@ -296,6 +322,8 @@ def _check_module(label: str, module: str, arguments: Sequence[str]) -> None:
     if module.partition(".")[0] not in OWN_PACKAGES:
         return
     words = [word.strip("[]") for word in arguments]
+    if not words:  # Scripts without flags print no help.
+        return
     known = _flags(module, _subcommand(module, words))
     for word in words:
         flag, _, value = word.partition("=")
@@ -362,9 +390,9 @@ def _is_option(key: str, network: str) -> bool:
 
 
 def _config(label: str, value: str) -> ConfigDict:
-    """Returns the config for the value of `--config`; base.py for a placeholder."""
+    """Returns the config for the value of `--config`; base.py for a placeholder or a block."""
     path, _, variant = value.partition(":")
-    if _is_placeholder(Path(path).stem):
+    if _is_placeholder(Path(path).stem) or path in FILES:
         path, variant = "configs/base.py", ""
     _check_file(label, path)
     module = importlib.import_module(Path(path).with_suffix("").as_posix().replace("/", "."))
@@ -416,9 +444,14 @@ def config_key_table() -> str:
 
 
 @pytest.fixture
-def free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the allocator of the test process as it is for the tests that follow."""
-    monkeypatch.setattr(malloc, "keep_freed_memory", lambda: None)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current directory of a test. Modules in it can be imported, as those beside a script."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "").is_relative_to(tmp_path):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.label)
@@ -427,10 +460,10 @@ def test_a_block_has_a_known_language(block: Block) -> None:
     assert block.language in known, f"{block.label}: {block.language!r} is not among {known}"
 
 
-@pytest.mark.usefixtures("free_memory")
-@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: block.label)
-def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("block", LAST_BLOCKS, ids=lambda block: block.label)
+def test_a_python_block_runs(block: Block, directory: Path) -> None:
+    for file in _files_above(block, PYTHON_BLOCKS):
+        (directory / file.file).write_text("\n".join(file.lines))
     source = source_of(block, PYTHON_BLOCKS)
     if any(part.has_marker(DOWNLOADS) for part in _chain(block, PYTHON_BLOCKS)):
         check_names(source, block.page)
@@ -533,6 +566,7 @@ def test_a_block_continues_the_block_above() -> None:
     second = Block(ROOT / "page.md", 7, "python", (CONTINUES, "assert number == 2"))
     with pytest.raises(AssertionError, match=re.escape("page.md:9: AssertionError")):
         execute(source_of(second, [first, second]), second.page)
+    assert last_blocks([first, second]) == [second]
 
 
 def test_a_broken_link_fails_with_file_and_line(tmp_path: Path) -> None:

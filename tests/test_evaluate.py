@@ -1,6 +1,8 @@
 """Tests of the evaluation of a run: results, files, and the command."""
 
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cnn_jax import errors, evaluate
+from cnn_jax import errors, evaluate, predictor
+from cnn_jax.data.sources import digits
 from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 
@@ -213,7 +216,7 @@ def test_the_table_has_the_names_of_the_classes(
 ) -> None:
     names, confusion = ("T-shirt/top", "Bag", "Ankle boot"), np.array([[9, 1, 0], [0] * 3, [2] * 3])
     evaluation = of_run.Evaluation({"loss": 0.25}, confusion, names, 7, Path("a.json"))
-    monkeypatch.setattr(of_run, "run", lambda *_: evaluation)
+    monkeypatch.setattr(of_run, "run", lambda *_, **__: evaluation)
     assert exit_status(evaluate.main, f"--workdir={trained}") == 0
     assert table(capsys.readouterr().out) == {
         "checkpoint": "step 7, the best by validation",
@@ -239,6 +242,146 @@ def test_the_command_shows_its_progress_in_a_terminal(
     )
 
 
+def test_slices_of_a_split_are_evaluated_apart(trained: Path) -> None:
+    whole, first, rest = (
+        of_run.run(trained, split, "last") for split in ("test", "test[:50%]", "test[50%:]")
+    )
+    assert first.confusion.sum() == rest.confusion.sum() == 180
+    np.testing.assert_array_equal(first.confusion + rest.confusion, whole.confusion)
+    paths = [one.path for one in (whole, first, rest)]
+    assert len(set(paths)) == 3
+    assert re.fullmatch(r"evaluation-test-to-50pct-[0-9a-f]{8}-last.json", first.path.name)
+    assert re.fullmatch(r"evaluation-test-50pct-[0-9a-f]{8}-last.json", rest.path.name)
+    assert json.loads(first.path.read_text())["split"] == "test[:50%]"
+    before = listing(trained)
+    assert of_run.run(trained, "test[:50%]", "last").path == first.path
+    assert listing(trained) == before
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another data set with the classes of the digits: every third test image, larger."""
+    path = tmp_path_factory.mktemp("set") / "photos.npz"
+    examples = digits.source().splits["test"]
+    indices = range(0, 360, 3)
+    images = np.stack([np.kron(examples[i]["image"], np.ones((3, 3, 1))) for i in indices])
+    np.savez(path, test_images=images.astype(np.uint8), test_labels=examples.labels()[::3])
+    return path
+
+
+def test_the_command_evaluates_on_another_data_set(
+    trained: Path, photos: Path, exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in trained.glob("*.json")}
+    overrides = ["--config.data.source=npz", f"--config.data.directory={photos}"]
+    assert exit_status(evaluate.main, f"--workdir={trained}", *overrides) == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["data"] == "npz photos.npz"
+    assert rows["split"] == "test, 120 examples"
+    path = Path(rows["written"].partition(",")[0])
+    assert path.parent == trained
+    assert re.fullmatch(r"evaluation-test-npz-photos-npz-[0-9a-f]{8}-best.json", path.name), (
+        path.name
+    )
+    content = json.loads(path.read_text())
+    assert content["overridden"] == {"data.source": "npz", "data.directory": str(photos)}
+    with np.load(photos) as arrays:
+        images, labels = arrays["test_images"], arrays["test_labels"]
+    predicted = predictor.load(trained)(images).logits.argmax(-1)
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (labels, predicted), 1)
+    np.testing.assert_array_equal(content["confusion"], expected)
+    assert all(path.read_bytes() == text for path, text in before.items())
+
+
+def test_the_evaluation_crop_can_be_another(trained: Path, exit_status: ExitStatus) -> None:
+    settings = workdir.load_plan(trained)
+    section = dataclasses.replace(settings.data, eval_crop="centre", shorter_side=40)
+    changed = of_run.run(trained, "test", settings=dataclasses.replace(settings, data=section))
+    assert changed.data == ""
+    assert changed.confusion.sum() == 360
+    assert changed.values != of_run.run(trained, "test").values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.data.flip=true"], "data.flip is the run's and cannot be changed for an evalu"),
+        (["--config.model.activation=relu"], "model.activation is the run's and cannot be changed"),
+        (["--config.data.sorce=npz"], "unknown config key 'data.sorce'; nearest: data.source"),
+        (["--splt=test"], "unknown flag '--splt'; nearest: --split"),
+        (["--config.data.eval_crop=big"], "data.eval_crop must be fit or centre, got 'big'"),
+        (["--config.data.shorter_side=8"], "data.shorter_side must be at least 32 pixels"),
+        (["--config.data.source=npz"], "data.directory is missing"),
+        (["--config.data.classes=0,1"], "the data set has other classes than the network (2 and"),
+        (
+            ["--config.data.classes=0,1,2,3,4,5,6,7,8,9", "--split=validation"],
+            "unknown split 'validation'",
+        ),
+        (["--out=result.txt"], "--out must end in .json, got result.txt"),
+        (["--out=nowhere/a.json"], "the folder of --out nowhere/a.json does not exist"),
+        (["--out=RUN/config.json"], "config.json exists and is not overwritten; choose another"),
+        (["--out=RUN/curves.json"], "curves.png exists and is not overwritten; choose another"),
+    ],
+)
+def test_what_an_evaluation_may_not_do_is_named(
+    trained: Path,
+    exit_status: ExitStatus,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    before = listing(trained)
+    given = [argument.replace("RUN", str(trained)) for argument in arguments]
+    assert exit_status(evaluate.main, f"--workdir={trained}", *given) == 1
+    assert message in capsys.readouterr().err
+    assert listing(trained) == before
+
+
+def test_out_names_another_file(trained: Path, tmp_path: Path, exit_status: ExitStatus) -> None:
+    before = listing(trained)
+    out = tmp_path / "mine.json"
+    assert exit_status(evaluate.main, f"--workdir={trained}", f"--out={out}") == 0
+    assert json.loads(out.read_text())["examples"] == 360
+    assert out.with_suffix(".png").exists()
+    assert listing(trained) == before
+
+
+def edited(trained: Path, directory: Path, section: str, key: str, value: object) -> Path:
+    """Returns a copy of a run with another value in its config."""
+    copy = shutil.copytree(trained, directory / "run")
+    content = json.loads((copy / workdir.CONFIG).read_text())
+    content[section][key] = value
+    (copy / workdir.CONFIG).write_text(json.dumps(content))
+    return copy
+
+
+def test_a_data_set_that_was_given_as_an_object_is_given_again(
+    trained: Path, tmp_path: Path, photos: Path, exit_status: ExitStatus
+) -> None:
+    copy = edited(trained, tmp_path, "data", "source", "given")
+    with pytest.raises(errors.UserError, match=r"of_run\.run\(.*source=\.\.\.\), or name another"):
+        of_run.run(copy, "test")
+    found = of_run.run(copy, "test", source=digits.source())
+    np.testing.assert_array_equal(found.confusion, of_run.run(trained, "test").confusion)
+    overrides = ["--config.data.source=npz", f"--config.data.directory={photos}"]
+    assert exit_status(evaluate.main, f"--workdir={copy}", *overrides) == 0
+
+
+def test_metrics_of_the_config_are_evaluated_too(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "share_of_zeros.py").write_text(
+        "def zeros(outputs, batch):\n    return {'share': batch['label'] == 0}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    copy = edited(trained, tmp_path, "eval", "metrics", ["share_of_zeros:zeros"])
+    values = of_run.run(copy, "test").values
+    assert list(values) == ["loss", "top1", "top5", "zeros/share"]
+    labels = digits.source().splits["test"].labels()
+    assert values["zeros/share"] == pytest.approx((labels == 0).mean())
+
+
 def test_the_command_fails_with_one_message(
     tmp_path: Path, exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,7 +397,7 @@ def test_the_command_explains_itself(
 ) -> None:
     assert exit_status(evaluate.main, "--help") == 0
     output = capsys.readouterr().out
-    for flag in ("--workdir", "--checkpoint", "--split", "--batch_size"):
+    for flag in ("--workdir", "--checkpoint", "--split", "--batch_size", "--out"):
         assert flag in output
 
 

@@ -1,5 +1,10 @@
 """Tests of losses and metrics against NumPy."""
 
+import sys
+import types
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +75,21 @@ def test_classification_and_confusion_equal_numpy_with_ties_and_padding() -> Non
     assert np.trace(confusion) == values["top1"]
 
 
+def test_soft_labels_count_by_their_largest_probability() -> None:
+    logits = RNG.normal(size=(50, 7)).astype(np.float32)
+    labels, weight = RNG.dirichlet(np.ones(7), 50), RNG.integers(0, 2, 50).astype(np.float32)
+    soft, given = jnp.asarray(labels, jnp.float32), (jnp.asarray(logits), jnp.asarray(weight))
+    sums = metrics.classification(given[0], soft, given[1])
+    hard = metrics.classification(given[0], soft.argmax(-1), given[1])
+    assert (sums["top1"], sums["top5"]) == (hard["top1"], hard["top5"])
+    expected = (plain_cross_entropy(logits, labels) * weight).sum()
+    np.testing.assert_allclose(sums["loss"][0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(
+        metrics.confusion(given[0], soft, given[1]),
+        metrics.confusion(given[0], soft.argmax(-1), given[1]),
+    )
+
+
 @pytest.mark.parametrize(
     ("classes", "names"),
     [(2, {"loss", "top1"}), (5, {"loss", "top1"}), (6, {"loss", "top1", "top5"})],
@@ -132,6 +152,76 @@ def test_make_selects_the_loss_of_distances() -> None:
     logits, labels = -jnp.asarray(RNG.uniform(0, 20, (8, 7)), jnp.float32), jnp.arange(8) % 7
     values = losses.make(plan.Loss(name="distance"))({"logits": logits}, {"label": labels})
     np.testing.assert_array_equal(values, losses.distance(logits, labels))
+
+
+def test_distances_need_class_indices() -> None:
+    with pytest.raises(errors.UserError, match=r"needs class indices \[B\], got labels \[2, 3\]"):
+        losses.distance(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module of a user."""
+    result = types.ModuleType("users_losses")
+    monkeypatch.setitem(sys.modules, result.__name__, result)
+    vars(result).update(
+        hinge=lambda outputs, batch, margin=1.0: jax.nn.relu(
+            margin - jnp.take_along_axis(outputs["logits"], batch["label"][:, None], -1)[:, 0]
+        ),
+        mean=lambda outputs, batch: outputs["logits"].mean(),
+        matrix=lambda outputs, batch: outputs["logits"],
+        integers=lambda outputs, batch: batch["label"],
+        nothing=lambda outputs, batch: None,
+        number=3,
+    )
+    return result
+
+
+def own(name: str, **options: Any) -> plan.Loss:
+    return plan.read({"loss": {"name": f"users_losses:{name}", **options}}).loss
+
+
+def test_a_loss_of_a_user_takes_its_options(module: types.ModuleType) -> None:
+    batch = {"label": jnp.asarray([0, 2]), "weight": jnp.ones(2)}
+    outputs = {"logits": jnp.asarray([[0.5, 0.0, 0.0], [0.0, 0.0, -1.0]])}
+    loss = losses.make(own("hinge", options={"margin": 2.0}))
+    np.testing.assert_array_equal(jax.jit(loss)(outputs, batch), [1.5, 3.0])
+    np.testing.assert_array_equal(losses.make(own("hinge"))(outputs, batch), [0.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [
+        ("mean", r"float32 \[\]"),
+        ("matrix", r"float32 \[2, 3\]"),
+        ("integers", r"int32 \[2\]"),
+        ("nothing", "NoneType"),
+    ],
+)
+def test_another_result_of_a_users_loss_is_refused(
+    module: types.ModuleType, name: str, got: str
+) -> None:
+    loss = losses.make(own(name))
+    message = rf"{name}' must return one float per example, \[2\], got {got}; "
+    with pytest.raises(errors.UserError, match=message):
+        jax.eval_shape(loss, {"logits": jnp.zeros((2, 3))}, {"label": jnp.zeros(2, jnp.int32)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (own("other"), "has no attribute 'other'"),
+        (own("number"), r"must be a function of \(outputs, batch\); got an object of type int"),
+        (own("hinge", options={"size": 1}), r"function of \(outputs, batch, size=\); .*'size'"),
+        (own("hinge", label_smoothing=0.1), "label_smoothing must be 0 for .*:hinge', got 0.1"),
+        (plan.Loss(options={"margin": 1}), "loss.options {'margin': 1} are for a loss 'module:"),
+    ],
+)
+def test_invalid_options_of_a_users_loss_raise(
+    module: types.ModuleType, options: plan.Loss, message: str
+) -> None:
+    with pytest.raises(errors.UserError, match=message):
+        losses.make(options)
 
 
 @pytest.mark.parametrize(

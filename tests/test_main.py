@@ -15,8 +15,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from cnn_jax import main, objectives, optim, plan, train
+from cnn_jax.contracts import Description
 from cnn_jax.runs import workdir
-from cnn_jax.runtime import compilation_cache, console, malloc
+from cnn_jax.runtime import compilation_cache, console
 from tests.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,6 @@ def config(name: str) -> str:
 @pytest.fixture
 def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets tests call `main.main` without its effects on the rest of this process."""
-    monkeypatch.setattr(malloc, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(compilation_cache, "use_cache", lambda: None)
 
 
@@ -118,6 +118,37 @@ def test_bad_input_is_one_message_and_changes_nothing(
         assert word in message
     assert message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config_shows_every_key_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from cnn_jax import plan; config = plan.config(plan.Plan())\nconfig.model.widths = (8,)\n"
+    )
+    arguments = ("--config=mine.py", "--config.seed=3", "--print_config")
+    assert main.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(plan.keys()) + 1
+    for line, (path, key) in zip(lines, plan.keys().items(), strict=False):
+        changed, default = line.startswith("* "), repr(key.default)
+        value = "3" if path == "seed" else default
+        assert changed == (path == "seed")
+        assert line[2:].startswith(f"{path} = {value} ")
+        assert line.endswith(f"  # default {default}; {key.comment}")
+    assert lines[-1].startswith("* model.widths = (8,) ")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_config_without_variants_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Fail
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("config = {}")
+    assert "mine.py has no function get_config, so it has no variant 'smoke'" in fail(
+        "--config=mine.py:smoke"
+    )
 
 
 def test_all_mistakes_in_keys_are_listed_at_once(fail: Fail) -> None:
@@ -249,8 +280,8 @@ def test_error_within_a_config_file_is_one_line_with_its_place(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("x = 1", "has no function get_config"),
-        ("def get_config(): pass", ": get_config() must return a ConfigDict, got None"),
+        ("x = 1", "has neither a function get_config nor a variable config"),
+        ("def get_config(): pass", ": the result of get_config() must be a ConfigDict, got None"),
         ("def get_config(): return {'optim': {'lr': 1}}", "unknown config key 'optim.lr'"),
     ],
 )
@@ -388,7 +419,8 @@ def test_help_names_flags_keys_examples_and_configs(
         main.main(["--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    for word in ("usage: python -m cnn_jax.main", "--workdir", "--config.KEY=VALUE", plan.__file__):
+    flags = ("--workdir", "--config.KEY=VALUE", "--print_config")
+    for word in ("usage: python -m cnn_jax.main", *flags):
         assert word in text
     assert "\n  python -m cnn_jax.main --config=configs/quickstart.py\n" in text
     for name in CONFIGS:
@@ -478,8 +510,10 @@ def test_every_config_makes_a_network_and_an_optimizer_for_its_images(name: str)
     values = smoke(name)
     settings = plan.read(values)
     train.check(settings)
-    objective = objectives.make(settings, num_classes=10)
-    optimizer = optim.make(**values.optim, total_steps=100, steps_per_epoch=10)
+    shape = settings.data.input_shape
+    classes = tuple(map(str, range(10)))
+    objective = objectives.make(settings, Description(classes, None, shape, (), ()))
+    _, optimizer = optim.of_plan(settings.optim, total_steps=100, steps_per_epoch=10)
 
     def start() -> Any:
         batch = objectives.init_batch(settings.data.input_shape)

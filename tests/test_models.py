@@ -250,7 +250,10 @@ def test_features_returns_stages_by_name(name: str) -> None:
         found.update({stage: x.shape for stage, x in models.features(model, *args).items()})
 
     jax.eval_shape(features, shapes(name), images)
-    assert len(found) >= (0 if name in ("logistic_regression", "mlp") else 2)
+    if name in ("logistic_regression", "mlp"):
+        assert all(len(shape) == 2 for shape in found.values())
+        return
+    assert len(found) >= 2
     assert all(len(shape) == 4 for shape in found.values())
     sizes = [math.prod(shape[1:3]) for shape in found.values()]
     assert sizes == sorted(sizes, reverse=True), "images shrink from stage to stage"
@@ -293,13 +296,15 @@ def test_training_equals_evaluation_without_dropout_and_normalisation(name: str)
 
 
 def test_options_are_the_fields_that_create_overrides() -> None:
-    assert models.options("lenet") == {"activation": "relu", "dropout_rate": 0.0}
+    expected = {"activation": "relu", "dropout_rate": 0.0, "remat": False}
+    assert models.options("lenet") == expected
     assert models.options("mlp") == {
         "widths": (256,),
         "activation": "relu",
         "dropout_rate": 0.0,
+        "remat": False,
     }
-    assert models.options("logistic_regression") == {}
+    assert models.options("logistic_regression") == {"remat": False}
 
 
 def test_override_changes_the_network() -> None:
@@ -328,7 +333,15 @@ def test_override_changes_the_network() -> None:
         ("mlp", {"widths": 256}, "model.widths must be of type tuple, got 256"),
         ("mlp", {"widths": (256, "a")}, "model.widths"),
         ("mlp", {"widths": (0,)}, "model.widths"),
-        ("lenet", {"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ("mlp", {"widths": [256, True]}, "model.widths must contain positive integers only"),
+        ("resnet18", {"stage_sizes": [2, -2]}, "model.stage_sizes must contain positive integers"),
+        ("resnet18", {"groups": 0}, "model.groups must be at least 1, got 0"),
+        ("lenet", {"remat": 1}, "model.remat must be of type bool, got 1"),
+        ("alexnet", {"convolutions": [[96, 11]]}, "must have 4 entries: features, size, stride"),
+        ("alexnet", {"convolutions": [96]}, "must contain entries of type Convolution only"),
+        ("lenet", {"num_classes": -1}, "an integer of at least 1, or 0 for pooled .*, got -1"),
+        ("lenet", {"num_classes": 10.0}, "num_classes must be an integer of at least 1.*got 10.0"),
+        ("lenet", {"num_classes": True}, "num_classes must be an integer of at least 1.*got True"),
         ("lenet", {"dtype": "flaot32"}, "flaot32.*float32"),
         ("lenet", {"dtype": "int32"}, "int32"),
     ],
@@ -338,6 +351,25 @@ def test_create_raises_error_for_bad_input(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         models.create(name, **{"num_classes": 10, **overrides})
+
+
+def test_lists_are_accepted_for_tuples() -> None:
+    model: Any = models.create("resnet18", num_classes=10, stage_sizes=[1, 1], widths=[4, 8])
+    assert (model.stage_sizes, model.widths) == ((1, 1), (4, 8))
+    given: Any = models.create("alexnet", num_classes=10)
+    stored: dict[str, Any] = {"convolutions": [[*one] for one in given.convolutions]}
+    stored["response_norm"] = [*given.response_norm]
+    assert models.create("alexnet", num_classes=10, **stored) == given
+
+
+def test_network_without_classes_returns_pooled_features() -> None:
+    model = models.create("lenet", num_classes=0, remat=True)
+    assert "output" not in init_shapes(model, "lenet")["params"]
+    images = jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
+    features = jax.eval_shape(
+        lambda images: model.init_with_output(jax.random.key(0), images, train=False)[0], images
+    )
+    assert features.shape == (2, 84)
 
 
 def test_rate_may_be_an_integer() -> None:

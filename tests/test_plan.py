@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from cnn_jax import errors, plan, schema
+from cnn_jax import config_files, errors, plan, schema
 from configs import base
 
 KEYS = plan.keys()
@@ -104,7 +104,7 @@ def message_of(given: Any) -> str:
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=list(KEYS))
 def test_every_key_has_a_comment_and_an_allowed_default_of_one_type(key: schema.Key) -> None:
-    assert key.type in (bool, int, float, str, tuple)
+    assert key.type in (bool, int, float, str, tuple, dict)
     assert type(key.default) is key.type
     assert key.check(key.default) == ""
     assert key.comment.strip() == key.comment != ""
@@ -118,7 +118,9 @@ def test_the_keys_are_those_of_the_plan() -> None:
             path
             for name, value in tree.items()
             for path in (
-                paths(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+                paths(value, f"{prefix}{name}.")
+                if isinstance(value, dict) and prefix + name not in KEYS
+                else [prefix + name]
             )
         ]
 
@@ -126,11 +128,13 @@ def test_the_keys_are_those_of_the_plan() -> None:
     assert list(KEYS) == [key.path for key in KEYS.values()]
 
 
-def test_added_keys_exist() -> None:
-    assert set(plan.ADDED) <= set(KEYS)
-    for path, added in plan.ADDED.items():
-        assert type(added.before) is KEYS[path].type
-        assert added.renamed_from not in KEYS
+def test_added_keys_say_what_earlier_versions_did() -> None:
+    for key in KEYS.values():
+        assert type(key.before) is key.type
+        assert key.renamed_from not in KEYS
+        assert key.since or not key.renamed_from
+    assert KEYS["data.storage"].before == "resident"
+    assert KEYS["data.classes"].before == KEYS["data.classes"].default
 
 
 def test_the_defaults_of_configs_are_those_of_the_plan() -> None:
@@ -192,7 +196,7 @@ def test_one_message_lists_all_problems() -> None:
             "optim": {"lerning_rate": 0.1, "momentum": 1.0, "schedule": {"name": 3}},
             "seed": -1,
             "trian": {"epochs": 1.0},
-            "data": {"channels": 2, "flip": True},
+            "data": {"channels": -1, "flip": True},
         }
     )
     lines = message.splitlines()
@@ -203,7 +207,7 @@ def test_one_message_lists_all_problems() -> None:
         "optim.schedule.name must be a text, got 3",
         "seed must be at least 0 and below 4294967296, got -1",
         "unknown config key 'trian.epochs'; nearest: train.epochs, ",
-        "data.channels must be 1 or 3, got 2",
+        "data.channels must be at least 0 and below 17, got -1",
     ):
         assert any(line.startswith(expected) for line in lines), expected
 
@@ -228,11 +232,10 @@ def test_an_unknown_key_is_refused_with_three_nearest_paths(path: str, nearest: 
     assert set(names) <= set(KEYS)
 
 
-@pytest.mark.parametrize("path", [added.renamed_from for added in plan.ADDED.values()])
-def test_the_old_name_of_a_key_is_refused_with_the_new_one(path: str) -> None:
-    if path:
-        (new,) = (new for new, added in plan.ADDED.items() if added.renamed_from == path)
-        assert message_of(with_value(path, KEYS[new].default)) == f"{path} is now {new}"
+@pytest.mark.parametrize("key", [key for key in KEYS.values() if key.renamed_from])
+def test_the_old_name_of_a_key_is_refused_with_the_new_one(key: schema.Key) -> None:
+    old = key.renamed_from
+    assert message_of(with_value(old, key.default)) == f"{old} is now {key.path}"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ def test_a_value_of_another_type_is_refused(path: str, value: Any, wanted: str) 
         ("loss.label_smoothing", 1.0, "in [0, 1)"),
         ("loss.auxiliary_weight", -0.1, "at least 0"),
         ("optim.b1", 1.0, "in [0, 1)"),
-        ("optim.weight_decay_kind", "l2", "coupled or decoupled"),
+        ("optim.weight_decay_kind", "l2", "auto, coupled or decoupled"),
         ("optim.schedule.decay_factor", 0.0, "in (0, 1]"),
         ("optim.schedule.decay_epochs", 0.0, "greater than 0"),
         ("optim.schedule.boundary_epochs", (2.0, 1.0), "increasing and at least 0"),
@@ -285,7 +288,7 @@ def test_a_value_of_another_type_is_refused(path: str, value: Any, wanted: str) 
         ("data.train_split", "train[90", "such as 'train[:90%]', or empty"),
         ("data.validation_split", "train[90", "such as 'train[:90%]', or empty"),
         ("data.resize", "nearest", "pad, bilinear or bicubic"),
-        ("data.channels", 4, "1 or 3"),
+        ("data.channels", 17, "at least 0 and below 17"),
         ("data.image_width", -1, "at least 0"),
     ],
 )
@@ -322,6 +325,35 @@ def test_lists_become_tuples() -> None:
     assert given.optim.schedule.boundary_epochs == ()
 
 
+def test_options_of_leaves_are_read_from_sections_and_from_paths() -> None:
+    config = plan.config(plan.Plan())
+    config.optim.options.rho = 0.9
+    config.loss.options = {"gamma": 2.0}
+    given = config_files.override(
+        plan.read(config), {"optim.options.rho": "0.5", "loss.name": "m:f"}
+    )
+    assert given.optim.options == {"rho": 0.5}
+    assert given.loss.options == {"gamma": 2.0}
+    assert plan.read(plan.config(given)) == given
+    assert plan.stored(json.dumps(plan.to_dict(given))) == given
+    assert "must be a dictionary of options, got 3" in message_of({"optim": {"options": 3}})
+
+
+def test_named_entries_are_names_or_pairs_with_options() -> None:
+    given = plan.read({"data": {"augment": ["m:f", ("m:g", {"share": [1, 2]})]}})
+    assert given.data.augment == (("m:f", {}), ("m:g", {"share": (1, 2)}))
+    assert plan.read(plan.config(given)) == given
+    assert plan.stored(json.dumps(plan.to_dict(given))) == given
+    wrongs: tuple[Any, ...] = ("m:f", (3,), (("m:f", 3),), (("m:f", {}, {}),))
+    for wrong in wrongs:
+        message = message_of({"data": {"augment": wrong}})
+        assert message.startswith("data.augment must be a tuple of names, or pairs of a name and ")
+    assert plan.read({"eval": {"metrics": ["m:f"]}}).eval.metrics == ("m:f",)
+    one = config_files.override(given, {"eval.metrics": "m:f", "data.augment": "m:g"})
+    assert (one.eval.metrics, one.data.augment) == (("m:f",), (("m:g", {}),))
+    assert "eval.metrics must be a tuple of texts" in message_of({"eval": {"metrics": (1,)}})
+
+
 def test_differences_name_the_values_that_differ_by_path() -> None:
     old = plan.read(CHANGES)
     assert plan.differences(old, old) == {}
@@ -351,6 +383,7 @@ def test_immaterial_keys_change_no_parameter() -> None:
         "data.workers",
         "eval.batch_size",
         "eval.every_epochs",
+        "eval.metrics",
         "log.every_steps",
         "log.progress_seconds",
     }

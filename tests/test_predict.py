@@ -1,5 +1,7 @@
 """Tests of predictors of runs and of published weights, and of the command."""
 
+import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import data, errors, predict, train
+from cnn_jax import data, predict, train
 from cnn_jax import predictor as predictors
 from cnn_jax.data import images
 from cnn_jax.data.sources import digits
@@ -46,7 +48,7 @@ def test_a_file_is_preprocessed_like_an_image_of_the_data_set(
     trained: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     files = [png(tmp_path / f"{i}.png", image) for i, image in enumerate(DIGITS)]
-    found = predictor.probabilities([images.read_file(file, 1) for file in files])
+    found = predictor(files).probabilities
     plan = workdir.load_plan(trained)
     feed = data.bind(data.open_source(plan.data), plan, sharding.make_layout())
     batch = next(data.eval_batches(feed, "test", len(DIGITS)))
@@ -78,29 +80,27 @@ def mixed_sizes() -> ArraySource:
 )
 def test_evaluation_and_prediction_of_the_stored_images_agree(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     make_source: Callable[[], ArraySource],
     given: dict[str, Any],
     model: str,
 ) -> None:
     source = make_source()
-    monkeypatch.setattr(data, "open_source", lambda _: source)
     config = {
         "data": given,
         "model": {"name": model},
         "optim": {"learning_rate": 0.05},
         "train": {"batch_size": 32, "epochs": 2.0, "steps_per_call": 8},
     }
-    outcome = train.run(config, tmp_path, progress=False)
-    evaluation = of_run.run(tmp_path, "test", "last")
+    outcome = train.run(config, tmp_path, source=source, progress=False)
+    evaluation = of_run.run(tmp_path, "test", "last", source=source)
     assert evaluation.values["top1"] == outcome.test["top1"]
     assert evaluation.values["top1"] > 0.5
     found = predictors.load(tmp_path, "last")
     examples = source.splits["test"]
     pictures = [examples[index]["image"] for index in range(len(examples))]
     shape = (given["image_size"], given["image_width"], given.get("channels", 1))
-    assert found.prepare(pictures[1]).shape == shape
-    probabilities, labels = found.probabilities(pictures), examples.labels()
+    assert found.preprocess(pictures[1]).shape == shape
+    probabilities, labels = found(pictures).probabilities, examples.labels()
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
     np.testing.assert_array_equal(confusion, evaluation.confusion)
@@ -119,13 +119,13 @@ def test_a_checkpoint_is_chosen_by_name_or_step(trained: Path, which: str) -> No
 
 
 def test_images_have_the_same_probabilities_alone_and_together(predictor: Predictor) -> None:
-    each = [predictor.probabilities([image])[0] for image in DIGITS]
-    np.testing.assert_allclose(predictor.probabilities(list(DIGITS)), each, rtol=0, atol=1e-6)
+    each = [predictor(image).probabilities for image in DIGITS]
+    np.testing.assert_allclose(predictor(DIGITS).probabilities, each, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 10, 20])
 def test_the_most_probable_classes_come_first(predictor: Predictor, top_k: int) -> None:
-    (probabilities,) = predictor.probabilities([DIGITS[0]])
+    probabilities = predictor(DIGITS[0]).probabilities
     answer = predictor.top(DIGITS[0], top_k)
     assert [value for _, value in answer] == sorted(probabilities.tolist(), reverse=True)[:top_k]
     for name, value in answer:
@@ -140,8 +140,8 @@ def test_the_mode_of_a_file_does_not_change_the_probabilities(
     path = png(tmp_path / "a.png", DIGITS[1], "L" if mode == "I;16" else mode)
     if mode == "I;16":
         Image.fromarray(DIGITS[1, ..., 0].astype(np.uint16) * 257).save(path)
-    found = predictor.probabilities([images.read_file(path, 1)])
-    expected = predictor.probabilities([DIGITS[1]])
+    found = predictor(path).probabilities
+    expected = predictor(DIGITS[1]).probabilities
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
@@ -149,9 +149,7 @@ def test_an_enlarged_image_has_the_same_most_probable_class(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     path = png(tmp_path / "a.png", DIGITS[1], scale=20)
-    (found,), (expected,) = (
-        predictor.top(image, 1) for image in (images.read_file(path, 1), DIGITS[1])
-    )
+    (found,), (expected,) = (predictor.top(image, 1) for image in (path, DIGITS[1]))
     assert found[0] == expected[0]
 
 
@@ -162,8 +160,8 @@ def test_images_of_any_size_and_mode_have_probabilities(
 ) -> None:
     path = tmp_path / name
     Image.effect_noise(size, 50).convert(path.stem).save(path)
-    probabilities = predictor.probabilities([images.read_file(path, 1)])
-    assert probabilities.shape == (1, 10)
+    probabilities = predictor(path).probabilities
+    assert probabilities.shape == (10,)
     assert probabilities.sum() == pytest.approx(1, abs=1e-6)
 
 
@@ -191,12 +189,106 @@ def test_the_command_predicts_readable_files_and_names_the_others(
     assert "Traceback" not in result.stderr
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of five digits in two subfolders, with an unreadable and two ignored files."""
+    result = tmp_path / "pictures"
+    for name in ("a/1.png", "a/2.PNG", "b/3.jpg", "b/4.bmp", "0.png"):
+        path = result / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        png(path, DIGITS[int(path.stem)])
+    (result / "b" / "bad.png").write_text("not a picture")
+    (result / "b" / "notes.txt").touch()
+    (result / ".hidden.png").touch()
+    return result
+
+
+FILES = ["0.png", "a/1.png", "a/2.PNG", "b/3.jpg", "b/4.bmp", "b/bad.png"]
+
+
+def test_a_folder_is_written_as_a_csv_table(
+    trained: Path,
+    predictor: Predictor,
+    folder: Path,
+    exit_status: ExitStatus,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = folder.parent / "predictions.csv"
+    arguments = [f"--workdir={trained}", f"--out={out}", "--top_k=2", "--batch_size=4"]
+    assert exit_status(predict.main, *arguments, str(folder)) == 1
+    output, messages = capsys.readouterr()
+    assert output == ""
+    assert f"error: {folder}/b/bad.png: not a readable image" in messages
+    assert "image 6/6" in messages
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["file", "class", "probability", "class_2", "probability_2", "error"]
+    assert list(rows[0]) == columns
+    assert [row["file"] for row in rows] == [f"{folder}/{name}" for name in FILES]
+    *good, bad = rows
+    assert "not a readable image" in bad.pop("error")
+    assert set(bad.values()) == {bad["file"], ""}
+    for row in good:
+        expected = predictor.top(row["file"], 2)
+        assert [row["class"], row["class_2"]] == [name for name, _ in expected]
+        found = [float(row[name]) for name in ("probability", "probability_2")]
+        np.testing.assert_allclose(found, [value for _, value in expected], rtol=0, atol=1e-6)
+        assert row["error"] == ""
+
+
+def test_files_and_folders_are_written_as_json(
+    trained: Path, folder: Path, exit_status: ExitStatus
+) -> None:
+    out = folder.parent / "predictions.json"
+    last = png(folder.parent / "last.png", DIGITS[5])
+    arguments = [f"--workdir={trained}", f"--out={out}", str(folder / "a"), str(last)]
+    assert exit_status(predict.main, *arguments) == 0
+    rows = json.loads(out.read_text())
+    assert [row["file"] for row in rows] == [f"{folder}/a/1.png", f"{folder}/a/2.PNG", str(last)]
+    for row in rows:
+        assert len(row["classes"]) == 5
+        assert list(row["classes"][0]) == ["class", "probability"]
+        assert row["error"] == ""
+
+
+def test_a_folder_is_printed_without_out(
+    trained: Path, folder: Path, exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(predict.main, f"--workdir={trained}", "--top_k=1", str(folder)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == [f"{folder}/{name}" for name in FILES[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("there.csv", "there.csv exists and is not overwritten; choose another --out"),
+        ("table.xlsx", "--out must end in .csv or .json, got"),
+        ("nowhere/a.csv", "nowhere/a.csv does not exist; make it first"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_refused_before_the_network_is_loaded(
+    tmp_path: Path,
+    exit_status: ExitStatus,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    message: str,
+) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    assert exit_status(predict.main, "--workdir=nowhere", f"--out={tmp_path / out}", "a.png") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--top_k=0"], "--top_k must be at least 1, got 0"),
         (["--checkpoint=7"], "unknown checkpoint '7'"),
         (["--workdir=nowhere"], "nowhere is not a work directory"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
         (["--model=resnet51.a1_in1k"], "give either --workdir, or --model, --weights or both"),
         (["--weights=a.pth"], "give either --workdir, or --model, --weights or both"),
     ],
@@ -243,7 +335,7 @@ def test_the_command_explains_itself(
 ) -> None:
     assert exit_status(predict.main, "--help") == 0
     output = capsys.readouterr().out
-    for flag in ("--workdir", "--checkpoint", "--model", "--weights", "--top_k"):
+    for flag in ("--workdir", "--checkpoint", "--model", "--weights", "--top_k", "--out"):
         assert flag in output
 
 
@@ -256,6 +348,9 @@ def test_help_does_not_import_jax() -> None:
     assert "jax" not in imported
 
 
-def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(errors.UserError, match=f"{tmp_path} is not a work directory"):
-        predictors.load(tmp_path)
+def test_a_folder_without_images_is_refused(
+    trained: Path, tmp_path: Path, exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert exit_status(predict.main, f"--workdir={trained}", str(tmp_path)) == 1
+    assert f"no image file in {tmp_path} or its folders" in capsys.readouterr().err

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from cnn_jax import plan, predictor, train
-from cnn_jax.data import images
 from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 
@@ -128,9 +127,9 @@ def test_evaluation_gives_the_same_counts_and_loss(
 @pytest.mark.parametrize("name", PLANS)
 def test_prediction_gives_the_same_probabilities(name: str, which: str, tmp_path: Path) -> None:
     found = predictor.load(copy(name, tmp_path), which)
-    picture = images.read_file(STORED / "digit.png", found.channels)
+    picture = STORED / "digit.png"
     before = expected(name)["predictions"][which]
-    (probabilities,) = found.probabilities([picture])
+    probabilities = found(picture).probabilities
     np.testing.assert_allclose(probabilities, before["probabilities"], rtol=0, atol=1e-5)
     assert [one for one, _ in found.top(picture, 3)] == [one for one, _ in before["top"]]
 
@@ -151,8 +150,10 @@ def test_resumed_run_ends_as_the_old_version_ended_it(name: str, tmp_path: Path)
         assert row.keys() == old.keys()
         for key, value in old.items():
             if key != "params_sha256":
-                is_number = isinstance(value, float)
-                assert row[key] == (pytest.approx(value, rel=1e-5) if is_number else value)
+                # The old version computed the rates in float32; cosine's end is a difference.
+                rounding = 1e-7 * PLANS[name].optim.learning_rate if key == "learning_rate" else 0
+                near = pytest.approx(value, rel=1e-5, abs=max(rounding, 1e-12))
+                assert row[key] == (near if isinstance(value, float) else value)
     assert checkpoint.steps(checkpoints) == KEPT_AFTER_THE_END[name]
     assert checkpoint.best_step(checkpoints) == BEST_AFTER_THE_END[name]
     assert not (directory / workdir.DAMAGED_CHECKPOINTS).exists()

@@ -184,13 +184,49 @@ def test_command_takes_size_channels_and_options(
     assert f"parameters: {129 * 5 + 6 * 4 + 5 * 3} =" in out
 
 
+NETS = """
+import jax.numpy as jnp
+from flax import linen as nn
+
+class Small(nn.Module):
+    num_classes: int
+    width: int = 8
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(self.width)(images.reshape(len(images), -1))
+        return {"logits": nn.Dense(self.num_classes)(x)}
+
+class Wrong(Small):
+    def __call__(self, images, *, train):
+        return images
+"""
+
+
+def test_command_finds_a_network_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "summarised_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    shape = ["--image_size=28", "--channels=1"]
+    assert status(monkeypatch, "summarised_nets:Small", *shape, "width=5") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("summarised_nets:Small for images of 28x28x1 and 10 classes\n")
+    assert f"parameters: {785 * 5 + 6 * 10:,} =" in out
+    assert status(monkeypatch, "summarised_nets:Wrong", *shape) == 1
+    assert "logits have shape [1, 28, 28, 1] for a batch of 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
         (["lenet", "--image_size=0"], "--image_size and --channels must be at least 1, got 0 and"),
         (["lenet", "--channels=-1"], "--image_size and --channels must be at least 1, got 32 and"),
-        (["lenet", "--num_classes=0"], "num_classes must be at least 1, got 0"),
+        (["lenet", "--num_classes=-1"], "num_classes must be an integer of at least 1, or 0"),
+        (["nets:Small"], "model 'nets:Small' has no published input shape; give --image_size and"),
         (["lenet", "--image_size=8"], "lenet needs images of at least 16x16 pixels, got 8x8"),
         (["lenet", "activation"], "'activation' is not of the form OPTION=VALUE"),
         (["lenet", "activaton=tanh"], "unknown option of model 'lenet': 'activaton'; did you mean"),

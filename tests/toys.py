@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from cnn_jax import losses, plan
@@ -27,6 +28,17 @@ class Dense(nn.Module):
         for width in self.widths:
             x = nn.Dense(width)(x)
         return x
+
+
+class Own(nn.Module):
+    """A network as users write it, for the name 'tests.toys:Own'."""
+
+    num_classes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
 
 
 class Noisy(nn.Module):

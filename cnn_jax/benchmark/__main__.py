@@ -35,12 +35,16 @@ inside jax.lax.scan; below 1, the operation is slower in a loop. torch: its fast
 speedup over torch, speedup over XLA: above 1, cnn_jax is faster."""
 _MODELS_HELP = """Time training steps (SGD with momentum) and inference of whole networks.
 
+Modes: train, the training step of cnn_jax; loop, that of a plain loop over models.create with
+Optax, in a new process; infer, the logits.
+
 step ms: median time of a step. spread ms: longest minus shortest time. compile s, cached s: time
 to trace and compile without and with the compilation cache. memory MiB: arguments, results and
 temporary memory of the compiled step. GFLOP/s: operations of convolutions and dense layers per
 second; a training step counts three times those of inference. of matmul: that rate as a share of
 the rate of a 2048x2048 matrix product in the same rounds. torch: its faster memory format.
-speedup over torch, speedup over XLA: above 1, cnn_jax is faster. In bfloat16, torch uses autocast.
+malloc: the same program in a new process with CNN_JAX_KEEP_MEMORY=0.
+speedup over an opponent: above 1, cnn_jax is faster. In bfloat16, torch uses autocast.
 """
 _DATA_HELP = """Time the input pipeline of a config: reading, decoding and cropping of images.
 
@@ -114,7 +118,7 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         "--mode",
         type=_words,
         default=["train", "infer"],
-        help="train, infer or train,infer (default)",
+        help="some of train, loop and infer; default: train,infer",
     )
     command.add_argument(
         "--dtype",
@@ -129,11 +133,14 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         help="height and width in pixels; default: as published",
     )
     command.add_argument(
+        "--channels", type=int, default=0, help="channels of the images; default: as published"
+    )
+    command.add_argument(
         "--against",
         type=_words,
         default=[],
-        help="opponents to time: torch, xla or torch,xla; torch needs torch, torchvision and timm, "
-        f"which are {_TORCH_NOTE}",
+        help="opponents to time: some of torch, xla and malloc; torch needs torch, torchvision and "
+        f"timm, which are {_TORCH_NOTE}",
     )
     command.add_argument("--rounds", type=int, default=5, help="timed rounds; default: 5")
     command.add_argument("--csv", type=Path, help="also write the table to this new file")
@@ -199,7 +206,7 @@ def _cases(args: argparse.Namespace) -> list[models.Case]:
                 f"--models: {batch!r} in {word!r} is not a batch size; write NAME or NAME@BATCH"
             )
         size = int(batch) if at else args.batch
-        cases.append(models.Case(name, mode, dtype, size, args.image_size))
+        cases.append(models.Case(name, mode, dtype, size, args.image_size, args.channels))
     return cases
 
 

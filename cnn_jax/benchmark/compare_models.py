@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from cnn_jax import errors
 from cnn_jax.benchmark import (
+    fresh,
     models,
     plots,
     profiling,
@@ -18,15 +19,16 @@ from cnn_jax.benchmark import (
     torch_models,
     torch_ops,
 )
+from cnn_jax.runtime import malloc
 
-OPPONENTS = ("torch", "xla")
+OPPONENTS = ("torch", "xla", "malloc")
 # A program whose step takes longer is timed once, such as plain XLA with many groups.
 _LONG_SECONDS = 20.0
 
 _COLUMNS = (
     *("model", "batch", "mode", "dtype", "images/s", "step ms", "spread ms", "compile s"),
     *("cached s", "memory MiB", "GFLOP/s", "of matmul", "torch"),
-    *("speedup over torch", "speedup over XLA"),
+    *("speedup over torch", "speedup over XLA", "speedup over malloc"),
 )
 
 
@@ -40,7 +42,7 @@ class Comparison:
       cached_seconds: time to trace and compile ours with the compilation cache filled.
       bytes: memory of ours: arguments, results and temporary memory.
       timings: times of `ours` and `matmul`, and of the opponents that were timed: `XLA`,
-        `torch contiguous` and `torch channels_last`.
+        `malloc`, `torch contiguous` and `torch channels_last`.
       profile: milliseconds per step by kind of operation; empty without `--profile`.
     """
 
@@ -60,7 +62,7 @@ class Comparison:
     def speedups(self) -> dict[str, float]:
         """Median time of each opponent divided by that of ours; above 1, ours is faster."""
         ours = self.timings["ours"].median
-        opponents = {"torch": self.torch, "XLA": "XLA"}
+        opponents = {"torch": self.torch, "XLA": "XLA", "malloc": "malloc"}
         return {
             opponent: self.timings[contender].median / ours
             for opponent, contender in opponents.items()
@@ -86,6 +88,7 @@ class Comparison:
             self.torch.removeprefix("torch "),
             speedups.get("torch", ""),
             speedups.get("XLA", ""),
+            speedups.get("malloc", ""),
         ]
 
 
@@ -110,16 +113,20 @@ def run(
 
     Raises:
       errors.UserError: an output path exists; a case or an opponent is not allowed; a plot is
-        asked for without opponents; torch, torchvision or timm is not installed or has no such
-        network.
+        asked for without opponents, or a profile of a plain loop; torch, torchvision or timm is
+        not installed or has no such network.
     """
     for path in (plot_path, profile_directory):
         if path is not None and path.exists():
             raise report.exists(path)
     if plot_path is not None and not against:
         raise errors.UserError(f"--plot needs --against with some of {', '.join(OPPONENTS)}")
+    if profile_directory is not None and any(case.mode == "loop" for case in cases):
+        raise errors.UserError(
+            "--profile traces this process, but --mode=loop runs in another; use --mode=train"
+        )
     versions = _check(cases, against)
-    contenders = 2 + ("xla" in against) + 2 * ("torch" in against)
+    contenders = 2 + len(set(against)) + ("torch" in against)  # torch has two formats.
     done = []
     turns = len(cases) * contenders * rounds
     with contextlib.closing(report.Table(versions, rounds, _COLUMNS, turns, csv_path)) as table:
@@ -158,17 +165,40 @@ def _compare(
     profile_directory: Path | None,
 ) -> Comparison:
     """Compiles and times one case; its programs and their parameters are freed on return."""
-    cold, cached = models.compiled_twice(case)
-    contenders = {"ours": cached.run, "matmul": models.matmul(case.dtype)}
+    with contextlib.ExitStack() as stack:
+        cold, cached = _ours(case, stack)
+        contenders = {"ours": cached.run, "matmul": models.matmul(case.dtype)}
+        contenders |= _opponents(case, against, stack)
+        timings = timing.interleaved(contenders, rounds, table.advance, _LONG_SECONDS)
+        profile = {}
+        if profile_directory is not None:
+            profile = profiling.trace(cached.run, profile_directory / _trace_name(case))
+        return Comparison(case, cold.seconds, cached.seconds, cold.bytes, timings, profile)
+
+
+def _ours(case: models.Case, stack: contextlib.ExitStack) -> tuple[models.Program, models.Program]:
+    """Returns our program, compiled without and with the compilation cache.
+
+    A plain loop has a process of its own, in which nobody has set the allocator.
+    """
+    if case.mode == "loop":
+        return stack.enter_context(fresh.programs(case, {}))
+    return models.compiled_twice(case)
+
+
+def _opponents(
+    case: models.Case, against: Sequence[str], stack: contextlib.ExitStack
+) -> dict[str, Callable[[], object]]:
+    """Returns the programs of the opponents by the name of their timing."""
+    contenders: dict[str, Callable[[], object]] = {}
     if "xla" in against:
         contenders["XLA"] = models.program(case, plain=True).run
+    if "malloc" in against:
+        _, cached = stack.enter_context(fresh.programs(case, {malloc.SWITCH: "0"}))
+        contenders["malloc"] = cached.run
     if "torch" in against:
         contenders |= torch_models.contenders(case)
-    timings = timing.interleaved(contenders, rounds, table.advance, _LONG_SECONDS)
-    profile = {}
-    if profile_directory is not None:
-        profile = profiling.trace(cached.run, profile_directory / _trace_name(case))
-    return Comparison(case, cold.seconds, cached.seconds, cold.bytes, timings, profile)
+    return contenders
 
 
 def _trace_name(case: models.Case) -> str:

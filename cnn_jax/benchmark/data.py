@@ -27,7 +27,6 @@ from cnn_jax.data.streamed import Streamed
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import sharding
 from cnn_jax.train import job as jobs
-from cnn_jax.train import state
 from cnn_jax.train.job import Job
 from cnn_jax.train.waiting import Waiting
 
@@ -151,8 +150,7 @@ class _Measurement:
         """
         self._job, self._source = job, source
         self._rounds, self._seconds, self._after_each = rounds, seconds, after_each
-        shape = job.feed.description.input_shape
-        self._state = state.create(job.objective, job.optimizer, shape, job.plan.seed, job.layout)
+        self._state = job.programs.create(None)
         if not isinstance(job.feed, Streamed):
             raise TypeError(f"expected a streamed set, got {type(job.feed).__name__}")
         self._batches = job.feed.host_batches()
@@ -207,7 +205,8 @@ class _Measurement:
         jax.block_until_ready(self._step(inputs, self._job.plan.train.steps_per_call))
 
     def _step(self, inputs: Inputs, count: int) -> Sums:
-        self._state, sums = self._job.train_steps(self._state, inputs, count)
+        rates = self._job.rates(range(count))
+        self._state, sums = self._job.programs.train_steps(self._state, inputs, count, rates)
         return sums
 
     def _consume(self, inputs: Iterator[tuple[range, Inputs]], most: int = 2**40) -> float:

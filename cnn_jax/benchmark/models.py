@@ -1,4 +1,7 @@
-"""Programs to time: training steps (`cnn_jax.train.step`) and inference of whole networks."""
+"""Programs to time: training steps and inference of whole networks.
+
+The training step is that of the package (`cnn_jax.train.step`) or that of a plain loop.
+"""
 
 import dataclasses
 import time
@@ -8,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from cnn_jax import errors, losses, models, objectives, ops, optim, plan
+from cnn_jax.benchmark import plain_loop
 from cnn_jax.models import costs
-from cnn_jax.runtime import compilation_cache, prng, sharding
+from cnn_jax.runtime import compilation_cache, imports, prng, sharding
 from cnn_jax.train import state, step
 
-MODES = ("train", "infer")
+MODES = ("train", "loop", "infer")
 # Loss weight of auxiliary heads (Szegedy et al. 2014, section 5).
 AUXILIARY_WEIGHT = 0.3
 # Small enough that no network diverges on random images and labels.
@@ -22,7 +27,7 @@ LEARNING_RATE = 1e-4
 MOMENTUM = 0.9
 # A training step computes three products for each convolution and dense layer: the output, the
 # kernel gradient and the input gradient.
-_PASSES = {"train": 3, "infer": 1}
+_PASSES = {"train": 3, "loop": 3, "infer": 1}
 _MATMUL_SIDE = 2048
 MATMUL_OPERATIONS = 2 * _MATMUL_SIDE**3
 
@@ -33,10 +38,12 @@ class Case:
 
     Attributes:
       name: name of the network.
-      mode: one of `MODES`.
+      mode: one of `MODES`: 'train', the training step of the package; 'loop', that of a plain loop;
+        or 'infer'.
       dtype: dtype in which the network computes.
       batch_size: images per step.
       image_size: height and width in pixels; 0 for the published size (`models.input_shape`).
+      channels: channels of the images; 0 for the published number.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Case:
     dtype: str
     batch_size: int
     image_size: int = 0
+    channels: int = 0
 
     @property
     def label(self) -> str:
@@ -53,8 +61,14 @@ class Case:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images."""
+        if self.image_size and self.channels:
+            return (self.image_size, self.image_size, self.channels)
+        if imports.is_reference(self.name):
+            raise errors.UserError(
+                f"network {self.name!r} has no published size; give --image_size and --channels"
+            )
         height, width, channels = models.input_shape(self.name)
-        return (self.image_size or height, self.image_size or width, channels)
+        return (self.image_size or height, self.image_size or width, self.channels or channels)
 
     @property
     def num_classes(self) -> int:
@@ -82,10 +96,13 @@ def check(case: Case) -> None:
         raise errors.unknown("mode", case.mode, MODES)
     if case.batch_size < 1:
         raise errors.UserError(f"--batch must be at least 1, got {case.batch_size}")
-    if case.image_size < 0:
-        raise errors.UserError(
-            f"--image_size must be at least 1, or 0 for the published size, got {case.image_size}"
-        )
+    for flag, value in (("image_size", case.image_size), ("channels", case.channels)):
+        if value < 0:
+            raise errors.UserError(
+                f"--{flag} must be at least 1, or 0 for the published size, got {value}"
+            )
+    if imports.is_reference(case.name):
+        models.check(case.model(), case.image_shape)
     objectives.abstract_variables(_objective(case), case.image_shape, sharding.make_layout())
 
 
@@ -124,7 +141,7 @@ def program(case: Case, *, plain: bool = False) -> Program:
       case: the network, its use and its sizes.
       plain: if True, the operations of `jax.lax` replace those of `cnn_jax.ops`.
     """
-    build = _training if case.mode == "train" else _inference
+    build = {"train": _training, "loop": _plain_loop, "infer": _inference}[case.mode]
     function, operands, run = build(case)
     start = time.perf_counter()
     with ops.lowering("plain" if plain else "native"):
@@ -179,17 +196,35 @@ def _training(case: Case) -> _Built:
         },
         layout,
     )
-    current = state.create(objective, optimizer, case.image_shape, 0, layout)
+    initial = state.make_create(objective, optimizer, case.image_shape, 0, layout)(None)
+    rates = np.full(1, LEARNING_RATE, np.float32)
+    return train_steps, (initial, inputs, 1, rates), _binding(initial, inputs, 1, rates)
+
+
+def _plain_loop(case: Case) -> _Built:
+    """Returns the step of a plain loop in the form of `_Built`."""
+    images, labels = (jnp.asarray(array) for array in batch(case))
+    model, optimizer = case.model(), optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    initial = plain_loop.initial_state(model, optimizer, images)
+    inputs = images, labels, jax.random.key(0)
+    step_ = plain_loop.make_step(model, optimizer, AUXILIARY_WEIGHT)
+    return step_, (initial, *inputs), _binding(initial, *inputs)
+
+
+def _binding(state_: Any, *inputs: Any) -> Callable[[Any], Callable[[], object]]:
+    """Returns the third part of `_Built` for a step `(state, *inputs) -> (state, result)`."""
 
     def bind(compiled: Any) -> Callable[[], object]:
+        current = state_
+
         def run() -> object:
             nonlocal current
-            current, sums = compiled(current, inputs, 1)
-            return jax.block_until_ready((current, sums))
+            current, result = compiled(current, *inputs)
+            return jax.block_until_ready((current, result))
 
         return run
 
-    return train_steps, (current, inputs, 1), bind
+    return bind
 
 
 def _inference(case: Case) -> _Built:

@@ -4,7 +4,9 @@
 
 - `sources/`: one file per kind of data set
 - `splits.py`: 'train[:90%]'
-- `images.py`: decoding and resizing on the host; `pillow.py` opens and loads files with Pillow
+- `images.py`: decoding and resizing on the host; `pillow.py` opens and loads files with Pillow,
+  `dtypes.py` has the rules for uint8 and float32
+- `automatic.py`: size, channels and dtype of the images of a source
 - `pixels.py`, `augment.py`: normalisation and augmentation on the device
 - `crops.py`: crops of training and evaluation on the host
 - `selection.py`: the examples of each split of a run, and their hashes
@@ -15,7 +17,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cnn_jax import errors
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SOURCES",
     "bind",
+    "bind_evaluation",
     "check",
     "eval_batches",
     "from_arrays",
@@ -46,46 +49,72 @@ def check(data: "plan.Data") -> None:
     Raises:
       UserError: a value is not allowed, or two values exclude each other.
     """
-    from cnn_jax.data import augment, crops, selection, sources
+    from cnn_jax.data import selection, sources
 
     sources.check(data)
     selection.check(data)
+    _check_input(data)
+
+
+def _check_input(data: "plan.Data") -> None:
+    """Checks the keys of input size, crops, augmentation and normalisation.
+
+    Raises:
+      UserError: as for `check`.
+    """
+    from cnn_jax.data import augment, crops
+
     crops.check(data)
-    augment.make(data)
+    augment.check(data)
+    if data.image_width and not data.image_size:
+        raise errors.UserError(
+            f"data.image_width is {data.image_width}, but data.image_size is 0, for height and "
+            "width of the images; set both, or leave both 0"
+        )
     if data.storage == "resident" and data.needs_original:
         raise errors.UserError(
             "data.storage 'resident' keeps the images at the input size, but data.train_crop "
             f"{data.train_crop!r} and data.eval_crop {data.eval_crop!r} need the original pixels; "
             "set data.storage to 'auto' or 'streamed'"
         )
-    if bool(data.mean) != bool(data.std) or (
-        data.mean and not len(data.mean) == len(data.std) == data.channels
-    ):
+    wanted = data.channels or len(data.mean)
+    if len(data.mean) != len(data.std) or (data.mean and len(data.mean) != wanted):
         raise errors.UserError(
-            f"data.mean and data.std must be empty, or have one value for each of the "
-            f"{data.channels} channels, got {data.mean} and {data.std}"
+            "data.mean and data.std must be empty, or have one value for each of the "
+            f"{data.channels or 'image'} channels, got {data.mean} and {data.std}"
         )
     if data.std and min(data.std) <= 0:
         raise errors.UserError(f"data.std must be greater than 0, got {data.std}")
 
 
 def resolve(plan: "Plan", source: "Source") -> "Plan":
-    """Returns a plan with the automatic values of splits and storage replaced.
+    """Returns a plan with the automatic values of splits, input size and storage replaced.
+
+    `data.channels` and `data.image_size` become those of the training images. For images that are
+    not in memory, the first `automatic.LOOKED_AT` stand for all: their common size, and colour if
+    one of them has colours.
 
     A set is streamed if a crop needs the original pixels, or if the images at the input size take
     more than `resident.MAX_RESIDENT_BYTES`. Both are the same on every machine.
 
     Raises:
-      UserError: a split that the source does not have.
+      UserError: a split that the source does not have, or images of different sizes where the size
+        is theirs.
     """
-    from cnn_jax.data import resident, selection
+    from cnn_jax.data import automatic, resident, selection
 
     keys = selection.resolve(source, plan.data)
-    if keys.storage == "auto":
-        examples = selection.count(source, keys)
-        large = resident.num_bytes(examples, plan) > resident.MAX_RESIDENT_BYTES
-        streamed = large or keys.needs_original
-        keys = dataclasses.replace(keys, storage="streamed" if streamed else "resident")
+    training = selection.training(source, keys)
+    keys = automatic.resolve(keys, training)
+    if keys != plan.data:
+        _check_input(keys)
+    plan = dataclasses.replace(plan, data=keys)
+    if keys.storage != "auto":
+        return plan
+    streamed = keys.needs_original or resident.is_too_large(
+        selection.count(source, keys), plan, automatic.dtype_of(training)
+    )
+    keys = dataclasses.replace(keys, storage="streamed" if streamed else "resident")
     return dataclasses.replace(plan, data=keys)
 
 
@@ -119,6 +148,55 @@ def bind(
         selection.check_unchanged(description, selected, source.class_names)
     make = streamed.bind if plan.data.storage == "streamed" else resident.bind
     return make(source.class_names, selected, plan, layout, description)
+
+
+def bind_evaluation(
+    source: "Source",
+    splits: Mapping[str, str],
+    plan: "Plan",
+    layout: "Layout",
+    description: "Description",
+) -> "Feed":
+    """Returns a feed for evaluation only, of any splits of any data set.
+
+    Images are treated like those of the run: its input size, evaluation crop, mean and standard
+    deviation. The set may have another dtype than the run's. Hashes are not compared; the caller
+    compares the class names.
+
+    Args:
+      source: the data set.
+      splits: split expressions of the source, such as 'test[:50%]', by the names that they get.
+      plan: the plan of the run; its splits, augmentation and batch size are not used.
+      layout: the devices.
+      description: the description of the run.
+
+    Raises:
+      UserError: a split that the source does not have, or images that do not fit the plan.
+    """
+    from cnn_jax.data import automatic, dtypes, resident, selection, streamed
+
+    selected = selection.pick(source, splits)
+    dtype = automatic.dtype_of(next(iter(selected.values())))
+    height, width, channels = description.input_shape
+    keys = dataclasses.replace(
+        plan.data,
+        image_size=height,
+        image_width=width,
+        channels=channels,
+        crop_padding=0,
+        flip=False,
+        augment=(),
+    )
+    plan = dataclasses.replace(plan, data=keys)
+    described = dataclasses.replace(
+        description,
+        peak=dtypes.peak(dtype),
+        sizes={name: len(examples) for name, examples in selected.items()},
+        hashes={},
+    )
+    large = resident.is_too_large(sum(described.sizes.values()), plan, dtype)
+    make = streamed.bind if large or keys.storage == "streamed" else resident.bind
+    return make(source.class_names, selected, plan, layout, described)
 
 
 def train_batches(feed: "Feed", seed: int, start_step: int = 0) -> Iterator["Batch"]:

@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from cnn_jax import errors
 from cnn_jax.contracts import Examples
-from cnn_jax.data import images, order
+from cnn_jax.data import dtypes, images, order
 
 Crop = Callable[[bytes | np.ndarray, int, str, np.random.Generator], np.ndarray]
-"""`(image, channels, place, rng) -> [H, W, C]` uint8."""
+"""`(image, channels, place, rng) -> [H, W, C]` of the dtype of the image."""
 
 Arrays = dict[str, Any]
-"""`image` `[b, H, W, C]` uint8, `label` `[b]` int32, `weight` and `unreadable` `[b]` float32, and
-`problems`: a message for each unreadable image, as a tuple of texts."""
+"""`image` `[b, H, W, C]` uint8 or float32, `label` `[b]` int32, `weight` and `unreadable` `[b]`
+float32, and `problems`: a message for each unreadable image, as a tuple of texts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrainBatches:
       batch_size: the number of rows over all hosts.
       input_shape: height, width and channels of the network's input.
       seed: the seed of the run.
+      dtype: of the images: uint8, or float32 from 0 to 1.
     """
 
     examples: Examples
@@ -43,6 +45,7 @@ class TrainBatches:
     batch_size: int
     input_shape: tuple[int, int, int]
     seed: int
+    dtype: DTypeLike = np.uint8
 
     def __len__(self) -> int:
         """Returns a number of steps that no run reaches."""
@@ -50,7 +53,7 @@ class TrainBatches:
 
     def __getitem__(self, step: int) -> Arrays:
         """Returns this host's rows of the batch of a step, counted from 0."""
-        result = _empty(len(self.rows), self.input_shape)
+        result = _empty(len(self.rows), self.input_shape, self.dtype)
         for position, row in enumerate(self.rows):
             self._fill(result, position, int(step), row)
         return result
@@ -71,8 +74,7 @@ class TrainBatches:
                 if offset == 0:
                     _mark_unreadable(result, position, str(error))
                 continue
-            result["image"][position] = image
-            result["label"][position] = label
+            _store(result, position, image, label, self.examples.name(index))
             return
         raise errors.UserError(f"no image of the batch of step {step} can be read")
 
@@ -89,6 +91,7 @@ class EvalBatches:
       rows: the rows of each batch that this host makes.
       batch_size: the number of examples in a batch, over all hosts.
       input_shape: height, width and channels of the network's input.
+      dtype: of the images: uint8, or float32 from 0 to 1.
     """
 
     examples: Examples
@@ -96,6 +99,7 @@ class EvalBatches:
     rows: Sequence[int]
     batch_size: int
     input_shape: tuple[int, int, int]
+    dtype: DTypeLike = np.uint8
 
     def __len__(self) -> int:
         """Returns the number of batches."""
@@ -103,7 +107,7 @@ class EvalBatches:
 
     def __getitem__(self, number: int) -> Arrays:
         """Returns this host's rows of a batch."""
-        result = _empty(len(self.rows), self.input_shape)
+        result = _empty(len(self.rows), self.input_shape, self.dtype)
         for position, row in enumerate(self.rows):
             index = int(number) * self.batch_size + row
             if row >= self.batch_size or index >= len(self.examples):
@@ -113,11 +117,11 @@ class EvalBatches:
                 example = self.examples[index]
                 place = self.examples.name(index)
                 image = images.to_array(example["image"], self.input_shape[-1], place)
-                result["image"][position] = self.crop(image)
+                image = self.crop(image)
             except errors.UnreadableImageError as error:
                 _mark_unreadable(result, position, str(error))
                 continue
-            result["label"][position] = example["label"]
+            _store(result, position, image, example["label"], place)
         return result
 
 
@@ -132,9 +136,15 @@ def _read(
     return crop(example["image"], input_shape[-1], examples.name(index), rng), example["label"]
 
 
-def _empty(rows: int, input_shape: tuple[int, int, int]) -> Arrays:
+def _store(result: Arrays, position: int, image: np.ndarray, label: int, place: str) -> None:
+    dtypes.check_same(image, result["image"].dtype, place)
+    result["image"][position] = image
+    result["label"][position] = label
+
+
+def _empty(rows: int, input_shape: tuple[int, int, int], dtype: DTypeLike) -> Arrays:
     return {
-        "image": np.zeros((rows, *input_shape), np.uint8),
+        "image": np.zeros((rows, *input_shape), dtype),
         "label": np.zeros(rows, np.int32),
         "weight": np.ones(rows, np.float32),
         "unreadable": np.zeros(rows, np.float32),

@@ -114,13 +114,13 @@ def scale_to_cover(
     """Scales an image as `covering_size` says.
 
     Args:
-      image: `[h, w, C]` uint8. Only the middle of an image longer than 64 to 1 is used.
+      image: `[h, w, C]`, uint8 or float32. Only the middle of an image longer than 64 to 1 is used.
       size: of the crop that follows.
       shorter_side: in pixels.
       interpolation: 'bilinear' or 'bicubic'; antialiased.
 
     Returns:
-      `[height, width, C]` uint8.
+      `[height, width, C]` of the dtype of `image`.
     """
     height, width = image.shape[:2]
     limit = _LARGEST_RATIO * min(height, width)
@@ -146,7 +146,7 @@ class Fit:
     resize: str
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Returns `[H, W, C]` uint8 of an image `[h, w, c]`; uses no random numbers."""
+        """Returns `[H, W, C]` of an image `[h, w, c]`; uses no random numbers."""
         return images.to_input(image, self.native_size, self.input_shape, self.resize)
 
 
@@ -159,7 +159,7 @@ class Centre:
     interpolation: str
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Returns `[H, W, C]` uint8 of an image `[h, w, c]`; uses no random numbers."""
+        """Returns `[H, W, C]` of an image `[h, w, c]`; uses no random numbers."""
         height, width, channels = self.input_shape
         image = images.convert(image, channels)
         return centre(image, (height, width), self.shorter_side, self.interpolation)
@@ -186,7 +186,7 @@ class RandomResized:
         return random_resized_box(height, width, self.scale, self.ratio, rng)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns `[*size, C]` uint8 of an image `[h, w, C]`."""
+        """Returns `[*size, C]` of an image `[h, w, C]`."""
         region = self.box(*_size(image), rng).cut(image)
         return images.stretch(region, self.size, self.interpolation)
 
@@ -222,7 +222,7 @@ class Random:
         return Box(top, left, max(bottom - top, 1), max(right - left, 1))
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns `[*size, C]` uint8 of an image `[h, w, C]`."""
+        """Returns `[*size, C]` of an image `[h, w, C]`."""
         scaled = scale_to_cover(image, self.size, self.shorter_side, self.interpolation)
         return random_box(*_size(scaled), self.size, rng).cut(scaled)
 
@@ -239,13 +239,13 @@ class TrainCrop:
         """Decodes and crops an image.
 
         Args:
-          image: the content of an image file, or an array `[h, w, C]` uint8.
-          channels: 1 or 3.
+          image: the content of an image file, or an array `[h, w, C]`, uint8 or float32.
+          channels: the wanted number; see `images.convert`.
           place: the name of the example, for error messages.
           rng: the source of random numbers.
 
         Returns:
-          `[H, W, channels]` uint8.
+          `[H, W, channels]`, uint8 for files, else of the dtype of `image`.
 
         Raises:
           UnreadableImageError: the content is not a readable image.
@@ -275,7 +275,7 @@ class FastTrainCrop:
 
 
 def train_crop(data: Data) -> TrainCrop | FastTrainCrop:
-    """Returns the training crop of a plan: `(image, channels, place, rng) -> [H, W, C]` uint8."""
+    """Returns the training crop of a plan: `(image, channels, place, rng) -> [H, W, C]`."""
     size = data.input_shape[:2]
     if data.train_crop == "pad":
         return TrainCrop(Fit(None, data.input_shape, data.resize))
@@ -290,7 +290,9 @@ def train_crop(data: Data) -> TrainCrop | FastTrainCrop:
 
 
 def eval_crop(data: Data, native_size: Size | None) -> Fit | Centre:
-    """Returns the evaluation crop of a plan: `[h, w, c]` uint8 to `[H, W, C]` uint8.
+    """Returns the evaluation crop of a plan, a function of an image `[h, w, C]` to `[H, W, C]`.
+
+    The crop keeps the dtype of the image.
 
     Args:
       data: the keys of the data set.
@@ -317,7 +319,7 @@ def check(data: Data) -> None:
         )
     _check_range("crop_scale", data.crop_scale, 1)
     _check_range("crop_ratio", data.crop_ratio, math.inf)
-    least = min(data.input_shape[:2])
+    least = min(data.input_shape[:2])  # 0 as long as the size is automatic
     if 0 < data.shorter_side < least:
         raise errors.UserError(
             f"data.shorter_side must be at least {least} pixels, the shorter side of the input, or "

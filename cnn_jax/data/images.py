@@ -1,18 +1,21 @@
-"""Decoding, channel conversion and resizing of single images on the host, by Pillow."""
+"""Decoding, channel conversion and resizing of single images on the host, by Pillow.
+
+Images in memory are uint8 from 0 to 255, or float32 from 0 to 1, with any number of channels.
+"""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 from PIL import Image, ImageOps
-from PIL.ImageFile import ImageFile
 
 from cnn_jax import errors
-from cnn_jax.data import pillow
+from cnn_jax.data import dtypes, pillow
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".jp2", ".j2k"),
@@ -28,28 +31,12 @@ _FILTERS: Mapping[str, Image.Resampling] = MappingProxyType(
 INTERPOLATIONS = tuple(_FILTERS)
 _MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
 CHANNELS = tuple(_MODES)
-_PEAKS: Mapping[str, int] = MappingProxyType({"uint8": 255, "uint16": 65535, "float32": 1})
+MAX_CHANNELS = 16
+# The luma of ITU-R 601 with the weights of Pillow, whose sum is exactly 1.
+_LUMA = np.array([19595, 38470, 7471], np.float32) / np.float32(65536)
 
 
-class Header(NamedTuple):
-    """Properties of an image file that are known before its pixels are decoded.
-
-    Attributes:
-      format: one of `pillow.FORMATS`, or 'MPO', a JPEG file that holds several pictures.
-      mode: Pillow's mode of the stored pixels, such as 'RGB', 'L' or 'CMYK'.
-      width: width of the stored pixels, before the orientation is applied.
-      height: height of the stored pixels, likewise.
-      orientation: the EXIF orientation, from 1 (upright) to 8.
-    """
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    orientation: int
-
-
-def read_file(path: Path, channels: int) -> np.ndarray:
+def read_file(path: str | os.PathLike[str], channels: int) -> np.ndarray:
     """Reads an image file; see `decode`.
 
     Args:
@@ -61,9 +48,10 @@ def read_file(path: Path, channels: int) -> np.ndarray:
 
     Raises:
       UnreadableImageError: the file cannot be read, or `decode` refuses it.
+      UserError: as for `decode`.
     """
     try:
-        encoded = path.read_bytes()
+        encoded = Path(path).expanduser().read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
         raise errors.UnreadableImageError(f"{path}: cannot be read: {reason}") from error
@@ -105,58 +93,98 @@ def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint
 
     Raises:
       UnreadableImageError: the image is damaged, or a rule refuses it.
+      UserError: another number of channels or dtype.
     """
-    mode, kind = _MODES[channels], np.dtype(dtype)
-    if kind.name not in _PEAKS:
-        raise errors.unknown("dtype of images", kind.name, _PEAKS)
+    kind = np.dtype(dtype)
+    if kind.name not in dtypes.PEAKS:
+        raise errors.unknown("dtype of images", kind.name, dtypes.PEAKS)
+    mode = _mode(channels, place)
     with pillow.reading(encoded, place):
         stored = pillow.open_picture(encoded)
-        picture = pillow.load_upright(stored)
-        if picture.mode == "F":
-            values = _floats(stored, picture)
-        elif picture.mode.startswith("I"):
-            values = _integers(stored, picture)
-        else:
-            values = np.asarray(_convert(_opaque(picture), mode))
-        values = _scale_values(values, kind)
-        return values if values.ndim == 3 else np.repeat(values[..., None], channels, axis=2)
+        values = pillow.levels(stored, pillow.load_upright(stored), mode)
+    return _with_channels(dtypes.rescale(values, kind), channels)
 
 
 def to_array(image: bytes | np.ndarray, channels: int, place: str) -> np.ndarray:
-    """Returns the image of an example as an array `[h, w, channels]` uint8.
+    """Returns the image of an example as an array `[h, w, channels]`, uint8 or float32.
 
     Args:
-      image: the content of an image file, or an array `[h, w, C]` uint8.
-      channels: 1 or 3.
+      image: the content of an image file, or an array as for `checked`.
+      channels: the wanted number; see `convert`.
       place: the name of the example, for the error message.
 
     Raises:
       UnreadableImageError: the content is not a readable image.
+      UserError: as for `checked` and `convert`.
     """
-    if isinstance(image, np.ndarray):
-        return convert(image, channels)
-    return decode(image, channels, place)
+    if isinstance(image, bytes):
+        return decode(image, channels, place)
+    return convert(checked(image, place), channels, place)
 
 
-def header(encoded: bytes, place: str) -> Header:
-    """Returns the header of an image file, without decoding its pixels.
-
-    The orientation of a PNG file that stores it behind the pixels is given as 1.
+def to_pixels(image: Any, channels: int, place: str = "image") -> np.ndarray:
+    """Converts an image in any form that Python code has it in.
 
     Args:
-      encoded: the content of the file.
+      image: an array `[h, w]` or `[h, w, C]` of NumPy, JAX or PyTorch, uint8, bool or floating
+        point in [0, 1]; a picture of Pillow; the path of an image file; or the content of one. For
+        pictures, paths and contents, the rules of `decode` hold. A picture that is not as
+        `PIL.Image.open` returned it is not turned.
+      channels: the wanted number. Grey and colour are converted into each other: see `convert`.
+      place: the name of the image, for the error message.
+
+    Returns:
+      `[h, w, channels]`, float32 in [0, 1] for floating-point arrays, else uint8.
+
+    Raises:
+      UserError: the image has another shape, dtype or number of channels, or cannot be read.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_file(image, channels)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode(bytes(image), channels, place)
+    if isinstance(image, Image.Image):
+        mode = _mode(channels, place)
+        with pillow.reading(None, place):
+            values = pillow.levels(image, pillow.upright(image), mode)
+        return _with_channels(dtypes.rescale(values, np.dtype(np.uint8)), channels)
+    return convert(checked(image, place), channels, place)
+
+
+def checked(image: Any, place: str) -> np.ndarray:
+    """Returns an array as an image `[h, w, C]`, uint8 or float32.
+
+    Args:
+      image: `[h, w]` or `[h, w, C]`, of a dtype that `dtypes.as_pixels` accepts.
       place: the name of the image, for the error message.
 
     Raises:
-      UnreadableImageError: the header is damaged, or the format or the size is refused.
+      UserError: another shape or dtype, or values out of range.
     """
-    with pillow.reading(encoded, place):
-        picture = pillow.open_picture(encoded)
-        turn = pillow.orientation(picture)
-        # For TIFF, Pillow states the size of the upright picture.
-        swapped = picture.format == "TIFF" and turn >= 5
-        width, height = picture.size[::-1] if swapped else picture.size
-        return Header(picture.format or "", picture.mode, width, height, turn)
+    pixels = dtypes.as_pixels(image, place)
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    check_shape(pixels.shape, place)
+    return pixels
+
+
+def check_shape(shape: tuple[int, ...], place: str) -> None:
+    """Checks the shape of an image.
+
+    Raises:
+      UserError: it is not `[h, w, C]` with 1 to `MAX_CHANNELS` channels.
+    """
+    if len(shape) == 3 and min(shape) > 0 and shape[-1] <= MAX_CHANNELS:
+        return
+    hint = ""
+    if len(shape) == 3 and 0 < shape[0] <= MAX_CHANNELS < shape[-1]:
+        hint = "; channels come last: numpy.moveaxis(image, 0, -1)"
+    elif len(shape) == 4:
+        hint = "; this is a batch, and one image is wanted"
+    raise errors.UserError(
+        f"{place} must have shape [height, width] or [height, width, channels] with 1 to "
+        f"{MAX_CHANNELS} channels, got {list(shape)}{hint}"
+    )
 
 
 def to_input(
@@ -171,13 +199,13 @@ def to_input(
     is trained on small images padded with black thus sees a photograph at the same scale.
 
     Args:
-      image: `[h, w, C]` uint8 with 1 or 3 channels.
+      image: `[h, w, C]`, uint8 or float32; see `convert` for other numbers of channels.
       native_size: height and width of the stored images of the data set; None if they differ.
       input_shape: height, width and channels of the network's input.
       resize: as for `fit`. For 'pad', scaling to `native_size` is bilinear.
 
     Returns:
-      `[H, W, C]` uint8, the shape `input_shape`.
+      `[H, W, C]`, the shape `input_shape`, of the dtype of `image`.
 
     Raises:
       UserError: as for `fit`.
@@ -189,32 +217,49 @@ def to_input(
     return fit(image, (height, width), resize)
 
 
-def convert(image: np.ndarray, channels: int) -> np.ndarray:
-    """Converts an image to grey or RGB.
+def convert(image: np.ndarray, channels: int, place: str = "image") -> np.ndarray:
+    """Converts an image between grey and RGB.
 
     Args:
-      image: `[h, w, C]` uint8 with 1 or 3 channels.
-      channels: 1 for grey, the luma of ITU-R 601; 3 for RGB.
+      image: `[h, w, C]`, uint8 or float32.
+      channels: 1 for grey, the luma of ITU-R 601; 3 for RGB, which repeats grey; or C.
+      place: the name of the image, for the error message.
 
     Returns:
-      `[h, w, channels]` uint8.
+      `[h, w, channels]` of the dtype of `image`.
+
+    Raises:
+      UserError: another number of channels than C that cannot be converted.
     """
-    if image.shape[-1] == channels:
+    given = image.shape[-1]
+    if given == channels:
         return image
-    return _to_array(_to_picture(image), channels)
+    if {given, channels} != {*CHANNELS}:
+        hint = "; image[..., :3] leaves alpha out" if (given, channels) == (4, 3) else ""
+        raise errors.UserError(
+            f"{place} has {given} channels (shape {list(image.shape)}), but {channels} are wanted "
+            f"by data.channels or the network; only 1 and 3 are converted into each other{hint}"
+        )
+    if channels == 3:
+        return _with_channels(image, channels)
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).convert("L"))[..., np.newaxis]
+    red, green, blue = np.moveaxis(image, -1, 0)
+    luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    return np.minimum(luma, 1)[..., np.newaxis]
 
 
 def fit(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
     """Brings an image to a given size.
 
     Args:
-      image: `[h, w, C]` uint8.
+      image: `[h, w, C]`, uint8 or float32.
       size: height and width of the result in pixels.
       resize: 'pad' centres the unscaled image on black. 'bilinear' and 'bicubic' scale the image to
         cover `size`, with antialiasing, and crop the centre.
 
     Returns:
-      `[height, width, C]` uint8.
+      `[height, width, C]` of the dtype of `image`.
 
     Raises:
       UserError: an unknown value of `resize`, or 'pad' for an image larger than `size`.
@@ -230,7 +275,7 @@ def fit(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
             "allowed for larger images: bilinear, bicubic"
         )
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    canvas = np.zeros((*size, channels), np.uint8)
+    canvas = np.zeros((*size, channels), image.dtype)
     canvas[top : top + height, left : left + width] = image
     return canvas
 
@@ -239,32 +284,32 @@ def scale(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
     """Scales an image to cover a size, with antialiasing, and crops the centre.
 
     Args:
-      image: `[h, w, C]` uint8.
+      image: `[h, w, C]`, uint8 or float32.
       size: height and width of the result in pixels.
       resize: 'bilinear' or 'bicubic'.
 
     Returns:
-      `[height, width, C]` uint8.
+      `[height, width, C]` of the dtype of `image`.
 
     Raises:
       UserError: an unknown value of `resize`.
     """
     if resize not in _FILTERS:
         raise errors.unknown("data.resize", resize, RESIZE)
-    picture = ImageOps.fit(_to_picture(image), size[::-1], _FILTERS[resize])
-    return _to_array(picture, image.shape[-1])
+    method = _FILTERS[resize]
+    return _change(image, lambda picture: ImageOps.fit(picture, size[::-1], method))
 
 
 def stretch(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """Scales an image to a size, with antialiasing; the aspect ratio can change.
 
     Args:
-      image: `[h, w, C]` uint8.
+      image: `[h, w, C]`, uint8 or float32.
       size: height and width of the result in pixels.
       interpolation: 'bilinear' or 'bicubic'.
 
     Returns:
-      `[height, width, C]` uint8.
+      `[height, width, C]` of the dtype of `image`.
 
     Raises:
       UserError: an unknown value of `interpolation`.
@@ -278,8 +323,8 @@ def stretch(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.
             f"width) to {size[0]:,} x {size[1]:,}, more than {pillow.MAX_PIXELS:,} pixels in all; "
             "crop it first"
         )
-    picture = _to_picture(image).resize(size[::-1], _FILTERS[interpolation])
-    return _to_array(picture, image.shape[-1])
+    method = _FILTERS[interpolation]
+    return _change(image, lambda picture: picture.resize(size[::-1], method))
 
 
 def scale_shorter(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
@@ -306,63 +351,40 @@ def crop_centre(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def _floats(stored: ImageFile, picture: Image.Image) -> np.ndarray:
-    """Returns floating-point greys `[h, w]` float32 in [0, 1]."""
-    values = np.asarray(picture)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # NaN fails too.
-        raise ValueError(
-            f"its floating-point values are from {low:g} to {high:g}; only finite values from 0 to "
-            "1 are allowed: scale them, or save 16-bit integers"
+def pictures(image: np.ndarray) -> list[Image.Image]:
+    """Returns an image `[h, w, C]` as pictures of Pillow.
+
+    They are one picture for colours of uint8, and else one for each channel, of mode 'L' or 'F'.
+    """
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return [Image.fromarray(image)]
+    return [Image.fromarray(image[..., channel]) for channel in range(image.shape[-1])]
+
+
+def _change(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Returns an image `[h, w, C]` after a change of its pictures."""
+    parts = [np.asarray(change(picture)) for picture in pictures(image)]
+    changed = parts[0] if parts[0].ndim == 3 else np.stack(parts, -1)
+    # Bicubic interpolation overshoots. Pillow clips uint8 itself.
+    return changed if changed.dtype == np.uint8 else changed.clip(0, 1)
+
+
+def _with_channels(values: np.ndarray, channels: int) -> np.ndarray:
+    """Returns greys `[h, w]` or `[h, w, 1]` with repeated channels; RGB as it is."""
+    if values.ndim == 2:
+        values = values[..., np.newaxis]
+    return values if values.shape[-1] == channels else np.repeat(values, channels, axis=-1)
+
+
+def _mode(channels: int, place: str) -> str:
+    """Returns Pillow's mode for a number of channels.
+
+    Raises:
+      UserError: image files are not read with this number of channels.
+    """
+    if channels not in _MODES:
+        raise errors.UserError(
+            f"{place}: image files and pictures are read as grey (1 channel) or colour (3), but "
+            f"{channels} channels are wanted; give arrays [height, width, {channels}]"
         )
-    return 1 - values if pillow.white_is_zero(stored) else values
-
-
-def _integers(stored: ImageFile, picture: Image.Image) -> np.ndarray:
-    """Returns greys of more than 8 bits as `[h, w]` uint16; uint8 for small 32-bit integers."""
-    values = np.asarray(picture)
-    if picture.mode == "I":  # 32 bits, whatever the depth of the file.
-        if values.max() <= 255 and stored.format != "PPM":
-            return values.clip(0).astype(np.uint8)
-        return values.clip(0, 65535).astype(np.uint16)
-    values = values.astype(np.uint16, copy=False)  # In the byte order of this machine.
-    if pillow.is_12_bit(stored):
-        values = np.rint(values * np.float32(65535 / 4095)).astype(np.uint16)
-    if pillow.white_is_zero(stored):
-        values = 65535 - values
-    transparent = picture.info.get("transparency")
-    return values if transparent is None else np.where(values == transparent, 65535, values)
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """Composites transparent pixels over white and converts to a mode without a palette."""
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture if picture.mode in ("1", "L") else _convert(picture, "RGB")
-
-
-def _scale_values(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Scales values from the range of their dtype to that of another: see `_PEAKS`."""
-    given, wanted = _PEAKS[values.dtype.name], _PEAKS[dtype.name]
-    if values.dtype == dtype:
-        return values
-    if wanted == 1:
-        return values / np.float32(given)
-    # Quotients of these integers are never so close to a half that float32 rounds another way.
-    scaled = values * np.float32(wanted / given)
-    return np.rint(scaled, out=scaled).astype(dtype)
-
-
-def _convert(picture: Image.Image, mode: str) -> Image.Image:
-    return picture if picture.mode == mode else picture.convert(mode)
-
-
-def _to_picture(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _to_array(picture: Image.Image, channels: int) -> np.ndarray:
-    array = np.asarray(_convert(picture, _MODES[channels]))
-    return array.reshape(*array.shape[:2], channels)
+    return _MODES[channels]

@@ -10,8 +10,9 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cnn_jax import errors
@@ -38,6 +39,40 @@ _TRANSPOSE: Mapping[int, Image.Transpose] = MappingProxyType(
 _limit_lock = threading.Lock()
 
 
+class Header(NamedTuple):
+    """Properties of an image file that are known before its pixels are decoded.
+
+    Attributes:
+      format: one of `FORMATS`, or 'MPO', a JPEG file that holds several pictures.
+      mode: Pillow's mode of the stored pixels, such as 'RGB', 'L' or 'CMYK'.
+      width: width of the stored pixels, before the orientation is applied.
+      height: height of the stored pixels, likewise.
+      orientation: the EXIF orientation, from 1 (upright) to 8.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def is_deep(self) -> bool:
+        """True for pixels of more than 8 bits."""
+        return self.mode.startswith(("I", "F"))
+
+    @property
+    def channels(self) -> int:
+        """1 for greys, else 3; a palette counts as colour."""
+        return 1 if self.is_deep or self.mode in ("1", "L", "LA") else 3
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width after the orientation is applied."""
+        size = self.height, self.width
+        return size[::-1] if self.orientation >= 5 else size
+
+
 class _Thread(threading.local):
     """State of a thread; `reads` is True inside the context `reading`."""
 
@@ -62,11 +97,11 @@ _thread = _Thread()
 
 
 @contextlib.contextmanager
-def reading(encoded: bytes, place: str) -> Iterator[None]:
+def reading(encoded: bytes | None, place: str) -> Iterator[None]:
     """Context that hides Pillow's warnings and turns its errors into UnreadableImageError.
 
     Args:
-      encoded: the content of the image file.
+      encoded: the content of the image file; None for a picture that is open already.
       place: the name of the image, for the error message.
     """
     # `warnings.catch_warnings` replaces the filters of all threads, and two threads that leave it
@@ -84,10 +119,10 @@ def reading(encoded: bytes, place: str) -> Iterator[None]:
         _thread.reads = False
 
 
-def _reason(encoded: bytes, error: Exception) -> str:
-    if not encoded:
+def _reason(encoded: bytes | None, error: Exception) -> str:
+    if encoded == b"":
         return "the file is empty"
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError) and encoded:
         return (
             f"it begins with {encoded[:16]!r}; readable are {', '.join(FORMATS)} with an intact "
             "header"
@@ -116,6 +151,27 @@ def open_picture(encoded: bytes) -> ImageFile.ImageFile:
     return picture
 
 
+def header(encoded: bytes, place: str) -> Header:
+    """Returns the header of an image file, without decoding its pixels.
+
+    The orientation of a PNG file that stores it behind the pixels is given as 1.
+
+    Args:
+      encoded: the content of the file.
+      place: the name of the image, for the error message.
+
+    Raises:
+      UnreadableImageError: the header is damaged, or the format or the size is refused.
+    """
+    with reading(encoded, place):
+        picture = open_picture(encoded)
+        turn = orientation(picture)
+        # For TIFF, Pillow states the size of the upright picture.
+        swapped = picture.format == "TIFF" and turn >= 5
+        width, height = picture.size[::-1] if swapped else picture.size
+        return Header(picture.format or "", picture.mode, width, height, turn)
+
+
 @contextlib.contextmanager
 def _own_limit() -> Iterator[None]:
     """Context in which Pillow refuses images of more than `MAX_PIXELS` pixels, and no others.
@@ -131,7 +187,7 @@ def _own_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = given
 
 
-def orientation(picture: ImageFile.ImageFile) -> int:
+def orientation(picture: Image.Image) -> int:
     """Returns the EXIF orientation of a picture, 1 to 8; 1 if there is none or it is damaged.
 
     PNG files may store it behind the pixels; it is then known once the pixels are decoded.
@@ -184,6 +240,40 @@ def load_upright(picture: ImageFile.ImageFile) -> Image.Image:
     return picture.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else picture
 
 
+def upright(picture: Image.Image) -> Image.Image:
+    """Returns a picture of the caller with its orientation applied, if it is an open file.
+
+    Other pictures may have been turned already, although they keep the metadata of their file.
+    """
+    picture.load()
+    is_file = isinstance(picture, ImageFile.ImageFile)
+    if not is_file or picture.format == "TIFF":  # Pillow has turned TIFF files.
+        return picture
+    turn = orientation(picture)
+    return picture.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else picture
+
+
+def levels(stored: Image.Image, picture: Image.Image, mode: str) -> np.ndarray:
+    """Returns the pixels of a picture as numbers, by the rules of `images.decode`.
+
+    Args:
+      stored: the picture as it was opened, with its format and its tags.
+      picture: its pixels, upright.
+      mode: 'L' or 'RGB', for pictures of up to 8 bits.
+
+    Returns:
+      `[h, w]` or `[h, w, 3]` uint8 by `mode`; `[h, w]` uint16 or float32 in [0, 1] for deep greys.
+
+    Raises:
+      Exception: values out of range, or a mode that Pillow cannot convert.
+    """
+    if picture.mode == "F":
+        return _floats(stored, picture)
+    if picture.mode.startswith("I"):
+        return _integers(stored, picture)
+    return np.asarray(_convert(_opaque(picture), mode))
+
+
 def _prepare_tiff(picture: ImageFile.ImageFile) -> None:
     """Keeps Pillow from reading metadata and from turning the picture while it decodes pixels.
 
@@ -212,17 +302,58 @@ def _mend_transparency(picture: ImageFile.ImageFile) -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
-def white_is_zero(picture: ImageFile.ImageFile) -> bool:
+def _floats(stored: Image.Image, picture: Image.Image) -> np.ndarray:
+    """Returns floating-point greys `[h, w]` float32 in [0, 1]."""
+    values = np.asarray(picture)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # NaN fails too.
+        raise ValueError(
+            f"its floating-point values are from {low:g} to {high:g}; only finite values from 0 to "
+            "1 are allowed: scale them, or save 16-bit integers"
+        )
+    return 1 - values if _white_is_zero(stored) else values
+
+
+def _integers(stored: Image.Image, picture: Image.Image) -> np.ndarray:
+    """Returns greys of more than 8 bits as `[h, w]` uint16; uint8 for small 32-bit integers."""
+    values = np.asarray(picture)
+    if picture.mode == "I":  # 32 bits, whatever the depth of the file.
+        if values.max() <= 255 and stored.format != "PPM":
+            return values.clip(0).astype(np.uint8)
+        return values.clip(0, 65535).astype(np.uint16)
+    values = values.astype(np.uint16, copy=False)  # In the byte order of this machine.
+    if _is_12_bit(stored):
+        values = np.rint(values * np.float32(65535 / 4095)).astype(np.uint16)
+    if _white_is_zero(stored):
+        values = 65535 - values
+    transparent = picture.info.get("transparency")
+    return values if transparent is None else np.where(values == transparent, 65535, values)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Composites transparent pixels over white and converts to a mode without a palette."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture if picture.mode in ("1", "L") else _convert(picture, "RGB")
+
+
+def _convert(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _white_is_zero(picture: Image.Image) -> bool:
     """Returns True for a TIFF file in which 0 is white; Pillow inverts only those of 8 bits."""
     return _tiff_tags(picture).get(_PHOTOMETRIC) == 0
 
 
-def is_12_bit(picture: ImageFile.ImageFile) -> bool:
+def _is_12_bit(picture: Image.Image) -> bool:
     """Returns True for a TIFF file of 12-bit greys, which Pillow does not scale to 16 bits."""
     return _tiff_tags(picture).get(_BITS_PER_SAMPLE) == (12,)
 
 
-def _tiff_tags(picture: ImageFile.ImageFile) -> Mapping[int, Any]:
+def _tiff_tags(picture: Image.Image) -> Mapping[int, Any]:
     """Returns the tags of a TIFF file; empty for other formats."""
     tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})
     return tags

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -47,7 +48,8 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
         core, at most 16.
 
     Raises:
-      UserError: a worker has died. Errors of the source are raised as they are.
+      UserError: a worker has died, or the source cannot be pickled. Errors of the source are raised
+        as they are.
     """
     threads = 0 if workers else num_workers(-1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
@@ -71,6 +73,14 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
                     f"a worker process that reads images has died: {error} Exit code -9 means "
                     "that memory ran out, -7 that /dev/shm is full; try a smaller "
                     "--config.data.workers, or 0"
+                ) from error
+            except (TypeError, pickle.PicklingError) as error:
+                if "pickle" not in str(error):
+                    raise
+                raise errors.UserError(
+                    f"the examples cannot be copied to worker processes: {error}. Leave open files "
+                    "and locks out of the source's pickled state (__getstate__), or set "
+                    "--config.data.workers=0, to read with threads"
                 ) from error
             yield reader.open(item)
     finally:

@@ -8,24 +8,32 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Examples
-from cnn_jax.data import images, pipeline
+from cnn_jax.data import dtypes, images, pipeline
 
 _FETCHED = 1024  # examples whose encoded images are in memory together
 _DECODED = 16  # examples whose decoded images are in memory together
 
 
 def decoded(
-    examples: Examples, indices: Sequence[int], channels: int, report: Callable[[str], None]
+    examples: Examples,
+    indices: Sequence[int],
+    channels: int,
+    dtype: np.dtype,
+    report: Callable[[str], None],
 ) -> Iterator[tuple[np.ndarray | None, int]]:
     """Yields image and label of examples in order.
 
-    Images are `[h, w, channels]` uint8. An unreadable image is None, with label 0.
+    Images are `[h, w, channels]` of `dtype`. An unreadable image is None, with label 0.
 
     Args:
       examples: one split.
       indices: the numbers of the examples.
-      channels: 1 or 3.
+      channels: the wanted number; see `images.convert`.
+      dtype: uint8 or float32.
       report: called with the message of each unreadable image.
+
+    Raises:
+      UserError: an image has another dtype, or channels that cannot be converted.
     """
 
     def decode(
@@ -33,9 +41,11 @@ def decoded(
     ) -> tuple[np.ndarray, int] | errors.UnreadableImageError:
         try:
             found = examples[index] if example is None else example
-            image = images.to_array(found["image"], channels, examples.name(index))
+            place = examples.name(index)
+            image = images.to_array(found["image"], channels, place)
         except errors.UnreadableImageError as error:
             return error
+        dtypes.check_same(image, dtype, place)
         return image, int(found["label"])
 
     with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:

@@ -1,9 +1,9 @@
 """The feed for sets that fit into the memory of each device.
 
-The images stay on the devices as bytes. The inputs of a compiled call are light: the resident
-arrays, an order and a position in it. Batches are gathered, augmented and normalised inside the
-compiled functions. Order and augmentation are functions of (seed, step), so a resumed run skips and
-repeats nothing.
+The images stay on the devices in their dtype, uint8 or float32. The inputs of a compiled call are
+light: the resident arrays, an order and a position in it. Batches are gathered, augmented and
+normalised inside the compiled functions. Order and augmentation are functions of (seed, step), so a
+resumed run skips and repeats nothing.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import DTypeLike
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Description, Inputs
-from cnn_jax.data import augment, crops, reading, selection
+from cnn_jax.data import augment, automatic, crops, dtypes, reading, selection
 from cnn_jax.data.moments import Moments
 from cnn_jax.data.problems import Problems
 from cnn_jax.data.selection import Selected
@@ -32,9 +33,20 @@ from cnn_jax.runtime.sharding import Layout
 MAX_RESIDENT_BYTES = 8 * 2**30
 
 
-def num_bytes(examples: int, plan: Plan) -> int:
-    """Returns the bytes that a number of examples takes at the input size."""
-    return examples * math.prod(plan.data.input_shape)
+def num_bytes(examples: int, plan: Plan, dtype: DTypeLike = np.uint8) -> int:
+    """Returns the bytes that a number of examples takes at the input size.
+
+    Args:
+      examples: the number.
+      plan: a plan without automatic sizes.
+      dtype: of the images.
+    """
+    return examples * math.prod(plan.data.input_shape) * np.dtype(dtype).itemsize
+
+
+def is_too_large(examples: int, plan: Plan, dtype: DTypeLike) -> bool:
+    """Returns True if images take more than `MAX_RESIDENT_BYTES`; see `num_bytes`."""
+    return num_bytes(examples, plan, dtype) > MAX_RESIDENT_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Arrays:
     """One split on every device.
 
     Attributes:
-      images: `[N, H, W, C]` uint8.
+      images: `[N, H, W, C]`, uint8 or float32.
       labels: `[N]` int32.
       readable: `[N]` float32, 0 for unreadable images; None if all are readable.
     """
@@ -59,26 +71,73 @@ class Arrays:
 
 
 @dataclasses.dataclass(frozen=True)
+class Traced:
+    """The batches of a resident feed as traced functions, without the images.
+
+    Compiled steps refer to this object and not to the feed, so that a cache of them holds no data.
+
+    Attributes:
+      description: the properties of the data set.
+      augmentations: the augmentations of training batches, in the order of application.
+      batch_size: the number of examples in a training step, over all devices.
+      layout: the devices, and the sharding of batches over them.
+    """
+
+    description: Description
+    augmentations: Sequence[augment.Transform]
+    batch_size: int
+    layout: Layout
+
+    def training(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+        """Returns the batch of a training step; see `contracts.Feed.train_batch`."""
+        start = inputs["start"] + index * self.batch_size
+        indices = lax.dynamic_slice(inputs["order"], (start,), (self.batch_size,))
+        batch = self._gather(inputs, indices)
+        weight = batch.pop("readable", jnp.ones(self.batch_size, jnp.float32))
+        return augment.training(
+            self.augmentations, self.description, key, {**batch, "weight": weight}
+        )
+
+    def evaluation(self, inputs: Inputs) -> Batch:
+        """Returns the batch of an evaluation step; see `contracts.Feed.eval_batch`."""
+        batch = self._gather(inputs, jnp.asarray(inputs["indices"]))
+        batch["weight"] = jnp.asarray(inputs["weight"])
+        if "readable" in batch:
+            readable = batch.pop("readable")
+            batch["unreadable"] = batch["weight"] * (1 - readable)
+            batch["weight"] *= readable
+        return augment.normalise(batch, self.description)
+
+    def _gather(self, inputs: Inputs, indices: jax.Array) -> Batch:
+        indices = lax.with_sharding_constraint(indices, self.layout.batch)
+        names = {"images": "image", "labels": "label", "readable": "readable"}
+        return {
+            name: jnp.asarray(inputs[stored])[indices]
+            for stored, name in names.items()
+            if stored in inputs
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Resident:
     """Feed (`contracts.Feed`) whose images are all in device memory, a whole copy on every device.
 
     A compiled step picks its batch by index, so no image is copied from the host during training.
 
     Attributes:
-      description: the properties of the data set that a run stores.
+      traced: the traced functions.
       splits: the arrays of 'train' and, where the config names them, 'validation' and 'test'.
-      batch_size: the number of examples in a training step, over all devices.
-      augmentations: the augmentations of training batches, in the order of application.
       seed: the seed of the order of training examples; augmentation gets its keys from the step.
-      layout: the devices, and the sharding of batches over them.
     """
 
-    description: Description
+    traced: Traced
     splits: Mapping[str, Arrays]
-    batch_size: int
-    augmentations: Sequence[augment.Transform]
     seed: int
-    layout: Layout
+
+    @property
+    def description(self) -> Description:
+        """The properties of the data set that a run stores."""
+        return self.traced.description
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,7 +145,7 @@ class Resident:
 
         The remaining examples are left out of this epoch; another epoch has another order.
         """
-        return self.size("train") // self.batch_size
+        return self.size("train") // self.traced.batch_size
 
     def size(self, split: str) -> int:
         """See `contracts.Feed`."""
@@ -99,23 +158,18 @@ class Resident:
         for epoch, within in itertools.groupby(calls, lambda call: call.start // steps):
             order = self._order(epoch)
             for call in within:
-                start = np.array(call.start % steps * self.batch_size, np.int32)
+                start = np.array(call.start % steps * self.traced.batch_size, np.int32)
                 yield call, {**arrays.inputs, "order": order, "start": start}
 
-    def train_batch(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+    @property
+    def train_batch(self) -> Callable[[Inputs, jax.Array | int, jax.Array], Batch]:
         """See `contracts.Feed`."""
-        start = inputs["start"] + index * self.batch_size
-        indices = lax.dynamic_slice(inputs["order"], (start,), (self.batch_size,))
-        batch = self._gather(inputs, indices)
-        weight = batch.pop("readable", jnp.ones(self.batch_size, jnp.float32))
-        return augment.training(
-            self.augmentations, self.description, key, {**batch, "weight": weight}
-        )
+        return self.traced.training
 
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
         arrays, size = self._split(split), self.size(split)
-        offsets = np.arange(self.layout.padded(batch_size))
+        offsets = np.arange(self.traced.layout.padded(batch_size))
         for start in range(0, size, batch_size):
             inside = (offsets < batch_size) & (start + offsets < size)
             yield {
@@ -124,27 +178,13 @@ class Resident:
                 "weight": inside.astype(np.float32),
             }
 
-    def eval_batch(self, inputs: Inputs) -> Batch:
+    @property
+    def eval_batch(self) -> Callable[[Inputs], Batch]:
         """See `contracts.Feed`."""
-        batch = self._gather(inputs, jnp.asarray(inputs["indices"]))
-        batch["weight"] = jnp.asarray(inputs["weight"])
-        if "readable" in batch:
-            readable = batch.pop("readable")
-            batch["unreadable"] = batch["weight"] * (1 - readable)
-            batch["weight"] *= readable
-        return augment.normalise(batch, self.description)
+        return self.traced.evaluation
 
     def close(self) -> None:
         """See `contracts.Feed`. There are no workers."""
-
-    def _gather(self, inputs: Inputs, indices: jax.Array) -> Batch:
-        indices = lax.with_sharding_constraint(indices, self.layout.batch)
-        names = {"images": "image", "labels": "label", "readable": "readable"}
-        return {
-            name: jnp.asarray(inputs[stored])[indices]
-            for stored, name in names.items()
-            if stored in inputs
-        }
 
     def _order(self, epoch: int) -> jax.Array:
         """Returns the order of the training examples in an epoch: a function of (seed, epoch)."""
@@ -165,21 +205,27 @@ def bind(
     description: Description | None,
 ) -> Resident:
     """Returns the resident feed of selected examples; see `cnn_jax.data.bind`."""
-    _check_size(selected, plan)
+    if description is None:
+        dtype = automatic.dtype_of(selected["train"])
+    else:
+        dtype = dtypes.of_peak(description.peak)
+    _check_size(selected, plan, dtype)
     problems = Problems(plan.data.max_bad_images)
     loaded = {}
     if description is None:
-        loaded["train"], description = _load_first(class_names, selected, plan, problems)
+        loaded["train"], description = _load_first(class_names, selected, plan, dtype, problems)
     for name in selected.keys() - loaded.keys():
         crop = crops.eval_crop(plan.data, description.native_size)
-        loaded[name] = _read(name, selected[name], plan, crop, problems)
+        loaded[name] = _read(name, selected[name], plan, dtype, crop, problems)
     return Resident(
-        description=description,
+        traced=Traced(
+            description=description,
+            augmentations=augment.make(plan.data, description),
+            batch_size=plan.train.batch_size,
+            layout=layout,
+        ),
         splits={name: _on_devices(loaded[name], layout) for name in selected},
-        batch_size=plan.train.batch_size,
-        augmentations=augment.make(plan.data),
         seed=plan.seed,
-        layout=layout,
     )
 
 
@@ -187,7 +233,7 @@ class _Loaded(NamedTuple):
     """One split on the host.
 
     Attributes:
-      images: `[N, H, W, C]` uint8.
+      images: `[N, H, W, C]`, uint8 or float32.
       labels: `[N]` int32.
       readable: `[N]` bool; the pixels of an unreadable image are those of the next readable one.
     """
@@ -197,8 +243,8 @@ class _Loaded(NamedTuple):
     readable: np.ndarray
 
 
-def _check_size(selected: Mapping[str, Selected], plan: Plan) -> None:
-    total = num_bytes(sum(map(len, selected.values())), plan)
+def _check_size(selected: Mapping[str, Selected], plan: Plan, dtype: np.dtype) -> None:
+    total = num_bytes(sum(map(len, selected.values())), plan, dtype)
     if total > MAX_RESIDENT_BYTES:
         raise errors.UserError(
             f"the images take {total / 2**30:.1f} GiB at data.image_size {plan.data.image_size}, "
@@ -209,14 +255,18 @@ def _check_size(selected: Mapping[str, Selected], plan: Plan) -> None:
 
 
 def _load_first(
-    class_names: Sequence[str], selected: Mapping[str, Selected], plan: Plan, problems: Problems
+    class_names: Sequence[str],
+    selected: Mapping[str, Selected],
+    plan: Plan,
+    dtype: np.dtype,
+    problems: Problems,
 ) -> tuple[_Loaded, Description]:
     """Returns the training images, and the description of the set that they define.
 
     Native sizes that all agree need no scaling to the native size, and sizes that differ have no
     native size. So each image is brought to the input size as soon as it is decoded.
     """
-    sums, sizes = Moments(plan.data.channels), set()
+    sums, sizes = Moments(plan.data.channels, dtype), set()
     crop = crops.eval_crop(plan.data, None)
 
     def fit(image: np.ndarray) -> np.ndarray:
@@ -224,11 +274,13 @@ def _load_first(
         sizes.add((image.shape[0], image.shape[1]))
         return crop(image)
 
-    loaded = _read("train", selected["train"], plan, fit, problems)
+    loaded = _read("train", selected["train"], plan, dtype, fit, problems)
     given = (plan.data.mean, plan.data.std) if plan.data.mean else sums.mean_and_std()
     native_size = sizes.pop() if len(sizes) == 1 else None
     shape = plan.data.input_shape
-    description = selection.describe(class_names, selected, shape, native_size, given)
+    description = selection.describe(
+        class_names, selected, shape, native_size, given, dtypes.peak(dtype)
+    )
     return loaded, description
 
 
@@ -236,17 +288,18 @@ def _read(
     split: str,
     examples: Selected,
     plan: Plan,
+    dtype: np.dtype,
     fit: Callable[[np.ndarray], np.ndarray],
     problems: Problems,
 ) -> _Loaded:
     size = len(examples)
     result = _Loaded(
-        np.zeros((size, *plan.data.input_shape), np.uint8),
+        np.zeros((size, *plan.data.input_shape), dtype),
         np.zeros(size, np.int32),
         np.ones(size, bool),
     )
     report = functools.partial(problems.add, split)
-    found = reading.decoded(examples, range(size), plan.data.channels, report)
+    found = reading.decoded(examples, range(size), plan.data.channels, dtype, report)
     for index, (image, label) in enumerate(found):
         if image is None:
             result.readable[index] = False

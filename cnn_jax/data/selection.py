@@ -123,17 +123,39 @@ def select(source: Source, data: plan.Data) -> dict[str, Selected]:
         "validation": data.validation_split,
         "test": data.test_split,
     }
-    sizes = {name: len(examples) for name, examples in source.splits.items()}
-    ranges = {key: splits.resolve(split, sizes) for key, split in wanted.items() if split}
+    wanted = {key: split for key, split in wanted.items() if split}
+    ranges = _ranges(source, wanted)
     stored, start, stop = ranges["train"]
     for key in ranges.keys() - {"train"}:
         other, first, last = ranges[key]
         if other == stored and first < stop and start < last:
             logging.warning("data.%s_split shares examples with data.train_split", key)
+    return pick(source, wanted)
+
+
+def pick(source: Source, expressions: Mapping[str, str]) -> dict[str, Selected]:
+    """Returns the examples of split expressions.
+
+    Args:
+      source: the data set.
+      expressions: expressions such as 'test[:50%]' by the names of the results.
+
+    Raises:
+      UserError: a split that the source does not have, or an expression without an example.
+    """
     return {
         key: Selected(source.splits[name], range(first, last))
-        for key, (name, first, last) in ranges.items()
+        for key, (name, first, last) in _ranges(source, expressions).items()
     }
+
+
+def training(source: Source, data: plan.Data) -> Selected:
+    """Returns the training examples; of stratified splits, all that are divided.
+
+    Raises:
+      UserError: as for `pick`.
+    """
+    return pick(source, {"train": "train" if data.split else data.train_split})["train"]
 
 
 def names(source: Source, data: plan.Data) -> dict[str, list[str]]:
@@ -150,6 +172,7 @@ def describe(
     input_shape: tuple[int, int, int],
     native_size: tuple[int, int] | None,
     mean_and_std: tuple[tuple[float, ...], tuple[float, ...]],
+    peak: float,
 ) -> Description:
     """Returns the description of a run's data set, with sizes and hashes of its splits."""
     mean, std = mean_and_std
@@ -159,6 +182,7 @@ def describe(
         input_shape=input_shape,
         mean=mean,
         std=std,
+        peak=peak,
         sizes={name: len(examples) for name, examples in selected.items()},
         hashes={name: examples.digest() for name, examples in selected.items()},
     )
@@ -195,6 +219,12 @@ def check_unchanged(
             f"the data set has changed since the run began: {'; '.join(changes)}. Restore the data "
             "set, or start a new run in another --workdir"
         )
+
+
+def _ranges(source: Source, expressions: Mapping[str, str]) -> dict[str, tuple[str, int, int]]:
+    """Returns stored split, first index and index after the last of each expression."""
+    sizes = {name: len(examples) for name, examples in source.splits.items()}
+    return {key: splits.resolve(split, sizes) for key, split in expressions.items()}
 
 
 def _stratified(source: Source, data: plan.Data) -> dict[str, Selected]:

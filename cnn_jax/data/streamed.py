@@ -1,6 +1,6 @@
 """The feed for sets of any size: images are read, decoded and cropped in each epoch.
 
-Worker processes make batches of bytes on the host (`batches.py`). A thread copies them to the
+Worker processes make batches of pixels on the host (`batches.py`). A thread copies them to the
 devices while steps run. Mirroring, padding crops and normalisation run on the devices.
 """
 
@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +17,18 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Description, Inputs
-from cnn_jax.data import augment, batches, crops, imagenet, moments, pipeline, reading, selection
+from cnn_jax.data import (
+    augment,
+    automatic,
+    batches,
+    crops,
+    dtypes,
+    imagenet,
+    moments,
+    pipeline,
+    reading,
+    selection,
+)
 from cnn_jax.data.batches import EvalBatches, TrainBatches
 from cnn_jax.data.order import Order
 from cnn_jax.data.problems import Problems
@@ -31,6 +42,29 @@ _ON_DEVICE = ("image", "label", "weight", "unreadable")
 
 
 @dataclasses.dataclass(frozen=True)
+class Traced:
+    """The batches of a streamed feed as traced functions, without the examples.
+
+    Attributes:
+      description: the properties of the data set.
+      augmentations: the augmentations of training batches, in the order of application.
+    """
+
+    description: Description
+    augmentations: Sequence[augment.Transform]
+
+    def training(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+        """Returns the batch of a training step; see `contracts.Feed.train_batch`."""
+        batch = {name: jnp.asarray(inputs[name])[index] for name in ("image", "label", "weight")}
+        return augment.training(self.augmentations, self.description, key, batch)
+
+    def evaluation(self, inputs: Inputs) -> Batch:
+        """Returns the batch of an evaluation step; see `contracts.Feed.eval_batch`."""
+        batch = {name: jnp.asarray(inputs[name]) for name in _ON_DEVICE}
+        return augment.normalise(batch, self.description)
+
+
+@dataclasses.dataclass(frozen=True)
 class Streamed:
     """Feed (`contracts.Feed`) that reads each image when a step needs it.
 
@@ -38,21 +72,24 @@ class Streamed:
     on the number of hosts or workers, and a resumed run skips and repeats nothing.
 
     Attributes:
-      description: the properties of the data set that a run stores.
+      traced: the traced functions.
       selected: the examples of 'train' and, where the config names them, 'validation' and 'test'.
       plan: the config.
-      augmentations: the augmentations of training batches, in the order of application.
       layout: the devices, and the sharding of batches over them.
       problems: the unreadable images so far.
     """
 
-    description: Description
+    traced: Traced
     selected: Mapping[str, Selected]
     plan: Plan
-    augmentations: Sequence[augment.Transform]
     layout: Layout
     problems: Problems
     _open: list[pipeline.Ahead[Any]] = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def description(self) -> Description:
+        """The properties of the data set that a run stores."""
+        return self.traced.description
 
     @property
     def splits(self) -> Collection[str]:
@@ -72,19 +109,19 @@ class Streamed:
         """See `contracts.Feed`. The arrays have a leading axis of `train.steps_per_call`."""
         return self._ahead(self._train_inputs(iter(calls)))
 
-    def train_batch(self, inputs: Inputs, index: jax.Array | int, key: jax.Array) -> Batch:
+    @property
+    def train_batch(self) -> Callable[[Inputs, jax.Array | int, jax.Array], Batch]:
         """See `contracts.Feed`."""
-        batch = {name: jnp.asarray(inputs[name])[index] for name in ("image", "label", "weight")}
-        return augment.training(self.augmentations, self.description, key, batch)
+        return self.traced.training
 
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
         return self._ahead(self._eval_inputs(split, batch_size))
 
-    def eval_batch(self, inputs: Inputs) -> Batch:
+    @property
+    def eval_batch(self) -> Callable[[Inputs], Batch]:
         """See `contracts.Feed`."""
-        batch = {name: jnp.asarray(inputs[name]) for name in _ON_DEVICE}
-        return augment.normalise(batch, self.description)
+        return self.traced.evaluation
 
     def host_batches(self) -> TrainBatches:
         """Returns this host's rows of the training batches by step, before the copy to devices."""
@@ -97,6 +134,7 @@ class Streamed:
             batch_size=size,
             input_shape=self.description.input_shape,
             seed=self.plan.seed,
+            dtype=dtypes.of_peak(self.description.peak),
         )
 
     def close(self) -> None:
@@ -129,6 +167,7 @@ class Streamed:
             rows=self.layout.local_rows(padded),
             batch_size=batch_size,
             input_shape=self.description.input_shape,
+            dtype=dtypes.of_peak(self.description.peak),
         )
         # Threads start at once. Processes would take seconds to start for each validation.
         made = pipeline.batches(source, 0, workers=0)
@@ -169,22 +208,27 @@ def bind(
     """Returns the streamed feed of selected examples; see `cnn_jax.data.bind`."""
     problems = Problems(plan.data.max_bad_images)
     if description is None:
-        statistics = _statistics(selected["train"], plan, problems)
+        dtype = automatic.dtype_of(selected["train"])
+        statistics = _statistics(selected["train"], plan, dtype, problems)
         description = selection.describe(
-            class_names, selected, plan.data.input_shape, None, statistics
+            class_names,
+            selected,
+            plan.data.input_shape,
+            None,
+            statistics,
+            dtypes.peak(dtype),
         )
     return Streamed(
-        description=description,
+        traced=Traced(description, augment.make(plan.data, description)),
         selected=selected,
         plan=plan,
-        augmentations=augment.make(plan.data),
         layout=layout,
         problems=problems,
     )
 
 
 def _statistics(
-    examples: Selected, plan: Plan, problems: Problems
+    examples: Selected, plan: Plan, dtype: np.dtype, problems: Problems
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation: the config's, ImageNet's for colour, or estimates.
 
@@ -197,9 +241,9 @@ def _statistics(
     order = Order(len(examples), plan.train.batch_size, plan.seed)
     places = range(min(MOMENTS_SIZE, order.steps_per_epoch * plan.train.batch_size))
     indices = [order.example(*divmod(place, plan.train.batch_size)) for place in places]
-    result = moments.Moments(plan.data.channels)
+    result = moments.Moments(plan.data.channels, dtype)
     report = functools.partial(problems.add, "train")
-    for image, _ in reading.decoded(examples, indices, plan.data.channels, report):
+    for image, _ in reading.decoded(examples, indices, plan.data.channels, dtype, report):
         if image is not None:
             result.add(image)
     return result.mean_and_std()

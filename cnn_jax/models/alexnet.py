@@ -25,8 +25,10 @@ Departures from the papers:
   (AlexNet's here) and the pooling (3x3, sizes rounded up, here).
 """
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,37 @@ class ResponseNorm(NamedTuple):
     across_streams: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Normal initialiser. Unlike `nn.initializers.normal`, it can be pickled and compared."""
+
+    stddev: float
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        return nn.initializers.normal(self.stddev)(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """Uniform initialiser with variance `scale` divided by the fan; can be pickled and compared.
+
+    Attributes:
+      scale: see `nn.initializers.variance_scaling`.
+      mode: 'fan_in' or 'fan_avg'.
+    """
+
+    scale: float
+    mode: Literal["fan_in", "fan_avg"]
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        init = nn.initializers.variance_scaling(self.scale, self.mode, "uniform")
+        return init(key, shape, dtype)
+
+
 class Initial(NamedTuple):
     """Initial values of the parameters.
 
@@ -79,9 +112,9 @@ class Initial(NamedTuple):
     bias: float
 
 
-_gaussian = nn.initializers.normal
 # torch's default for convolutions and dense layers: uniform, with variance 1 / (3 fan_in).
-_torch = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_torch = Uniform(1 / 3, "fan_in")
+_glorot = Uniform(1.0, "fan_avg")  # as `layers.glorot_uniform`
 
 
 class AlexNet(nn.Module):
@@ -101,6 +134,8 @@ class AlexNet(nn.Module):
       dropout_rate: rate of the dropout at fc6 and fc7.
       dropout_on_input: True for dropout on the inputs of fc6 and fc7, False for their outputs.
       initial: initial values of the parameters.
+      remat: whether the backward pass recomputes each convolution, with its normalisation and
+        pooling, instead of storing its activations.
       dtype: dtype of the computation.
     """
 
@@ -122,7 +157,8 @@ class AlexNet(nn.Module):
     activation: str = "relu"
     dropout_rate: float = 0.5
     dropout_on_input: bool = False
-    initial: Initial = Initial(_gaussian(0.01), _gaussian(0.01), 1.0)
+    initial: Initial = Initial(Gaussian(0.01), Gaussian(0.01), 1.0)
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -133,17 +169,21 @@ class AlexNet(nn.Module):
         x = images
         for number in range(1, len(self.convolutions) + 1):
             # AlexNet: [B, 27, 27, 96], [B, 13, 13, 256], [B, 13, 13, 384] twice, [B, 6, 6, 256]
-            x = self._normalize_and_pool(number, activation(self._convolve(number, x)))
+            stage = partial(AlexNet._stage, number=number)
+            x = layers.remat(stage, self.remat)(self, x)
             layers.feature(self, f"stage{number}", x)
         x = layers.flatten(x)  # [B, 9216]
         for number, width in enumerate(self.hidden, 6):
             x = drop(x) if self.dropout_on_input else x
             x = activation(self._dense(f"fc{number}", width, x))
             x = x if self.dropout_on_input else drop(x)
-        output = nn.Dense(
-            self.num_classes, kernel_init=self.initial.kernel, dtype=self.dtype, name="fc8"
-        )
-        return layers.as_logits(output(x))
+        head = partial(nn.Dense, kernel_init=self.initial.kernel, dtype=self.dtype, name="fc8")
+        return layers.logits(x, self.num_classes, head)
+
+    def _stage(self, x: jax.Array, *, number: int) -> jax.Array:
+        """Applies convolution `number` and the layers up to the next convolution."""
+        activation = layers.activation(self.activation)
+        return self._normalize_and_pool(number, activation(self._convolve(number, x)))
 
     def _convolve(self, number: int, x: jax.Array) -> jax.Array:
         features, size, stride, padding = self.convolutions[number - 1]
@@ -235,10 +275,10 @@ VARIANTS = {
     "alexnet": layers.Variant(partial(AlexNet, streams=2), (227, 227, 3)),
     "alexnet_single": layers.Variant(AlexNet, (227, 227, 3)),
     "alexnet_caffe": layers.Variant(
-        partial(_caffe, initial=Initial(_gaussian(0.01), _gaussian(0.005), 0.1)), (227, 227, 3)
+        partial(_caffe, initial=Initial(Gaussian(0.01), Gaussian(0.005), 0.1)), (227, 227, 3)
     ),
     "caffenet": layers.Variant(
-        partial(_caffe, pool_first=True, initial=Initial(_gaussian(0.01), _gaussian(0.005), 1.0)),
+        partial(_caffe, pool_first=True, initial=Initial(Gaussian(0.01), Gaussian(0.005), 1.0)),
         (227, 227, 3),
     ),
     "alexnet_owt": layers.Variant(
@@ -256,7 +296,7 @@ VARIANTS = {
             AlexNet,
             convolutions=(Convolution(96, 11, 4, 1), *AlexNet.convolutions[1:]),
             local_response_norm=False,
-            initial=Initial(layers.glorot_uniform, layers.glorot_uniform, 0.0),
+            initial=Initial(_glorot, _glorot, 0.0),
         ),
         (224, 224, 1),
     ),
@@ -266,7 +306,7 @@ VARIANTS = {
             convolutions=_ZFNET,
             hidden=(4096, 1024),
             ceil_mode=True,
-            initial=Initial(_gaussian(0.01), _gaussian(0.01), 0.0),
+            initial=Initial(Gaussian(0.01), Gaussian(0.01), 0.0),
         ),
         (224, 224, 3),
     ),

@@ -44,11 +44,22 @@ def _pair(size: int | Pair) -> Pair:
 Step = Callable[[jax.Array], jax.Array] | Unit | tuple[Unit, Unit]
 # Branches by name. Each is a chain of steps; all get the same input and are concatenated.
 Branches = Mapping[str, tuple[Step, ...]]
+# Form of branches as a field of a module: Flax's transformations would sort the keys of a mapping,
+# and so change the order of the channels.
+Items = tuple[tuple[str, tuple[Step, ...]], ...]
 # Part of a network, which is a sequence of named parts.
 Part = Callable[[jax.Array], jax.Array] | Unit | Branches
 
 
-def apply(name: str, part: Part, x: jax.Array, conv: layers.ModuleDef, first: int = 0) -> jax.Array:
+def apply(
+    name: str,
+    part: Part,
+    x: jax.Array,
+    conv: layers.ModuleDef,
+    *,
+    first: int = 0,
+    remat: bool = False,
+) -> jax.Array:
     """Applies a part of a network, as child module `name` of the calling module.
 
     Args:
@@ -58,6 +69,7 @@ def apply(name: str, part: Part, x: jax.Array, conv: layers.ModuleDef, first: in
       conv: builds the module of a unit. It takes features and kernel size by position, and stride,
         padding and name as keywords.
       first: number of the first convolution of a branch, see `Mixed`.
+      remat: whether the backward pass recomputes the activations of branches.
 
     Returns:
       `[B, H', W', C']`.
@@ -66,11 +78,13 @@ def apply(name: str, part: Part, x: jax.Array, conv: layers.ModuleDef, first: in
         return _unit(name, part, x, conv)
     if callable(part):
         return part(x)
-    return Mixed(part, conv, first, name=name)(x)
+    mixed = layers.remat(Mixed, remat)(tuple(part.items()), conv, first, name=name)
+    output: jax.Array = mixed(x)
+    return output
 
 
 def concatenated(
-    x: jax.Array, branches: Branches, conv: layers.ModuleDef, first: int = 0
+    x: jax.Array, branches: Items, conv: layers.ModuleDef, first: int = 0
 ) -> jax.Array:
     """Applies all branches to `x` and concatenates their outputs along the channels.
 
@@ -78,7 +92,7 @@ def concatenated(
     child modules of the calling module, named as described in `Mixed`.
     """
     outputs = []
-    for name, steps in branches.items():
+    for name, steps in branches:
         y, number = x, first
         several = sum(not callable(step) for step in steps) > 1
         for step in steps:
@@ -109,7 +123,7 @@ class Mixed(nn.Module):
     and `b`, as in `branch3x3_2a`, `branch3x3_2b`.
     """
 
-    branches: Branches
+    branches: Items
     conv: layers.ModuleDef
     first: int = 0
 

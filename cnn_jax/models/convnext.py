@@ -31,7 +31,11 @@ class ConvNeXt(nn.Module):
       widths: channels in each stage.
       layer_scale_init: initial value of the layer scale.
       stochastic_depth_rate: rate in the last block; rates rise linearly from 0 in the first block.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
+
+    Raises:
+      UserError: the lengths of `stage_sizes` and `widths` differ.
     """
 
     num_classes: int
@@ -39,7 +43,13 @@ class ConvNeXt(nn.Module):
     widths: tuple[int, ...]
     layer_scale_init: float = 1e-6
     stochastic_depth_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(stage_sizes=self.stage_sizes, widths=self.widths)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -55,7 +65,7 @@ class ConvNeXt(nn.Module):
                 x = norm(name=f"{name}_downsample_norm")(x)
                 x = conv(width, (2, 2), stride=2, name=f"{name}_downsample_conv")(x)
             for index in range(size):
-                block = Block(
+                block = layers.remat(Block, self.remat)(
                     conv,
                     self.layer_scale_init,
                     drop_rate=next(rates),
@@ -66,10 +76,8 @@ class ConvNeXt(nn.Module):
                 x = block(x)
             layers.feature(self, f"stage{stage + 1}", x)
         x = norm(name="head_norm")(ops.global_avg_pool(x))  # [B, C]
-        head = nn.Dense(
-            self.num_classes, kernel_init=attention.normal, dtype=self.dtype, name="head_fc"
-        )
-        return layers.as_logits(head(x))
+        head = partial(nn.Dense, kernel_init=attention.normal, dtype=self.dtype, name="head_fc")
+        return layers.logits(x, self.num_classes, head)
 
 
 class Block(nn.Module):

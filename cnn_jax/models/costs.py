@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from cnn_jax import errors, models
+from cnn_jax.runtime import imports
 
 UNUSED = "unused"  # `Row.kind` for parameters that the forward pass does not use
 
@@ -52,7 +53,7 @@ def rows(model: nn.Module, input_shape: tuple[int, ...], **arguments: Any) -> li
     auxiliary heads in inference, are the last rows, with kind `UNUSED`.
 
     Args:
-      model: a Linen module that maps one array to another.
+      model: a Linen module that maps one array to another, or to a mapping with arrays.
       input_shape: shape of the input without the batch axis.
       **arguments: further arguments of the module's `__call__`, such as `train=False`.
 
@@ -72,7 +73,7 @@ def rows(model: nn.Module, input_shape: tuple[int, ...], **arguments: Any) -> li
         output = call(*args, **kwargs)
         path, kind = context.module.path, type(context.module).__name__
         if context.method_name == "__call__" and counter.has(path):
-            found.append(counter.row(path, kind, output.shape[1:]))
+            found.append(counter.row(path, kind, _shape(output)))
         return output
 
     def apply(given: Any, x: jax.Array) -> Any:
@@ -81,6 +82,13 @@ def rows(model: nn.Module, input_shape: tuple[int, ...], **arguments: Any) -> li
     with nn.intercept_methods(record):
         jax.eval_shape(apply, variables, batch)
     return found + counter.unused()
+
+
+def _shape(output: Any) -> tuple[int, ...]:
+    """Returns the shape of a layer's output without the batch axis; the logits' in a mapping."""
+    if isinstance(output, Mapping):
+        output = output.get("logits", output)
+    return tuple(jax.tree.leaves(output)[0].shape[1:])
 
 
 _Path = tuple[str, ...]
@@ -199,7 +207,11 @@ def shape_text(shape: Sequence[int]) -> str:
 def default_num_classes(name: str) -> int:
     """Returns 1000, as in ImageNet, or 10 for networks of images of up to 32x32 pixels.
 
+    It is 10 for a network 'module:attribute' too, whose size is not known.
+
     Raises:
       errors.UserError: `name` is not a registered network.
     """
+    if imports.is_reference(name):
+        return 10
     return 1000 if models.input_shape(name)[0] > 32 else 10

@@ -45,7 +45,11 @@ class CSPNet(nn.Module):
       zero_init_residual: whether each block starts as its shortcut.
       stochastic_depth_rate: rate in the last block; rates rise linearly from 0 in the first block.
       dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
+
+    Raises:
+      UserError: the lengths of `stage_sizes`, `widths` and `expansions` differ.
     """
 
     num_classes: int
@@ -58,7 +62,15 @@ class CSPNet(nn.Module):
     zero_init_residual: bool = True
     stochastic_depth_rate: float = 0.0
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(
+            stage_sizes=self.stage_sizes, widths=self.widths, expansions=self.expansions
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -77,7 +89,7 @@ class CSPNet(nn.Module):
         )
         zeros = partial(norm, scale_init=nn.initializers.zeros_init())
         block = partial(
-            DarkBlock if dark else Bottleneck,
+            layers.remat(DarkBlock if dark else Bottleneck, self.remat),
             conv=conv,
             last_norm=zeros if self.zero_init_residual else norm,
             activation=activation,
@@ -102,8 +114,8 @@ class CSPNet(nn.Module):
             layers.feature(self, f"stage{index + 1}", x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
         normal = nn.initializers.normal(0.01)
-        dense = nn.Dense(self.num_classes, kernel_init=normal, dtype=self.dtype, name="fc")
-        return layers.as_logits(dense(x))
+        head = partial(nn.Dense, kernel_init=normal, dtype=self.dtype, name="fc")
+        return layers.logits(x, self.num_classes, head)
 
     def _stem(self, images: jax.Array, conv: layers.ModuleDef) -> jax.Array:
         if self.block == "dark":

@@ -29,6 +29,9 @@ from cnn_jax.models import layers
 
 MIN_IMAGE_SIZE = 8  # smaller images have no pixels after three poolings with stride 2
 
+# Channels of the convolutions, and the standard deviation of their initial weights.
+_CONVOLUTIONS = ((32, 1e-4), (32, 0.01), (64, 0.01))
+
 _max_pool = partial(ops.max_pool, window=3, stride=2, ceil_mode=True)
 _avg_pool = partial(ops.avg_pool, window=3, stride=2, ceil_mode=True)
 
@@ -43,6 +46,8 @@ class CudaConvnet(nn.Module):
       output_scale: standard deviation of the initial weights of the dense layers.
       activation: a key of `layers.ACTIVATIONS`.
       dropout_rate: rate of the dropout before fc10.
+      remat: whether the backward pass recomputes each convolution, with its pooling and
+        normalisation, instead of storing its activations.
       dtype: dtype of the computation.
     """
 
@@ -52,25 +57,35 @@ class CudaConvnet(nn.Module):
     output_scale: float
     activation: str = "relu"
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "cuda_convnet")
         activation = layers.activation(self.activation)
-        x = activation(_max_pool(self._convolve("conv1", 32, 1e-4, images)))
-        x = layers.feature(self, "stage1", self._normalize(x))  # [B, 16, 16, 32]
-        x = _avg_pool(activation(self._convolve("conv2", 32, 0.01, x)))
-        x = layers.feature(self, "stage2", self._normalize(x))  # [B, 8, 8, 32]
-        x = _avg_pool(activation(self._convolve("conv3", 64, 0.01, x)))
-        layers.feature(self, "stage3", x)
+        x = images
+        for number in (1, 2, 3):  # [B, 16, 16, 32], [B, 8, 8, 32], [B, 4, 4, 64]
+            stage = partial(CudaConvnet._stage, number=number)
+            x = layers.remat(stage, self.remat)(self, x)
+            layers.feature(self, f"stage{number}", x)
         x = layers.flatten(x)  # [B, 1024]
         init = nn.initializers.normal(self.output_scale)
         if self.hidden:
             x = activation(nn.Dense(64, kernel_init=init, dtype=self.dtype, name="fc64")(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        output = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="fc10")
-        return layers.as_logits(output(x))
+        head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="fc10")
+        return layers.logits(x, self.num_classes, head)
+
+    def _stage(self, x: jax.Array, *, number: int) -> jax.Array:
+        """Applies convolution `number` and the layers up to the next convolution."""
+        activation = layers.activation(self.activation)
+        features, scale = _CONVOLUTIONS[number - 1]
+        x = self._convolve(f"conv{number}", features, scale, x)
+        if number == 1:
+            return self._normalize(activation(_max_pool(x)))
+        x = _avg_pool(activation(x))
+        return self._normalize(x) if number == 2 else x
 
     def _convolve(self, name: str, features: int, scale: float, x: jax.Array) -> jax.Array:
         conv = layers.Conv(

@@ -33,6 +33,8 @@ class DenseNet(nn.Module):
       compression: share of the channels that a transition keeps; theta in the paper.
       epsilon: constant added to the variance in batch normalisation.
       dropout_rate: rate of the dropout after every convolution but the first (section 4.2).
+      remat: whether the backward pass recomputes each layer of a dense block instead of storing its
+        activations. The concatenated inputs of the layers are stored.
       dtype: dtype of the computation.
     """
 
@@ -42,7 +44,13 @@ class DenseNet(nn.Module):
     compression: float = 0.5
     epsilon: float = 1e-5
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(stage_sizes=self.stage_sizes)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -58,11 +66,12 @@ class DenseNet(nn.Module):
             if stage > 1:
                 features = int(self.compression * x.shape[-1])
                 x = Transition(features, *parts, name=f"transition{stage - 1}")(x)
-            x = DenseBlock(size, self.growth, *parts, name=f"denseblock{stage}")(x)
+            name = f"denseblock{stage}"
+            x = DenseBlock(size, self.growth, *parts, remat=self.remat, name=name)(x)
             layers.feature(self, f"stage{stage}", x)
         x = nn.relu(norm(name="norm5")(x))
-        dense = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")
-        return layers.as_logits(dense(ops.global_avg_pool(x)))
+        head = partial(nn.Dense, dtype=self.dtype, name="classifier")
+        return layers.logits(ops.global_avg_pool(x), self.num_classes, head)
 
 
 class DenseBlock(nn.Module):
@@ -76,6 +85,7 @@ class DenseBlock(nn.Module):
       conv: builds a convolution; takes features, kernel size and name.
       norm: builds a normalisation; takes a name.
       dropout: builds a dropout; takes no arguments.
+      remat: whether the backward pass recomputes each layer.
     """
 
     size: int
@@ -83,11 +93,12 @@ class DenseBlock(nn.Module):
     conv: layers.ModuleDef
     norm: layers.ModuleDef
     dropout: layers.ModuleDef
+    remat: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in range(1, self.size + 1):
-            layer = DenseLayer(
+            layer = layers.remat(DenseLayer, self.remat)(
                 self.growth, self.conv, self.norm, self.dropout, name=f"denselayer{index}"
             )
             x = jnp.concatenate([x, layer(x)], axis=-1)

@@ -6,6 +6,8 @@ chapter 14, 'CNN Architectures': 1,413,834 parameters for 28x28x1 images and 10 
 Departures from the book: none in the network.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,6 +18,13 @@ from cnn_jax.models import layers
 
 MIN_IMAGE_SIZE = 8  # smaller images have no pixels after three poolings with stride 2
 
+# Name, channels and kernel size of the convolutions in each stage.
+_STAGES = (
+    (("conv1", 64, 7),),
+    (("conv2a", 128, 3), ("conv2b", 128, 3)),
+    (("conv3a", 256, 3), ("conv3b", 256, 3)),
+)
+
 
 class FashionCNN(nn.Module):
     """A 7x7 and four 3x3 convolutions in three stages, then three dense layers with dropout.
@@ -23,33 +32,39 @@ class FashionCNN(nn.Module):
     Attributes:
       num_classes: the number of logits.
       dropout_rate: rate of the dropout after the two hidden dense layers.
+      remat: whether the backward pass recomputes each stage instead of storing its activations.
       dtype: dtype of the computation.
     """
 
     num_classes: int
     dropout_rate: float = 0.5
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "fashion_cnn")
-        x = nn.relu(layers.Conv(64, (7, 7), padding=3, dtype=self.dtype, name="conv1")(images))
-        x = ops.max_pool(x, 2)  # [B, 14, 14, 64] for a 28x28 image
-        layers.feature(self, "stage1", x)
-        for stage, channels in ((2, 128), (3, 256)):
-            for block in ("a", "b"):
-                name = f"conv{stage}{block}"
-                x = nn.relu(
-                    layers.Conv(channels, (3, 3), padding=1, dtype=self.dtype, name=name)(x)
-                )
-            x = ops.max_pool(x, 2)  # [B, 7, 7, 128], then [B, 3, 3, 256]
-            layers.feature(self, f"stage{stage}", x)
+        x = images
+        for number in (1, 2, 3):
+            # [B, 14, 14, 64] for a 28x28 image, [B, 7, 7, 128], [B, 3, 3, 256]
+            x = layers.remat(partial(FashionCNN._stage, number=number), self.remat)(self, x)
+            layers.feature(self, f"stage{number}", x)
         x = layers.flatten(x)
         for name, width in (("dense1", 128), ("dense2", 64)):
             dense = nn.Dense(width, kernel_init=layers.he_normal, dtype=self.dtype, name=name)
             x = nn.relu(dense(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="output")
+        return layers.logits(x, self.num_classes, head)
+
+    def _stage(self, x: jax.Array, *, number: int) -> jax.Array:
+        """Applies the convolutions of stage `number` and max-pooling."""
+        for name, channels, size in _STAGES[number - 1]:
+            conv = layers.Conv(
+                channels, (size, size), padding=size // 2, dtype=self.dtype, name=name
+            )
+            x = nn.relu(conv(x))
+        return ops.max_pool(x, 2)
 
 
 VARIANTS = {"fashion_cnn": layers.Variant(FashionCNN, (28, 28, 1))}

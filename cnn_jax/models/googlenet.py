@@ -58,6 +58,8 @@ class GoogLeNet(nn.Module):
       dropout_rate: rate of the dropout before the classifier.
       auxiliary_dropout_rate: rate of the dropout before the classifiers of the auxiliary heads.
       auxiliary_heads: whether the network has auxiliary heads.
+      remat: whether the backward pass recomputes each inception block
+        instead of storing its activations.
       dtype: dtype of the computation.
     """
 
@@ -66,11 +68,13 @@ class GoogLeNet(nn.Module):
     dropout_rate: float = 0.4
     auxiliary_dropout_rate: float = 0.7
     auxiliary_heads: bool = True
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        auxiliary = layers.wants_auxiliary(self, self.auxiliary_heads, train)
+        heads = self.auxiliary_heads and self.num_classes > 0
+        auxiliary = layers.wants_auxiliary(self, heads, train)
         minimum = self._min_image_size(auxiliary)
         layers.check_image_size(images, minimum, "googlenet_bn" if self.batch_norm else "googlenet")
         conv, dense = self._conv(train), partial(nn.Dense, dtype=self.dtype)
@@ -78,7 +82,8 @@ class GoogLeNet(nn.Module):
             dense = partial(dense, kernel_init=_uniform)
         x = images
         for name, part in _parts(self.batch_norm).items():
-            x = layers.feature(self, name, branches.apply(name, part, x, conv))
+            x = branches.apply(name, part, x, conv, remat=self.remat)
+            layers.feature(self, name, x)
             if auxiliary and name in HEADS:
                 head_name, logits_name = HEADS[name]
                 head = AuxiliaryHead(
@@ -92,7 +97,7 @@ class GoogLeNet(nn.Module):
                 layers.sow_auxiliary(self, logits_name, head(x, train=train))
         x = ops.global_avg_pool(x)  # [B, 1024]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(dense(self.num_classes, name="fc")(x))
+        return layers.logits(x, self.num_classes, partial(dense, name="fc"))
 
     def _min_image_size(self, auxiliary: bool) -> int:
         if self.batch_norm:

@@ -48,10 +48,19 @@ _avg_pool_exclude_pad = partial(_avg_pool, count_include_pad=False)
 
 
 class BNInception(nn.Module):
-    """Inception v2 with the layer names of the Caffe model from which the ONNX model was made."""
+    """Inception v2 with the layer names of the Caffe model from which the ONNX model was made.
+
+    Attributes:
+      num_classes: the number of logits.
+      dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each inception block instead of storing its
+        activations.
+      dtype: dtype of the computation.
+    """
 
     num_classes: int
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -61,10 +70,12 @@ class BNInception(nn.Module):
         conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
         x = images
         for name, part in _V2.items():
-            x = layers.feature(self, name, branches.apply(name, part, x, conv))
+            x = branches.apply(name, part, x, conv, remat=self.remat)
+            layers.feature(self, name, x)
         x = ops.global_avg_pool(x)  # [B, 1024]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="classifier")
+        return layers.logits(x, self.num_classes, head)
 
 
 class InceptionV3(nn.Module):
@@ -76,6 +87,8 @@ class InceptionV3(nn.Module):
       auxiliary_heads: if True, training also computes the logits of the auxiliary head.
       count_include_pad: if True, average pooling includes zero padding in the mean, as in
         torchvision. TensorFlow and Keras exclude it.
+      remat: whether the backward pass recomputes each inception block instead of storing its
+        activations.
       dtype: dtype of the computation.
     """
 
@@ -83,26 +96,29 @@ class InceptionV3(nn.Module):
     dropout_rate: float = 0.5
     auxiliary_heads: bool = True
     count_include_pad: bool = True
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        auxiliary = layers.wants_auxiliary(self, self.auxiliary_heads, train)
+        heads = self.auxiliary_heads and self.num_classes > 0
+        auxiliary = layers.wants_auxiliary(self, heads, train)
         minimum = MIN_IMAGE_SIZE_V3_AUXILIARY if auxiliary else MIN_IMAGE_SIZE_V3
         layers.check_image_size(images, minimum, "inception_v3")
         norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=1e-3)
         conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
         x = images
-        for name, part in _v3(
-            _avg_pool if self.count_include_pad else _avg_pool_exclude_pad
-        ).items():
-            x = layers.feature(self, name, branches.apply(name, part, x, conv, first=1))
+        pool = _avg_pool if self.count_include_pad else _avg_pool_exclude_pad
+        for name, part in _v3(pool).items():
+            x = branches.apply(name, part, x, conv, first=1, remat=self.remat)
+            layers.feature(self, name, x)
             if auxiliary and name == "Mixed_6e":
-                head = AuxiliaryHead(self.num_classes, conv, self.dtype, name="aux")
-                layers.sow_auxiliary(self, "aux1", head(x))
+                auxiliary_head = AuxiliaryHead(self.num_classes, conv, self.dtype, name="aux")
+                layers.sow_auxiliary(self, "aux1", auxiliary_head(x))
         x = ops.global_avg_pool(x)  # [B, 2048]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="fc")
+        return layers.logits(x, self.num_classes, head)
 
 
 class AuxiliaryHead(nn.Module):

@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import branches, layers
-from cnn_jax.models.branches import Branches, Part, padded, valid
+from cnn_jax.models.branches import Branches, Items, Part, padded, valid
 
 MIN_IMAGE_SIZE = 75  # Smaller images have no pixels left before the last blocks.
 
@@ -34,10 +34,19 @@ _avg_pool = partial(ops.avg_pool, window=3, stride=1, padding=1, count_include_p
 
 
 class InceptionV4(nn.Module):
-    """Inception v4: a stem and the inception blocks A, B and C, with a reduction after A and B."""
+    """Inception v4: a stem and the inception blocks A, B and C, with a reduction after A and B.
+
+    Attributes:
+      num_classes: the number of logits.
+      dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each inception block instead of storing its
+        activations.
+      dtype: dtype of the computation.
+    """
 
     num_classes: int
     dropout_rate: float = 0.2
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -46,43 +55,57 @@ class InceptionV4(nn.Module):
         conv = _conv_norm(train, self.dtype)
         x = images
         for name, part in PARTS.items():
-            x = layers.feature(self, name, branches.apply(name, part, x, conv))
+            x = branches.apply(name, part, x, conv, remat=self.remat)
+            layers.feature(self, name, x)
         x = ops.global_avg_pool(x)  # [B, 1536]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        dense = nn.Dense(self.num_classes, dtype=self.dtype, name="last_linear")
-        return layers.as_logits(dense(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="last_linear")
+        return layers.logits(x, self.num_classes, head)
 
 
 class InceptionResNetV2(nn.Module):
-    """Inception-ResNet v2; its blocks are named by their input size (Figs. 16, 17 and 19)."""
+    """Inception-ResNet v2; its blocks are named by their input size (Figs. 16, 17 and 19).
+
+    Attributes:
+      num_classes: the number of logits.
+      dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each inception block instead of storing its
+        activations.
+      dtype: dtype of the computation.
+    """
 
     num_classes: int
     dropout_rate: float = 0.2
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
         conv = _conv_norm(train, self.dtype)
-        block = partial(ResidualBlock, conv=conv, dtype=self.dtype)
+        apply = partial(branches.apply, conv=conv, remat=self.remat)
+        block = partial(layers.remat(ResidualBlock, self.remat), conv=conv, dtype=self.dtype)
         x = images
         for name, part in _RESNET_STEM.items():
-            x = layers.feature(self, name, branches.apply(name, part, x, conv))
+            x = layers.feature(self, name, apply(name, part, x))
         for i in range(10):
-            x = nn.relu(block(_BLOCK_35, scale=0.17, name=f"block35_{i}")(x))
+            x = nn.relu(block(tuple(_BLOCK_35.items()), scale=0.17, name=f"block35_{i}")(x))
         layers.feature(self, "block35", x)
-        x = branches.apply("mixed_6a", _RESNET_REDUCTION_A, x, conv)  # [B, 17, 17, 1088]
+        x = apply("mixed_6a", _RESNET_REDUCTION_A, x)  # [B, 17, 17, 1088]
         for i in range(20):
-            x = nn.relu(block(_BLOCK_17, scale=0.1, name=f"block17_{i}")(x))
+            x = nn.relu(block(tuple(_BLOCK_17.items()), scale=0.1, name=f"block17_{i}")(x))
         layers.feature(self, "block17", x)
-        x = branches.apply("mixed_7a", _RESNET_REDUCTION_B, x, conv)  # [B, 8, 8, 2080]
+        x = apply("mixed_7a", _RESNET_REDUCTION_B, x)  # [B, 8, 8, 2080]
         for i in range(9):
-            x = nn.relu(block(_BLOCK_8, scale=0.2, name=f"block8_{i}")(x))
-        x = block(_BLOCK_8, scale=1.0, name="block8")(x)  # The last block has no ReLU.
+            x = nn.relu(block(tuple(_BLOCK_8.items()), scale=0.2, name=f"block8_{i}")(x))
+        x = block(tuple(_BLOCK_8.items()), scale=1.0, name="block8")(
+            x
+        )  # The last block has no ReLU.
         layers.feature(self, "block8", x)
-        x = branches.apply("conv2d_7b", padded(1536), x, conv)
+        x = apply("conv2d_7b", padded(1536), x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="classif")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="classif")
+        return layers.logits(x, self.num_classes, head)
 
 
 class ResidualBlock(nn.Module):
@@ -98,7 +121,7 @@ class ResidualBlock(nn.Module):
       dtype: dtype of the computation.
     """
 
-    branches: Branches
+    branches: Items
     scale: float
     conv: layers.ModuleDef
     dtype: DTypeLike

@@ -104,6 +104,7 @@ class MobileNetwork(nn.Module):
       epsilon: constant added to the variance in batch normalisation.
       momentum: share of the old running statistics in an update.
       dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
     """
 
@@ -113,7 +114,13 @@ class MobileNetwork(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     dropout_rate: float = 0.2
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_padding(self.padding)
+        super().__post_init__()
 
     def width(self, channels: int) -> int:
         """Returns `channels` times the width multiplier, rounded to a multiple of 8."""
@@ -148,14 +155,18 @@ class MobileNetwork(nn.Module):
         """
         for number, blocks in enumerate(stages, 1):
             for index, block in enumerate(blocks):
-                x = block(name=f"stage{number}_{index}")(x)
+                build = partial(block, name=f"stage{number}_{index}")
+                x = layers.remat(partial(_apply, build=build), self.remat)(self, x)
             layers.feature(self, f"stage{number}", x)
         return x
 
     def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the logits for pooled features `[B, C]`: dropout and a dense layer."""
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        dense = nn.Dense(
-            self.num_classes, kernel_init=classifier_init, dtype=self.dtype, name="classifier"
-        )
-        return layers.as_logits(dense(x))
+        head = partial(nn.Dense, kernel_init=classifier_init, dtype=self.dtype, name="classifier")
+        return layers.logits(x, self.num_classes, head)
+
+
+def _apply(parent: nn.Module, x: jax.Array, *, build: layers.ModuleDef) -> jax.Array:
+    """Applies the module that `build` returns, as a child of `parent`."""
+    return build(parent=parent)(x)

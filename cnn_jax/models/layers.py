@@ -1,6 +1,6 @@
 """Layers and helpers of all families: convolution, normalisation, initialisers, heads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -33,6 +33,8 @@ class Variant(NamedTuple):
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
     {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": jnp.tanh}
 )
+
+PADDINGS = ("HALF", "SAME")  # of a whole network; see `ops.Padding`
 
 # Variance 2 / fan_in keeps the scale of the signal through ReLUs: He et al. 2015
 # (arXiv:1502.01852), eq. 10.
@@ -214,6 +216,52 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(conv(x.shape[-1], name="expand")(y))
 
 
+def remat(block: Any, enabled: bool) -> Any:
+    """Returns `block`, or if `enabled` a version that is rematerialised.
+
+    The backward pass recomputes the activations of a rematerialised block from its input. Random
+    numbers, gradients and the names of all variables stay equal. A field of a module must not be a
+    mapping whose order matters, because Flax sorts it.
+
+    Args:
+      block: a class of modules whose `__call__` takes one array, or a function
+        `(module, x) -> array` that builds child modules of `module`.
+      enabled: the network's field `remat`.
+    """
+    return nn.remat(block) if enabled else block
+
+
+def check_padding(padding: str) -> None:
+    """Checks the field `padding` of a network: convolutions without padding would not fit together.
+
+    Raises:
+      UserError: `padding` is neither 'HALF' nor 'SAME'.
+    """
+    if padding not in PADDINGS:
+        raise errors.unknown("model.padding", padding, PADDINGS)
+
+
+def check_stages(**fields: Sequence[Any]) -> None:
+    """Checks that fields of a network have a positive integer for each stage.
+
+    Raises:
+      UserError: the lengths differ, there is no stage, or an entry is not a positive integer.
+
+    >>> check_stages(stage_sizes=(2, 2), widths=(64, 128))
+    """
+    for name, values in fields.items():
+        if not values or not all(isinstance(value, int) and value > 0 for value in values):
+            raise errors.UserError(
+                f"model.{name} must hold positive integers, one for each stage, got {values!r}"
+            )
+    if len({len(values) for values in fields.values()}) > 1:
+        given = ", ".join(f"model.{name}={values!r}" for name, values in fields.items())
+        raise errors.UserError(
+            f"{given}: the lengths {', '.join(str(len(values)) for values in fields.values())} "
+            "differ; give one entry for each stage in all of them"
+        )
+
+
 def stochastic_depth(residual: jax.Array, rate: float, *, train: bool) -> jax.Array:
     """Applies stochastic depth to a residual `[B, ...]` and returns the same shape.
 
@@ -295,11 +343,23 @@ def check_image_size(images: jax.Array, minimum: int, model: str) -> None:
         )
 
 
+def logits(x: jax.Array, num_classes: int, head: ModuleDef) -> jax.Array:
+    """Returns the logits `[B, num_classes]` for pooled features `[B, D]`, in at least float32.
+
+    Args:
+      x: the pooled features. They are the result if `num_classes` is 0; the network then has no
+        head.
+      num_classes: the number of logits.
+      head: builds the last layer; takes its number of units.
+    """
+    return as_logits(head(num_classes)(x) if num_classes else x)
+
+
 def flatten(x: jax.Array) -> jax.Array:
     """Flattens `[B, ..., C]` to `[B, N]`; the channel index varies fastest."""
     return x.reshape(x.shape[0], -1)
 
 
 def as_logits(x: jax.Array) -> jax.Array:
-    """Converts logits to at least float32, because a softmax in 16 bits loses precision."""
+    """Converts logits or features to at least float32: a softmax in 16 bits loses precision."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -15,6 +15,7 @@ dropout.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,31 +35,45 @@ class LeNet(nn.Module):
     """Simplified LeNet-5: two convolutions, each with average pooling, and three dense layers.
 
     The layers have the names of Fig. 2.
+
+    Attributes:
+      num_classes: the number of logits.
+      activation: a key of `layers.ACTIVATIONS`.
+      dropout_rate: rate of the dropout after the two hidden dense layers.
+      remat: whether the backward pass recomputes each convolution, with its pooling, instead of
+        storing its activations.
+      dtype: dtype of the computation.
     """
 
     num_classes: int
     activation: str = "relu"
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "lenet")
         activation = layers.activation(self.activation)
-        conv = layers.Conv
         init = layers.glorot_uniform
-        x = conv(6, (5, 5), kernel_init=init, dtype=self.dtype, name="C1")(images)
-        x = ops.avg_pool(activation(x), 2)  # [B, 14, 14, 6] for a 32x32 image
-        layers.feature(self, "S2", x)
-        x = conv(16, (5, 5), kernel_init=init, dtype=self.dtype, name="C3")(x)
-        x = ops.avg_pool(activation(x), 2)  # [B, 5, 5, 16]
-        layers.feature(self, "S4", x)
+        x = images
+        # [B, 14, 14, 6] for a 32x32 image, then [B, 5, 5, 16]
+        for name, features, pooled in (("C1", 6, "S2"), ("C3", 16, "S4")):
+            stage = partial(LeNet._stage, name=name, features=features)
+            x = layers.remat(stage, self.remat)(self, x)
+            layers.feature(self, pooled, x)
         x = layers.flatten(x)
         for name, width in (("C5", 120), ("F6", 84)):
             x = activation(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        output = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="output")
-        return layers.as_logits(output(x))
+        head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="output")
+        return layers.logits(x, self.num_classes, head)
+
+    def _stage(self, x: jax.Array, *, name: str, features: int) -> jax.Array:
+        """Applies convolution `name` with `features` channels, and average pooling."""
+        init = layers.glorot_uniform
+        conv = layers.Conv(features, (5, 5), kernel_init=init, dtype=self.dtype, name=name)
+        return ops.avg_pool(layers.activation(self.activation)(conv(x)), 2)
 
 
 # Table I: the feature maps of S2 connected to each feature map of C3.
@@ -143,11 +158,18 @@ class LeNet5(nn.Module):
 
     The logits are the negative squared distances between F6 `[B, 84]` and the codes of the classes.
 
+    Attributes:
+      num_classes: the number of logits.
+      remat: whether the backward pass recomputes each convolution, with its subsampling, instead of
+        storing its activations.
+      dtype: dtype of the computation.
+
     Raises:
       ValueError: there are more classes than codes.
     """
 
     num_classes: int
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -158,20 +180,29 @@ class LeNet5(nn.Module):
                 f"lenet5 has output codes for at most {len(digit_codes.CODES)} classes, got "
                 f"{self.num_classes}; for more classes use lenet"
             )
-        c1 = layers.Conv(
-            *(6, (5, 5)), kernel_init=uniform_by_fan_in(25), dtype=self.dtype, name="C1"
-        )
-        x = scaled_tanh(c1(images))  # [B, 28, 28, 6] for a 32x32 image
-        x = layers.feature(self, "S2", scaled_tanh(Subsampling(self.dtype, name="S2")(x)))
-        x = scaled_tanh(SparseConv(_C3_INPUTS, self.dtype, name="C3")(x))  # [B, 10, 10, 16]
-        x = layers.feature(self, "S4", scaled_tanh(Subsampling(self.dtype, name="S4")(x)))
+        x = images
+        for name in ("S2", "S4"):  # [B, 14, 14, 6] for a 32x32 image, then [B, 5, 5, 16]
+            stage = partial(LeNet5._stage, name=name)
+            x = layers.feature(self, name, layers.remat(stage, self.remat)(self, x))
         x = layers.flatten(x)
         for name, width in (("C5", 120), ("F6", 84)):
             init = uniform_by_fan_in(x.shape[-1])
             x = scaled_tanh(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
         x = layers.as_logits(x)
+        if not self.num_classes:
+            return x
         codes = jnp.asarray(digit_codes.CODES[: self.num_classes], x.dtype)
         return -jnp.square(x[:, None] - codes).sum(-1)
+
+    def _stage(self, x: jax.Array, *, name: str) -> jax.Array:
+        """Applies the subsampling layer `name`, S2 or S4, to the maps `x` of a convolution."""
+        if name == "S2":
+            init = uniform_by_fan_in(25)
+            x = layers.Conv(6, (5, 5), kernel_init=init, dtype=self.dtype, name="C1")(x)
+        else:
+            x = SparseConv(_C3_INPUTS, self.dtype, name="C3")(x)
+        x = scaled_tanh(x)  # [B, 28, 28, 6] for a 32x32 image, or [B, 10, 10, 16]
+        return scaled_tanh(Subsampling(self.dtype, name=name)(x))
 
 
 VARIANTS = {

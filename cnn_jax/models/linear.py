@@ -26,6 +26,8 @@ class MLP(nn.Module):
       widths: units of each hidden layer.
       activation: name of the activation function after each hidden layer.
       dropout_rate: rate of the dropout after each hidden layer.
+      remat: whether the backward pass recomputes each hidden layer instead of storing its
+        activations.
       dtype: dtype of the computation.
     """
 
@@ -33,32 +35,46 @@ class MLP(nn.Module):
     widths: tuple[int, ...] = (256,)
     activation: str = "relu"
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        activation = layers.activation(self.activation)
         x = layers.flatten(images)  # [B, H W C]
         for index, width in enumerate(self.widths, start=1):
-            dense = nn.Dense(
-                width, kernel_init=layers.he_normal, dtype=self.dtype, name=f"hidden{index}"
-            )
-            x = activation(dense(x))  # [B, width]
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x))
+            name = f"hidden{index}"
+            layer = partial(MLP._layer, width=width, train=train, name=name)
+            x = layers.feature(self, name, layers.remat(layer, self.remat)(self, x))
+        head = partial(nn.Dense, dtype=self.dtype, name="output")
+        return layers.logits(x, self.num_classes, head)
+
+    def _layer(self, x: jax.Array, *, width: int, train: bool, name: str) -> jax.Array:
+        """Applies a hidden layer and dropout, `[B, C]` to `[B, width]`."""
+        init = layers.he_normal
+        x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x)
+        x = layers.activation(self.activation)(x)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
 
 class LogisticRegression(nn.Module):
-    """One dense layer from pixels to logits, initialised to zero because the loss is convex."""
+    """One dense layer from pixels to logits, initialised to zero because the loss is convex.
+
+    Attributes:
+      num_classes: the number of logits.
+      remat: accepted as in all networks; there is no block to recompute.
+      dtype: dtype of the computation.
+    """
 
     num_classes: int
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         zeros = nn.initializers.zeros_init()
-        output = nn.Dense(self.num_classes, kernel_init=zeros, dtype=self.dtype, name="output")
-        return layers.as_logits(output(layers.flatten(images)))
+        pixels = layers.feature(self, "pixels", layers.flatten(images))
+        head = partial(nn.Dense, kernel_init=zeros, dtype=self.dtype, name="output")
+        return layers.logits(pixels, self.num_classes, head)
 
 
 VARIANTS = {

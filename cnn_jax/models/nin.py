@@ -71,6 +71,7 @@ class NiN(nn.Module):
       blocks: MLP convolutions in order.
       min_image_size: smallest height and width in pixels. Smaller images have no pixels left.
       dropout_rate: rate of the dropout of the blocks with dropout.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
     """
 
@@ -78,6 +79,7 @@ class NiN(nn.Module):
     blocks: tuple[Block, ...]
     min_image_size: int
     dropout_rate: float = 0.5
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -85,23 +87,30 @@ class NiN(nn.Module):
         layers.check_image_size(images, self.min_image_size, "nin")
         x = images
         for number, block in enumerate(self.blocks, 1):
-            classes = (self.num_classes,) if block.pool == "global" else ()
-            for depth, width in enumerate(block.widths + classes):
-                size, stride, padding = (1, 1, 0) if depth else block[1:4]
-                # cccp: cascaded cross channel parametric pooling, the paper's 1x1 convolutions.
-                conv = layers.Conv(
-                    width,
-                    (size, size),
-                    stride,
-                    padding,
-                    dtype=self.dtype,
-                    name=f"cccp{number}_{depth}" if depth else f"conv{number}",
-                )
-                x = nn.relu(conv(x))
-            x = _POOLS[block.pool](layers.feature(self, f"stage{number}", x))
+            apply = layers.remat(partial(NiN._block, number=number), self.remat)
+            x = _POOLS[block.pool](layers.feature(self, f"stage{number}", apply(self, x)))
             if block.dropout:
                 x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return layers.as_logits(x)
+
+    def _block(self, x: jax.Array, *, number: int) -> jax.Array:
+        """Applies the convolutions of block `number`, counted from 1."""
+        block = self.blocks[number - 1]
+        has_classes = block.pool == "global" and self.num_classes > 0
+        classes = (self.num_classes,) if has_classes else ()
+        for depth, width in enumerate(block.widths + classes):
+            size, stride, padding = (1, 1, 0) if depth else block[1:4]
+            # cccp: cascaded cross channel parametric pooling, the paper's 1x1 convolutions.
+            conv = layers.Conv(
+                width,
+                (size, size),
+                stride,
+                padding,
+                dtype=self.dtype,
+                name=f"cccp{number}_{depth}" if depth else f"conv{number}",
+            )
+            x = nn.relu(conv(x))
+        return x
 
 
 VARIANTS = {

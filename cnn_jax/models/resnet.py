@@ -58,10 +58,12 @@ class ResNet(nn.Module):
         initially returns its shortcut (arXiv:1706.02677, section 5.1).
       stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
       dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
 
     Raises:
-      ValueError: `stem` or `shortcut` has an unknown name.
+      UserError: `stem`, `shortcut` or `padding` has an unknown name, or the lengths of
+        `stage_sizes` and `widths` differ.
     """
 
     num_classes: int
@@ -80,7 +82,14 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     stochastic_depth_rate: float = 0.0
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_padding(self.padding)
+        layers.check_stages(stage_sizes=self.stage_sizes, widths=self.widths)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -109,7 +118,8 @@ class ResNet(nn.Module):
             layers.feature(self, f"stage{stage}", x)
         x = ops.global_avg_pool(x)  # [B, C]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="fc")
+        return layers.logits(x, self.num_classes, head)
 
     def _stem(self, images: jax.Array, conv: layers.ModuleDef, norm: layers.ModuleDef) -> jax.Array:
         if self.stem not in STEMS:
@@ -135,9 +145,9 @@ class ResNet(nn.Module):
             "train": train,
         }
         if not self.bottleneck:
-            return partial(BasicBlock, **shared)
+            return partial(layers.remat(BasicBlock, self.remat), **shared)
         return partial(
-            Bottleneck,
+            layers.remat(Bottleneck, self.remat),
             groups=self.groups,
             expansion=self.width_per_group * self.groups / self.widths[0],
             stride_first=self.stride_first,

@@ -42,7 +42,11 @@ class ResNetV2(nn.Module):
       epsilon: constant added to the variance in batch normalisation.
       stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
       dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
+
+    Raises:
+      UserError: the lengths of `stage_sizes` and `widths` differ.
     """
 
     num_classes: int
@@ -54,7 +58,13 @@ class ResNetV2(nn.Module):
     epsilon: float = 1e-5
     stochastic_depth_rate: float = 0.0
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(stage_sizes=self.stage_sizes, widths=self.widths)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -68,7 +78,13 @@ class ResNetV2(nn.Module):
         norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=self.epsilon)
         stem = conv(self.widths[0], (7, 7), 2, use_bias=self.conv_bias, name="stem_conv")
         x = self._pool(layers.feature(self, "stem", stem(images)))
-        block = partial(Bottleneck, conv=conv, norm=norm, bias=self.conv_bias, train=train)
+        block = partial(
+            layers.remat(Bottleneck, self.remat),
+            conv=conv,
+            norm=norm,
+            bias=self.conv_bias,
+            train=train,
+        )
         rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
             for index in range(size):
@@ -83,8 +99,8 @@ class ResNetV2(nn.Module):
         x = ops.global_avg_pool(nn.relu(norm(name="norm")(x)))  # [B, C]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         init = nn.initializers.normal(0.01)
-        head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head_fc")
-        return layers.as_logits(head(x))
+        head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="head_fc")
+        return layers.logits(x, self.num_classes, head)
 
     def _pool(self, x: jax.Array) -> jax.Array:
         if self.zero_padded_pooling:

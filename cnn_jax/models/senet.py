@@ -39,7 +39,11 @@ class SENet(nn.Module):
       groups: number of groups of the 3x3 convolutions.
       squeeze_share: channels of squeeze-and-excitation, as a share of the block's channels.
       dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
+
+    Raises:
+      UserError: the lengths of `stage_sizes` and `widths` differ.
     """
 
     num_classes: int
@@ -49,7 +53,13 @@ class SENet(nn.Module):
     groups: int = 1
     squeeze_share: float = _SQUEEZE_SHARE
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(stage_sizes=self.stage_sizes, widths=self.widths)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -75,8 +85,8 @@ class SENet(nn.Module):
                 )(x)
             layers.feature(self, f"stage{stage}", x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
-        dense = nn.Dense(self.num_classes, dtype=self.dtype, name="last_linear")
-        return layers.as_logits(dense(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="last_linear")
+        return layers.logits(x, self.num_classes, head)
 
     def _stem(self, images: jax.Array, conv: layers.ModuleDef, norm: layers.ModuleDef) -> jax.Array:
         width = self.widths[0]
@@ -92,9 +102,10 @@ class SENet(nn.Module):
     def _block(
         self, conv: layers.ModuleDef, norm: layers.ModuleDef, train: bool
     ) -> layers.ModuleDef:
-        block: layers.ModuleDef = NarrowBottleneck
+        block: layers.ModuleDef = layers.remat(NarrowBottleneck, self.remat)
         if not self.modified:
-            block = partial(resnet.Bottleneck, expansion=1.0, stride_first=True)
+            block = layers.remat(resnet.Bottleneck, self.remat)
+            block = partial(block, expansion=1.0, stride_first=True)
         project = _projection_3x3 if self.modified else resnet.projection
         return partial(
             block,

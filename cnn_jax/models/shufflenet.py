@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from cnn_jax import ops
+from cnn_jax import errors, ops
 from cnn_jax.models import layers
 
 DEPTHS = (4, 8, 4)  # units in stages 2 to 4
@@ -27,12 +27,28 @@ class ShuffleNetV2(nn.Module):
     Attributes:
       num_classes: the number of logits.
       widths: channels of the first convolution, of each stage, and of the last convolution.
+      remat: whether the backward pass recomputes each unit instead of storing its activations.
       dtype: dtype of the computation.
+
+    Raises:
+      UserError: `widths` does not fit the stages.
     """
 
     num_classes: int
     widths: tuple[int, ...] = (24, 116, 232, 464, 1024)
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(widths=self.widths)
+        if len(self.widths) != len(DEPTHS) + 2 or any(width % 2 for width in self.widths[1:-1]):
+            raise errors.UserError(
+                f"model.widths must hold {len(DEPTHS) + 2} numbers: of the first convolution, even "
+                f"ones of the stages with {DEPTHS} units, and of the last convolution; got "
+                f"{self.widths!r}"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -41,14 +57,16 @@ class ShuffleNetV2(nn.Module):
         conv = partial(layers.ConvNorm, norm=norm, padding="HALF", dtype=self.dtype)
         x = layers.feature(self, "stem", conv(first, (3, 3), stride=2, name="conv1")(images))
         x = ops.max_pool(x, 3, 2, padding=1)
+        downsampling, unit = (layers.remat(kind, self.remat) for kind in (Downsampling, Unit))
         for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), 2):
-            x = Downsampling(width, conv, name=f"stage{stage}_0")(x)
+            x = downsampling(width, conv, name=f"stage{stage}_0")(x)
             for index in range(1, depth):
-                x = Unit(conv, name=f"stage{stage}_{index}")(x)
+                x = unit(conv, name=f"stage{stage}_{index}")(x)
             layers.feature(self, f"stage{stage}", x)
         x = layers.feature(self, "head", conv(last, (1, 1), name="conv5")(x))
         x = ops.global_avg_pool(x)  # [B, C]
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="fc")
+        return layers.logits(x, self.num_classes, head)
 
 
 class Unit(nn.Module):

@@ -57,6 +57,8 @@ class SqueezeNet(nn.Module):
       conv1: channels and kernel size of conv1.
       pooled: numbers of the layers followed by max-pooling; 1 is conv1, 2 is fire2.
       dropout_rate: rate of the dropout before conv10.
+      remat: whether the backward pass recomputes each fire module instead of storing its
+        activations.
       dtype: dtype of the computation.
     """
 
@@ -64,6 +66,7 @@ class SqueezeNet(nn.Module):
     conv1: tuple[int, int]
     pooled: tuple[int, ...]
     dropout_rate: float = 0.5
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -74,9 +77,12 @@ class SqueezeNet(nn.Module):
         conv1 = layers.Conv(channels, (size, size), stride=2, dtype=self.dtype, name="conv1")
         x = self._pool(1, layers.feature(self, "conv1", nn.relu(conv1(images))))
         for number, squeeze in enumerate(SQUEEZE, 2):
-            x = Fire(squeeze, dtype=self.dtype, name=f"fire{number}")(x)
+            fire = layers.remat(Fire, self.remat)
+            x = fire(squeeze, dtype=self.dtype, name=f"fire{number}")(x)
             x = self._pool(number, layers.feature(self, f"fire{number}", x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)  # [B, 13, 13, 512] for 224
+        if not self.num_classes:
+            return layers.as_logits(ops.global_avg_pool(x))
         conv10 = layers.Conv(
             self.num_classes,
             (1, 1),

@@ -39,7 +39,11 @@ class SwinTransformer(nn.Module):
       heads: number of attention heads in each stage.
       window: height and width of the windows, in pixels of the feature map.
       stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
+
+    Raises:
+      UserError: the lengths of `stage_sizes` and `heads` differ.
     """
 
     num_classes: int
@@ -48,7 +52,13 @@ class SwinTransformer(nn.Module):
     heads: tuple[int, ...]
     window: int = 7
     stochastic_depth_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(stage_sizes=self.stage_sizes, heads=self.heads)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -61,7 +71,7 @@ class SwinTransformer(nn.Module):
                 x = self._merge_patches(x, norm, f"layers_{stage}_downsample")
             make_attention = partial(attention.WindowAttention, heads, window=self.window, **shared)
             for index in range(size):
-                block = attention.TransformerBlock(
+                block = layers.remat(attention.TransformerBlock, self.remat)(
                     partial(make_attention, shifted=index % 2 == 1),
                     EPSILON,
                     drop_rate=next(rates),
@@ -71,10 +81,8 @@ class SwinTransformer(nn.Module):
                 x = block(x)
             layers.feature(self, f"stage{stage + 1}", x)
         x = ops.global_avg_pool(norm(name="norm")(x))  # [B, C]
-        head = nn.Dense(
-            self.num_classes, kernel_init=attention.normal, dtype=self.dtype, name="head_fc"
-        )
-        return layers.as_logits(head(x))
+        head = partial(nn.Dense, kernel_init=attention.normal, dtype=self.dtype, name="head_fc")
+        return layers.logits(x, self.num_classes, head)
 
     def _embed_patches(self, images: jax.Array, norm: layers.ModuleDef) -> jax.Array:
         layers.check_image_size(images, PATCH_SIZE, "swin")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from cnn_jax import errors, ops
+from cnn_jax import ops
 from cnn_jax.models import layers
 
 MIN_IMAGE_SIZE = 32  # Five poolings each halve the image.
@@ -44,10 +44,11 @@ class VGG(nn.Module):
       widths: channels in each stage. Dive into Deep Learning, section 8.2, uses a quarter of them.
       batch_norm: if True, batch normalisation follows each convolution.
       dropout_rate: rate of the dropout after fc6 and fc7.
+      remat: whether the backward pass recomputes each stage instead of storing its activations.
       dtype: dtype of the computation.
 
     Raises:
-      ValueError: the lengths of `widths` and `depths` differ.
+      UserError: the lengths of `widths` and `depths` differ.
     """
 
     num_classes: int
@@ -55,28 +56,34 @@ class VGG(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     batch_norm: bool = False
     dropout_rate: float = 0.5
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_stages(depths=self.depths, widths=self.widths)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "vgg")
-        if len(self.widths) != len(self.depths):
-            raise errors.UserError(
-                f"model.widths must hold {len(self.depths)} numbers, one for each stage, "
-                f"got {self.widths}"
-            )
         x = images
-        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
-            for index in range(1, depth + 1):
-                x = self._convolve(f"{stage}_{index}", width, x, train)
-            x = ops.max_pool(x, 2)  # [B, H / 2^stage, W / 2^stage, width]
-            layers.feature(self, f"stage{stage}", x)
+        for number in range(1, len(self.depths) + 1):
+            stage = partial(VGG._stage, number=number, train=train)
+            x = layers.remat(stage, self.remat)(self, x)  # [B, H / 2^number, W / 2^number, width]
+            layers.feature(self, f"stage{number}", x)
         x = layers.flatten(x)  # [B, 25088] for images of 224x224
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(4096, kernel_init=_dense_init, dtype=self.dtype, name=name)(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        output = nn.Dense(self.num_classes, kernel_init=_dense_init, dtype=self.dtype, name="fc8")
-        return layers.as_logits(output(x))
+        head = partial(nn.Dense, kernel_init=_dense_init, dtype=self.dtype, name="fc8")
+        return layers.logits(x, self.num_classes, head)
+
+    def _stage(self, x: jax.Array, *, number: int, train: bool) -> jax.Array:
+        """Applies the convolutions of stage `number`, counted from 1, and max-pooling."""
+        for index in range(1, self.depths[number - 1] + 1):
+            x = self._convolve(f"{number}_{index}", self.widths[number - 1], x, train)
+        return ops.max_pool(x, 2)
 
     def _convolve(self, suffix: str, width: int, x: jax.Array, train: bool) -> jax.Array:
         """Applies a 3x3 convolution with `width` channels, batch normalisation if enabled, ReLU.

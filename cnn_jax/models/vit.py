@@ -41,6 +41,7 @@ class VisionTransformer(nn.Module):
       dropout_rate: rate of the dropout after the position embedding and after each dense layer,
         except for the query, key and value projections and the classifier (appendix B.1).
       stochastic_depth_rate: rate of the last block. It rises linearly from 0 in the first block.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
 
     Raises:
@@ -54,6 +55,7 @@ class VisionTransformer(nn.Module):
     patch_size: int = 16
     dropout_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -67,7 +69,8 @@ class VisionTransformer(nn.Module):
             "dtype": self.dtype,
         }
         make_attention = partial(attention.Attention, self.heads, **shared)
-        block = partial(attention.TransformerBlock, make_attention, EPSILON, **shared)
+        block = layers.remat(attention.TransformerBlock, self.remat)
+        block = partial(block, make_attention, EPSILON, **shared)
         quarters = {self.depth * quarter // 4: quarter for quarter in range(1, 5)}
         rates = layers.linear_rates(self.stochastic_depth_rate, self.depth)
         for index, rate in enumerate(rates):
@@ -76,10 +79,8 @@ class VisionTransformer(nn.Module):
                 name = f"stage{quarters[index + 1]}"
                 layers.feature(self, name, x[:, 1:].reshape(patches.shape))
         x = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(x)
-        head = nn.Dense(
-            self.num_classes, kernel_init=attention.normal, dtype=self.dtype, name="head"
-        )
-        return layers.as_logits(head(x[:, 0]))
+        head = partial(nn.Dense, kernel_init=attention.normal, dtype=self.dtype, name="head")
+        return layers.logits(x[:, 0], self.num_classes, head)
 
     def _embed_patches(self, images: jax.Array) -> jax.Array:
         """Returns one embedding per patch, `[B, H / patch_size, W / patch_size, C]`."""

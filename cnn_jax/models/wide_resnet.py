@@ -30,6 +30,7 @@ class WideResNet(nn.Module):
         block, and one in the shortcut of each stage's first block.
       width: width multiplier of the 16, 32 and 64 channels of the three stages.
       dropout_rate: rate of the dropout between the convolutions of each block.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
 
     Raises:
@@ -40,6 +41,7 @@ class WideResNet(nn.Module):
     depth: int
     width: int
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -61,7 +63,7 @@ class WideResNet(nn.Module):
         x = layers.feature(self, "stem", conv(16, (3, 3), name="conv1")(images))
         for stage in (1, 2, 3):
             for index in range(size):
-                x = Block(
+                x = layers.remat(Block, self.remat)(
                     channels=self.width * 2 ** (stage + 3),
                     stride=2 if stage > 1 and index == 0 else 1,
                     conv=conv,
@@ -71,7 +73,8 @@ class WideResNet(nn.Module):
                 )(x)
             layers.feature(self, f"stage{stage}", x)
         x = ops.global_avg_pool(nn.relu(norm(name="bn")(x)))  # [B, 64 width]
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="fc")
+        return layers.logits(x, self.num_classes, head)
 
 
 class Block(nn.Module):

@@ -40,6 +40,7 @@ class Xception(nn.Module):
       padding: padding of the max-poolings: 'HALF' for half the window, or 'SAME' as in TensorFlow.
       epsilon: constant added to the variance in batch normalisation.
       dropout_rate: rate of the dropout before the classifier.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       dtype: dtype of the computation.
     """
 
@@ -47,7 +48,13 @@ class Xception(nn.Module):
     padding: str = "HALF"
     epsilon: float = 1e-5
     dropout_rate: float = 0.5
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        layers.check_padding(self.padding)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -64,7 +71,7 @@ class Xception(nn.Module):
             x = layers.feature(self, before, x)
             for index, widths in enumerate(blocks):
                 number += 1
-                x = Block(
+                x = layers.remat(Block, self.remat)(
                     widths,
                     starts_with_relu=number > 1,
                     pool=pool if index == 0 else None,
@@ -77,7 +84,8 @@ class Xception(nn.Module):
             x = nn.relu(norm(name=f"bn{number}")(x))
         x = ops.global_avg_pool(layers.feature(self, "stage4", x))  # [B, 2048]
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return layers.as_logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+        head = partial(nn.Dense, dtype=self.dtype, name="fc")
+        return layers.logits(x, self.num_classes, head)
 
 
 class Block(nn.Module):

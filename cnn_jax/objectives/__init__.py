@@ -1,8 +1,10 @@
 """Objectives: each owns a network and the loss that trains it (`contracts.Objective`).
 
 - `classification.py`: classifiers with auxiliary heads
+- `frozen.py`: wrapper that trains a part of the parameters
 
-To add an objective, write a file with a class and choose it in `make`.
+To add an objective, write a file with a class and choose it in `make`; to add a wrapper, apply it
+in `wrap`.
 """
 
 from typing import Any
@@ -10,30 +12,70 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnn_jax import losses, models
-from cnn_jax.contracts import Batch, Objective, Variables
+from cnn_jax import errors, losses, models
+from cnn_jax.contracts import Batch, Description, Objective, Variables
+from cnn_jax.objectives import frozen
 from cnn_jax.objectives.classification import Classification
-from cnn_jax.plan import Plan
-from cnn_jax.runtime import prng
+from cnn_jax.objectives.frozen import Frozen, restrict
+from cnn_jax.plan import GIVEN, Plan
+from cnn_jax.runtime import imports, prng
 from cnn_jax.runtime.sharding import Layout
 
-__all__ = ["Classification", "abstract_variables", "init_batch", "make"]
+__all__ = [
+    "Classification",
+    "Frozen",
+    "abstract_variables",
+    "init_batch",
+    "make",
+    "restrict",
+    "wrap",
+]
 
 
-def make(plan: Plan, num_classes: int) -> Objective:
+def make(plan: Plan, description: Description) -> Objective:
     """Returns the objective of a plan.
 
     Args:
       plan: the plan.
-      num_classes: the number of classes of the data set.
+      description: the description of the data set.
 
     Raises:
-      UserError: an unknown network, loss or option, or a value out of range.
+      UserError: an unknown network, loss or option, a value out of range, or a network of the user
+        that does not keep the contract (`models.check`).
     """
+    if plan.train.objective == GIVEN:
+        raise errors.UserError(
+            f"train.objective is {GIVEN!r}: the run was made with an objective object, which no "
+            "config can make; pass it as train.run(..., objective=...) to continue the run, or as "
+            "predictor.load(DIR, objective=...) to use it"
+        )
     model = models.create(
-        plan.model.name, num_classes=num_classes, dtype=plan.model.dtype, **plan.model.options
+        plan.model.name,
+        num_classes=description.num_classes,
+        dtype=plan.model.dtype,
+        **plan.model.options,
     )
-    return Classification(model, losses.make(plan.loss), plan.loss.auxiliary_weight)
+    if imports.is_reference(plan.model.name):
+        models.check(model, description.input_shape, description.num_classes)
+    objective = Classification(model, losses.make(plan.loss), plan.loss.auxiliary_weight)
+    return wrap(objective, plan, description.input_shape)
+
+
+def wrap(objective: Objective, plan: Plan, input_shape: tuple[int, int, int]) -> Objective:
+    """Returns an objective in the wrappers that a plan selects, always in the same order.
+
+    Args:
+      objective: the objective of `plan.train.objective`, or an object of the user.
+      plan: the plan.
+      input_shape: height, width and channels of the images.
+
+    Raises:
+      UserError: a value of the plan does not fit the network.
+    """
+    if plan.train.trainable:
+        params = _shapes(objective, input_shape)["params"]
+        objective = frozen.make(objective, plan.train.trainable, params, input_shape)
+    return objective
 
 
 def init_batch(input_shape: tuple[int, ...]) -> Batch:
@@ -45,15 +87,18 @@ def abstract_variables(
     objective: Objective, input_shape: tuple[int, ...], layout: Layout
 ) -> dict[str, Any]:
     """Returns shapes, dtypes and shardings of an objective's variables, without computing any."""
-
-    def init() -> Variables:
-        key = prng.stream(0, "init")
-        params, batch_stats, _ = objective.init(key, init_batch(input_shape))
-        return {"params": params, "batch_stats": batch_stats}
-
-    shapes = jax.eval_shape(init)
+    shapes = _shapes(objective, input_shape)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         layout.of(shapes),
     )
+
+
+def _shapes(objective: Objective, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    def init() -> Variables:
+        key = prng.stream(0, "init")
+        params, batch_stats, _ = objective.init(key, init_batch(input_shape))
+        return {"params": params, "batch_stats": batch_stats}
+
+    return jax.eval_shape(init)

@@ -41,7 +41,11 @@ class Classification:
     def loss(
         self, params: Tree, carried: Carried, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Carried, Sums]]:
-        """See `contracts.Objective`. The loss in the metrics is the plain cross-entropy."""
+        """See `contracts.Objective`.
+
+        The loss in the metrics is the plain cross-entropy with the labels, or with the targets
+        where there are no labels.
+        """
         result, updates = self.model.apply(
             {"params": params, "batch_stats": carried.batch_stats},
             batch["image"],
@@ -55,9 +59,8 @@ class Classification:
         value += sum(
             self.auxiliary_weight * self._mean_loss({"logits": head}, batch) for head in heads
         )
-        sums: Sums = {}
-        if "label" in batch:
-            sums = metrics.classification(outputs["logits"], batch["label"], batch["weight"])
+        labels = batch["label"] if "label" in batch else batch["target"]
+        sums = metrics.classification(outputs["logits"], labels, batch["weight"])
         return value, (carried._replace(batch_stats=updates.get("batch_stats", {})), sums)
 
     def after(self, state: TrainState) -> dict[str, Tree]:

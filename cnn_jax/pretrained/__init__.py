@@ -1,7 +1,10 @@
 """Conversion of published weights to variables of these networks, and back.
 
 - `loading`: `load`, a network with published weights and their preprocessing, in one call.
-- `convert`, `layout`, `heads`: state dict to variables and back, with strict checks; new heads.
+- `saving`, `record`: `save`, weights files that describe their network in the metadata.
+- `convert`, `layout`, `fit`, `heads`: state dict to variables and back, with strict checks; new
+  heads.
+- `network`: a network without its number of classes, and the shapes of its variables.
 - `preprocessing`: resize, crop and normalisation of timm and torchvision; class names.
 - `families/`: the rename tables, one file per network family.
 - `formats/`: safetensors and torch.save files, the Hugging Face Hub, torchvision's releases.
@@ -13,6 +16,7 @@ from cnn_jax.pretrained.formats.files import read_state_dict
 from cnn_jax.pretrained.keras.weights import KERAS, from_keras
 from cnn_jax.pretrained.loading import Pretrained, load
 from cnn_jax.pretrained.preprocessing import Preprocessing
+from cnn_jax.pretrained.saving import save
 
 __all__ = [
     "KERAS",
@@ -22,5 +26,6 @@ __all__ = [
     "from_torch",
     "load",
     "read_state_dict",
+    "save",
     "to_torch",
 ]

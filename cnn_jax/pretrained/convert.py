@@ -4,26 +4,23 @@ Each family has a rename table that maps our module paths to the reference's nam
 transposes the arrays. The conversion is strict: it uses every entry once and fills every variable.
 """
 
-import functools
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import traverse_util
 
-from cnn_jax import errors, models
-from cnn_jax.pretrained import layout
+from cnn_jax import models
+from cnn_jax.pretrained import fit, layout
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.families.names import Names
+from cnn_jax.pretrained.network import Network, Path, Shape
 
-# Torch's batch normalisation counts its batches. Flax has no such variable.
-# Swin stores the index into its table of position biases, which is a constant.
-_IGNORED = ("num_batches_tracked", "relative_position_index")
-
-Path = tuple[str, ...]
+# If fewer of the weights' entries fit, they are compared with other networks.
+_CLOSE = 0.9
+_CANDIDATES = 5  # the number of these networks; each takes up to 2 s
 
 
 class Entry(NamedTuple):
@@ -31,20 +28,43 @@ class Entry(NamedTuple):
 
     Attributes:
       name: the key in the state dict.
-      shape: the shape in torch's layout.
+      shape: the shape in the state dict.
       variable_shape: the shape of the variable, in Flax's layout.
       channels: for a dense kernel whose input is a flattened image, the image's channels; else
         None.
+      torch: True if the array in the state dict has torch's layout, False for Flax's.
     """
 
     name: str
-    shape: tuple[int, ...]
-    variable_shape: tuple[int, ...]
+    shape: Shape
+    variable_shape: Shape
     channels: int | None
+    torch: bool
+
+    def to_variable(self, array: np.ndarray) -> np.ndarray:
+        """Converts the entry's array in a state dict to the variable, in float32 or float64."""
+        array = floats(array).reshape(self.shape)
+        if self.torch:
+            array = layout.from_torch(array, self.channels)
+        return layout.owned(array.reshape(self.variable_shape))
+
+    def from_variable(self, array: np.ndarray) -> np.ndarray:
+        """Converts the variable to the entry's array in a state dict, of the same dtype."""
+        if self.torch:
+            if len(self.shape) == 4 and array.ndim == 2:  # A convolution in the state dict.
+                outputs, inputs, height, width = self.shape
+                array = array.reshape(height, width, inputs, outputs)
+            array = layout.to_torch(array, self.channels)
+        return layout.owned(array.reshape(self.shape))
 
 
 def from_torch(
-    name: str, state_dict: Mapping[str, np.ndarray], *, num_classes: int = 1000, **overrides: Any
+    name: str,
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    num_classes: int = 1000,
+    input_shape: tuple[int, int, int] | None = None,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Converts a state dict of torch, timm or torchvision to variables of network `name`.
 
@@ -55,23 +75,22 @@ def from_torch(
       name: a network of `models.names()` that has a rename table.
       state_dict: name to array, in torch's layout.
       num_classes: of the checkpoint.
+      input_shape: height, width and channels of the images, on which some shapes depend. By default
+        the shape for which the network was published.
       **overrides: fields of the network that differ from the variant's, as in `models.create`.
 
     Returns:
       `{"params": ...}`, with `"batch_stats"` if the network has running statistics. The leaves are
-      NumPy arrays: float64 where the state dict's are float64, else float32.
+      NumPy arrays in C order that own their data: float64 where the state dict's are float64, else
+      float32.
 
     Raises:
-      ValueError: the network is unknown, or entries are missing, unexpected or of the wrong shape.
-        One message lists all such entries.
+      UserError: the network is unknown, or entries are missing, unexpected or of the wrong shape.
+        The message has their number, the likely cause, and examples.
     """
-    expected = entries(name, state_dict, num_classes=num_classes, **overrides)
-    check(name, {entry.name: entry.shape for entry in expected.values()}, state_dict)
-    flat = {}
-    for path, entry in expected.items():
-        array = floats(state_dict[entry.name]).reshape(entry.shape)
-        flat[path] = layout.from_torch(array, entry.channels).reshape(entry.variable_shape)
-    return traverse_util.unflatten_dict(flat)
+    tables.for_network(name)  # Raises for a network without a rename table.
+    network = Network.of(name, input_shape, overrides)
+    return to_variables(network, state_dict, num_classes)
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -84,47 +103,84 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       name: the network.
       variables: `{"params": ...}`, `{"batch_stats": ...}` or both.
 
+    Returns:
+      Name to array, in torch's layout. Each array is in C order and owns its data.
+
     Raises:
-      ValueError: the network is unknown or has no rename table.
+      UserError: the network is unknown or has no rename table.
     """
-    table = tables.for_network(name)[0]
-    return {
-        table.torch(path[1:]): layout.to_torch(
-            np.asarray(leaf), _flattened_channels(table, path)
-        ).reshape(_torch_shape(table, path, leaf.shape))
-        for path, leaf in traverse_util.flatten_dict(variables).items()
-    }
+    return to_state_dict(tables.for_network(name)[0], variables)
+
+
+def to_variables(
+    network: Network,
+    state_dict: Mapping[str, np.ndarray],
+    num_classes: int,
+    replaced: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Converts a state dict like `from_torch`, but also one with Flax's names and layout.
+
+    Args:
+      network: the network.
+      state_dict: name to array.
+      num_classes: of the checkpoint.
+      replaced: name to array, for entries of the state dict that are ignored and may be missing.
+    """
+    expected = entries(network, state_dict, num_classes)
+    kept = {name: array for name, array in state_dict.items() if name not in replaced}
+    wanted = {e.name: e.shape for e in expected.values() if e.name not in replaced}
+    fit.check(network.name, wanted, kept, lambda: _likely_cause(network, state_dict))
+    arrays = kept | dict(replaced)
+    flat = {path: entry.to_variable(arrays[entry.name]) for path, entry in expected.items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_state_dict(table: Names, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Converts variables like `to_torch`, to the names and the layout of `table`."""
+    state_dict = {}
+    for path, leaf in traverse_util.flatten_dict(variables).items():
+        array = np.asarray(leaf)
+        found = entry(table, path, array.shape)
+        state_dict[found.name] = found.from_variable(array)
+    return state_dict
 
 
 def entries(
-    name: str, state_dict: Mapping[str, np.ndarray], *, num_classes: int, **overrides: Any
+    network: Network, state_dict: Mapping[str, np.ndarray], num_classes: int
 ) -> dict[Path, Entry]:
-    """Returns the entries that a state dict must have for network `name`, by variable path.
+    """Returns the entries that a state dict must have for a network, by variable path.
 
     Args:
-      name: the network.
+      network: the network.
       state_dict: its keys select the rename table: the one that matches most of them.
       num_classes: of the checkpoint.
-      **overrides: fields of the network.
-
-    Raises:
-      ValueError: the network is unknown or has no rename table.
     """
-    tables.for_network(name)  # Raises for an unknown network.
-    variables = shapes(name, models.input_shape(name), num_classes=num_classes, **overrides)
-    table = _best_table(name, variables, state_dict)
-    return {
-        path: Entry(
-            table.torch(path[1:]),
-            _torch_shape(table, path, shape),
-            shape,
-            _flattened_channels(table, path),
-        )
-        for path, shape in variables.items()
-    }
+    variables = network.shapes(num_classes)
+    table = _best_table(network.name, variables, state_dict)
+    return {path: entry(table, path, shape) for path, shape in variables.items()}
 
 
-def options(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def entry(table: Names, path: Path, shape: Shape) -> Entry:
+    """Returns the entry of the variable at `path`, whose shape is `shape`.
+
+    Args:
+      table: the names and the layout of the state dict.
+      path: of the variable.
+      shape: of the variable.
+    """
+    if table.flax:
+        return Entry(_name(table, path), shape, shape, None, torch=False)
+    module = ".".join(path[1:-1]) if path[-1] == "kernel" else ""
+    size, channels = table.convolved.get(module), table.flattened.get(module)
+    if size is None:
+        theirs = layout.shape_in_torch(shape)
+    else:
+        inputs, outputs = shape
+        theirs = (outputs, inputs // size**2, size, size)
+    return Entry(_name(table, path), theirs, shape, channels, torch=True)
+
+
+def options(network: Network, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the options of `models.create` that a network needs to load a state dict.
 
     A network can have several rename tables (`families/`), for the state dicts of several
@@ -132,70 +188,12 @@ def options(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     holds the options.
 
     Args:
-      name: the network.
+      network: the network.
       state_dict: the weights.
-
-    Raises:
-      ValueError: the network is unknown or has no rename table.
     """
-    tables.for_network(name)  # Raises for an unknown network.
-    paths = shapes(name, models.input_shape(name), num_classes=1)
-    return dict(_best_table(name, paths, state_dict).options)
-
-
-def _best_table(name: str, paths: Iterable[Path], state_dict: Mapping[str, np.ndarray]) -> Names:
-    """Returns the rename table that maps most of `paths` to keys of the state dict."""
-    known = tuple(paths)
-    return max(
-        tables.for_network(name),
-        key=lambda table: sum(table.torch(p[1:]) in state_dict for p in known),
-    )
-
-
-def shapes(
-    name: str, input_shape: tuple[int, int, int], **fields: Any
-) -> dict[Path, tuple[int, ...]]:
-    """Returns the shapes of the variables of network `name`, in `init`'s order of creation.
-
-    Args:
-      name: the network.
-      input_shape: `(height, width, channels)` of the images.
-      **fields: fields of the network, including `num_classes`.
-    """
-    return dict(_variable_shapes(models.create(name, **fields), input_shape))
-
-
-@functools.lru_cache(
-    maxsize=4
-)  # Loading asks several times; tracing a large network takes seconds.
-def _variable_shapes(
-    model: nn.Module, input_shape: tuple[int, int, int]
-) -> dict[Path, tuple[int, ...]]:
-    images = jnp.zeros((1, *input_shape))
-    found: dict[Path, tuple[int, ...]] = {}
-
-    def init() -> None:
-        # The shapes are recorded during tracing because `eval_shape` returns sorted dictionaries.
-        variables = model.init(jax.random.key(0), images, train=False)
-        flat = traverse_util.flatten_dict(variables)
-        found.update({path: leaf.shape for path, leaf in flat.items()})
-
-    jax.eval_shape(init)
-    return found
-
-
-def _torch_shape(table: Names, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape in torch of the variable at `path`, whose shape is `shape`."""
-    size = table.convolved.get(".".join(path[1:-1])) if path[-1] == "kernel" else None
-    if size is None:
-        return layout.shape_in_torch(shape)
-    inputs, outputs = shape
-    return (outputs, inputs // size**2, size, size)
-
-
-def _flattened_channels(table: Names, path: Path) -> int | None:
-    """Returns the channels of the flattened image that a dense kernel takes, else None."""
-    return table.flattened.get(".".join(path[1:-1])) if path[-1] == "kernel" else None
+    if not any(table.options for table in tables.for_file(network.name)):
+        return {}
+    return dict(_best_table(network.name, network.shapes(1), state_dict).options)
 
 
 def floats(array: np.ndarray) -> np.ndarray:
@@ -203,40 +201,65 @@ def floats(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, np.float64 if array.dtype == np.float64 else np.float32)
 
 
-def check(
-    name: str, expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray]
-) -> None:
-    """Checks that `weights` have exactly the names and shapes of `expected`.
-
-    Trailing axes of length 1 are ignored, because a dense layer may be stored as a 1x1
-    convolution. Counters and constants (`_IGNORED`) are allowed as additional entries.
-
-    Args:
-      name: the network, for the message.
-      expected: name to shape.
-      weights: name to array.
-
-    Raises:
-      ValueError: names are missing or unexpected, or shapes differ. The message lists all of them.
-    """
-    problems = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in weights]
-    problems += [
-        f"unexpected: {key} {array.shape}"
-        for key, array in weights.items()
-        if key not in expected and not key.endswith(_IGNORED)
-    ]
-    problems += [
-        f"misshapen: {key} has shape {weights[key].shape}, expected {shape}"
-        for key, shape in expected.items()
-        if key in weights
-        and _without_trailing_ones(weights[key].shape) != _without_trailing_ones(shape)
-    ]
-    if problems:
-        listed = "\n  ".join(problems)
-        raise errors.UserError(f"the weights do not fit {name}:\n  {listed}")
+def _best_table(name: str, paths: Iterable[Path], state_dict: Mapping[str, np.ndarray]) -> Names:
+    """Returns the table that maps most of `paths` to keys of the state dict."""
+    known = tuple(paths)
+    return max(
+        tables.for_file(name),
+        key=lambda table: sum(_name(table, path) in state_dict for path in known),
+    )
 
 
-def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+def _name(table: Names, path: Path) -> str:
+    """Returns the name, in a state dict, of the variable at `path`."""
+    return ".".join(path) if table.flax else table.torch(path[1:])
+
+
+def _likely_cause(network: Network, weights: Mapping[str, np.ndarray]) -> str:
+    """Returns a clause that says for which network or input shape the weights are, or ''."""
+    own = _share(network, weights)
+    for shape in _published_shapes(network) if own < 1 else ():
+        if _share(Network(network.name, shape, network.options), weights) == 1:
+            given, published = ("x".join(map(str, sides)) for sides in (network.input_shape, shape))
+            return (
+                f"they are for images of {published} (height x width x channels), not {given}; "
+                "convert the images to that shape, or do without these weights"
+            )
+    if own >= _CLOSE:  # The weights are of this network, but damaged or changed.
+        return ""
+    best, name = 0.0, ""
+    for candidate in _similar(network.name):
+        found = _share(Network.of(candidate, None, {}), weights)
+        if found > best:
+            best, name = found, candidate
+        if best == 1:
+            return f"they fit {name}; pass that name (name=, --model= or model.name)"
+    if best > max(own, 0.5):
+        return f"{name} fits better, with {best:.0%} of the entries"
+    if network.name not in tables.published():
+        return "files of this network have Flax's names and layout, as pretrained.save writes them"
+    return ""
+
+
+def _published_shapes(network: Network) -> Iterator[tuple[int, int, int]]:
+    """Yields other input shapes: first with the published channels, then the published shape."""
+    if network.name not in models.names():
+        return  # Networks named 'module:attribute' have no published shape.
+    published = models.input_shape(network.name)
+    nearer = (*network.input_shape[:2], published[2])
+    yield from (
+        shape for shape in dict.fromkeys((nearer, published)) if shape != network.input_shape
+    )
+
+
+def _similar(name: str) -> list[str]:
+    """Returns the networks with published weights whose names are most similar to `name`."""
+    others = [other for other in tables.published() if other != name]
+    near = difflib.get_close_matches(name, others, n=len(others), cutoff=0)
+    return sorted(near, key=lambda other: name not in other and other not in name)[:_CANDIDATES]
+
+
+def _share(network: Network, weights: Mapping[str, np.ndarray]) -> float:
+    found = entries(network, weights, num_classes=1)
+    shapes = {entry.name: entry.shape for entry in found.values()}
+    return fit.share(shapes, weights, outputs_first=all(entry.torch for entry in found.values()))

@@ -4,126 +4,138 @@ The head consists of the variables whose shape depends on the number of classes.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from cnn_jax import models
-from cnn_jax.pretrained import convert
+from cnn_jax.pretrained import convert, layout
+from cnn_jax.pretrained.network import Network, Path
 
 _AUXILIARY = "auxiliary_heads"  # the field of networks that have auxiliary heads
 
 
-def num_classes(name: str, state_dict: Mapping[str, np.ndarray], **overrides: Any) -> int:
+class _Output(NamedTuple):
+    """Entry of the head, with the axis whose length is the number of classes."""
+
+    entry: convert.Entry
+    axis: int
+
+
+def num_classes(network: Network, state_dict: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of classes of a state dict's head, or 0 if it has no head.
 
-    Args:
-      name: the network.
-      state_dict: name to array, in torch's layout.
-      **overrides: fields of the network.
-    """
-    head = _head(name, state_dict, overrides).values()
-    found = (state_dict[entry.name].shape for entry in head if entry.name in state_dict)
-    return max((shape[0] for shape in found if shape), default=0)
-
-
-def detect_auxiliary(
-    name: str, state_dict: Mapping[str, np.ndarray], **overrides: Any
-) -> dict[str, Any]:
-    """Returns `overrides`, with `auxiliary_heads=False` if the state dict has no auxiliary heads.
-
-    Returns `overrides` unchanged if they set `auxiliary_heads` or the network has no such field.
+    Returns None if no variable of the network depends on that number, as in lenet5.
 
     Args:
-      name: the network.
-      state_dict: name to array, in torch's layout.
-      **overrides: fields of the network.
+      network: the network.
+      state_dict: name to array.
     """
-    if _AUXILIARY in overrides or _AUXILIARY not in models.options(name):
-        return overrides
-    plain = {**overrides, _AUXILIARY: False}
-    entries, fewer = (
-        convert.entries(name, state_dict, num_classes=1, **options)
-        for options in (overrides, plain)
-    )
+    head = _head(network, state_dict).values()
+    if not head:
+        return None
+    found = ((state_dict[o.entry.name].shape, o.axis) for o in head if o.entry.name in state_dict)
+    return max((shape[axis] for shape, axis in found if len(shape) > axis), default=0)
+
+
+def detect_auxiliary(network: Network, state_dict: Mapping[str, np.ndarray]) -> Network:
+    """Returns the network, without auxiliary heads if the state dict has none.
+
+    Returns it unchanged if its options set `auxiliary_heads` or it has no such field.
+
+    Args:
+      network: the network.
+      state_dict: name to array.
+    """
+    if _AUXILIARY in network.options or _AUXILIARY not in models.options(network.name):
+        return network
+    plain = network.with_options(**{_AUXILIARY: False})
+    entries, fewer = (convert.entries(each, state_dict, 1) for each in (network, plain))
     present = any(entries[path].name in state_dict for path in entries.keys() - fewer.keys())
-    return overrides if present else plain
+    return network if present else plain
 
 
 def with_new_head(
-    name: str,
-    state_dict: Mapping[str, np.ndarray],
-    *,
-    num_classes: int,
-    seed: int,
-    **overrides: Any,
+    network: Network, state_dict: Mapping[str, np.ndarray], count: int, *, seed: int
 ) -> dict[str, Any]:
-    """Converts a state dict like `convert.from_torch`, but with a newly initialised head.
+    """Converts a state dict like `convert.to_variables`, but with a newly initialised head.
 
     Args:
-      name: the network.
+      network: the network.
       state_dict: the weights; entries of the head are ignored.
-      num_classes: of the new head.
+      count: the number of classes of the new head.
       seed: of the new head's parameters.
-      **overrides: fields of the network.
 
     Raises:
-      ValueError: the weights other than the head do not fit the network.
+      UserError: the weights other than the head do not fit the network.
     """
-    model = models.create(name, num_classes=num_classes, **overrides)
-    images = jnp.zeros((1, *models.input_shape(name)))
-    head = _head(name, state_dict, overrides)
+    model = network.create(count)
+    head = _head(network, state_dict)
 
     @jax.jit
-    def initial() -> dict[convert.Path, jax.Array]:
-        flat = traverse_util.flatten_dict(model.init(jax.random.key(seed), images, train=False))
+    def initial() -> dict[Path, jax.Array]:
+        variables = model.init(jax.random.key(seed), network.images(), train=False)
+        flat = traverse_util.flatten_dict(variables)
         return {path: flat[path] for path in head}  # XLA drops the computation of the rest.
 
-    body = with_zero_head(name, state_dict, num_classes=num_classes, **overrides)
-    return traverse_util.unflatten_dict(body | jax.tree.map(np.asarray, initial()))
+    body = with_zero_head(network, state_dict, count)
+    new = {path: layout.owned(np.asarray(leaf)) for path, leaf in initial().items()}
+    return traverse_util.unflatten_dict(body | new)
 
 
 def with_zero_head(
-    name: str, state_dict: Mapping[str, np.ndarray], *, num_classes: int, **overrides: Any
-) -> dict[convert.Path, np.ndarray]:
-    """Converts a state dict like `convert.from_torch`, but with zeros for the head.
+    network: Network, state_dict: Mapping[str, np.ndarray], count: int
+) -> dict[Path, np.ndarray]:
+    """Converts a state dict like `convert.to_variables`, but with zeros for the head.
 
     Args:
-      name: the network.
+      network: the network.
       state_dict: the weights; entries of the head are ignored.
-      num_classes: of the head.
-      **overrides: fields of the network.
+      count: the number of classes of the head.
 
     Returns:
       The variables by their paths, flattened.
 
     Raises:
-      ValueError: the weights other than the head do not fit the network.
+      UserError: the weights other than the head do not fit the network.
     """
-    head = _head(name, state_dict, overrides)
-    expected = convert.entries(name, state_dict, num_classes=num_classes, **overrides)
+    head = _head(network, state_dict)
+    expected = convert.entries(network, state_dict, count)
     blank = {
         entry.name: np.broadcast_to(np.float32(0), entry.shape)
         for path, entry in expected.items()
         if path in head
     }
-    filled = {**state_dict, **blank}
-    variables = convert.from_torch(name, filled, num_classes=num_classes, **overrides)
+    variables = convert.to_variables(network, state_dict, count, replaced=blank)
     return traverse_util.flatten_dict(variables)
 
 
-def _head(
-    name: str, state_dict: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
-) -> dict[convert.Path, convert.Entry]:
-    """Returns the entries whose shape differs between 1 and 2 classes."""
-    one, two = (
-        convert.entries(name, state_dict, num_classes=count, **overrides) for count in (1, 2)
+def without_head(network: Network, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Converts a state dict to the variables of a network with `num_classes=0`.
+
+    Args:
+      network: the network.
+      state_dict: the weights; entries of the head are ignored.
+
+    Raises:
+      UserError: the weights other than the head do not fit the network.
+    """
+    known, wanted = (
+        {entry.name for entry in convert.entries(network, state_dict, count).values()}
+        for count in (1, 0)
     )
+    body = {key: array for key, array in state_dict.items() if key not in known - wanted}
+    return convert.to_variables(network, body, 0)
+
+
+def _head(network: Network, state_dict: Mapping[str, np.ndarray]) -> dict[Path, _Output]:
+    """Returns the entries whose shape differs between 1 and 2 classes."""
+    one, two = (convert.entries(network, state_dict, count) for count in (1, 2))
     return {
-        path: entry
+        path: _Output(entry, axis)
         for path, entry in one.items()
-        if entry.variable_shape != two[path].variable_shape
+        for axis, pair in enumerate(zip(entry.shape, two[path].shape, strict=True))
+        if len(set(pair)) > 1
     }

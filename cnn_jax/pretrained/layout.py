@@ -53,3 +53,12 @@ def shape_in_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
         height, width, inputs, outputs = shape
         return (outputs, inputs, height, width)
     return shape[::-1] if len(shape) == 2 else shape
+
+
+def owned(array: np.ndarray) -> np.ndarray:
+    """Returns a copy in C order that owns its data.
+
+    Writers of files, such as safetensors, take the bytes of an array in the order of its memory.
+    A transposed view would be written in the wrong order.
+    """
+    return np.array(array, order="C", copy=True)

@@ -13,9 +13,56 @@ from cnn_jax.runs import plots, workdir
 FINAL = "final"
 ONCE = ("test", FINAL)  # splits of the last lines, which a resumed run writes again
 
+_PLACE = ("step", "epoch", "split")
+
+Row = dict[str, Any]
+"""A line of the log: `step`, `epoch`, `split`, and values by name."""
+
+
+def make_row(step: int, epoch: float, split: str, values: Mapping[str, float | str]) -> Row:
+    """Returns a line of the log.
+
+    Args:
+      step: the number of steps taken.
+      epoch: the number of epochs taken.
+      split: 'train', 'validation', 'test' or 'final'.
+      values: values by name; accuracies are fractions. Infinity and NaN become None, because JSON
+        has neither.
+    """
+    known = {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in values.items()}
+    return {"step": step, "epoch": round(epoch, 4), "split": split, **known}
+
+
+def values(row: Row) -> dict[str, Any]:
+    """Returns the values of a line of the log, without its place."""
+    return {name: value for name, value in row.items() if name not in _PLACE}
+
+
+class MemoryLog:
+    """Log in memory.
+
+    Attributes:
+      rows: all lines.
+    """
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.rows: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        """Appends a line."""
+        self.rows.append(row)
+
+    def close(self) -> None:
+        """Does nothing; there are no files."""
+
 
 class RunLog:
-    """Writer of `metrics.jsonl`, one line per event, and of the same numbers for TensorBoard."""
+    """Writer of `metrics.jsonl`, one line per event, and of the same numbers for TensorBoard.
+
+    Attributes:
+      rows: all lines of the run, with those of earlier starts.
+    """
 
     def __init__(self, directory: Path, start_step: int) -> None:
         """Continues the log of a run at `start_step` and removes the lines after that step.
@@ -28,35 +75,25 @@ class RunLog:
 
         self._directory = directory
         path = directory / workdir.METRICS
-        kept = [
+        self.rows: list[Row] = [
             row for row in read(directory) if row["step"] <= start_step and row["split"] not in ONCE
         ]
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows))
         os.replace(temporary, path)
         self._file = path.open("a")
         self._events = SummaryWriter(str(directory), purge_step=start_step + 1)
 
-    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float | str]) -> None:
-        """Appends a line and flushes it to the operating system.
-
-        Args:
-          step: the number of steps taken.
-          epoch: the number of epochs taken.
-          split: 'train', 'validation', 'test' or 'final'.
-          values: values by name; accuracies are fractions. Infinity and NaN are written as null,
-            because JSON has neither.
-        """
-        known = {
-            k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in values.items()
-        }
-        row = {"step": step, "epoch": round(epoch, 4), "split": split, **known}
+    def write(self, row: Row) -> None:
+        """Appends a line, made by `make_row`, and flushes it to the operating system."""
+        self.rows.append(row)
         self._file.write(f"{json.dumps(row)}\n")
         self._file.flush()
-        for name, value in values.items():
+        step, split = row["step"], row["split"]
+        for name, value in values(row).items():
             if isinstance(value, str):
                 self._events.add_text(f"{split}/{name}", value, step)
-            elif math.isfinite(value):
+            elif value is not None:
                 self._events.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
@@ -66,7 +103,7 @@ class RunLog:
         plots.curves(read(self._directory), self._directory / workdir.CURVES)
 
 
-def read(directory: Path) -> list[dict[str, Any]]:
+def read(directory: Path) -> list[Row]:
     """Returns the lines of a run's `metrics.jsonl`, without an incomplete last line."""
     path = directory / workdir.METRICS
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

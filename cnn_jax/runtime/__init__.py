@@ -3,6 +3,7 @@
 - `sharding.py`: the mesh over devices and hosts, and the layout of arrays on it
 - `prng.py`: independent PRNG keys from the one seed of a run
 - `signals.py`: SIGTERM and Ctrl-C as a request to stop
+- `imports.py`: import of a user's objects that a config names as 'module:attribute'
 - `flags.py`: flags that several commands share
 - `console.py`: progress, messages and exit statuses of the commands
 - `compilation_cache.py`: compiled programs on disk

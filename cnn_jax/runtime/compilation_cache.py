@@ -18,7 +18,7 @@ MAX_AGE = 30 * 24 * 3600  # Lifetime of a cached program, in seconds.
 def use_cache() -> None:
     """Enables JAX's persistent compilation cache in the user's cache directory.
 
-    Call this function before any JAX work. A compiled program is kept for `MAX_AGE`. JAX's key of
+    A compiled program is kept for `MAX_AGE`. JAX's key of
     a program covers its text, the versions, the devices and the instruction set of the CPU, so
     hosts may share the directory.
 
@@ -40,6 +40,7 @@ def use_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # Caches small programs too: dozens of them are compiled before the first step.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax_cache.reset_cache()  # JAX decides at its first compilation whether there is a cache.
 
 
 @contextlib.contextmanager

@@ -32,3 +32,24 @@ def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--checkpoint", help="of the run: best by validation (default), last, or a step"
     )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int, words: str) -> None:
+    """Adds the flag `--batch_size`.
+
+    Args:
+      parser: the parser of a command.
+      default: its default.
+      words: the help text.
+    """
+    parser.add_argument("--batch_size", default=default, type=int, help=words)
+
+
+def add_out(parser: argparse.ArgumentParser, words: str) -> None:
+    """Adds the flag `--out`, a file that the command writes; it is None if it is not given.
+
+    Args:
+      parser: the parser of a command.
+      words: the help text.
+    """
+    parser.add_argument("--out", type=Path, help=words)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import errors
@@ -147,6 +148,13 @@ def start() -> None:
 def is_primary() -> bool:
     """Returns True on the process that writes files and logs (process 0)."""
     return jax.process_index() == 0
+
+
+def agree(value: bool) -> bool:
+    """Returns the primary process's value on every process; all of them must call this."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def make_layout() -> Layout:

@@ -4,6 +4,7 @@ A SIGTERM to one of several hosts stops all of them at the same step.
 """
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -17,7 +18,8 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 class Interruption:
     """Context that turns a first SIGTERM or SIGINT into a request to stop.
 
-    A second signal has its usual effect.
+    A second signal has its usual effect. Outside the main thread, where Python allows no signal
+    handlers, only `stop` requests it.
 
     Attributes:
       signal: the number of the received signal; 0 if there was none.
@@ -26,6 +28,7 @@ class Interruption:
     def __init__(self) -> None:
         """Initialises the attributes; handlers are installed when the context is entered."""
         self.signal = 0
+        self._stopped = False
         self._sync_points = 0
         self._previous: dict[int, _Handler] = {}
 
@@ -34,7 +37,8 @@ class Interruption:
 
         JAX's preemption service handles the SIGTERM of several processes.
         """
-        if jax.process_count() > 1:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if jax.process_count() > 1 or not in_main_thread:
             return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
@@ -49,9 +53,15 @@ class Interruption:
         """Restores the previous signal handlers."""
         self._restore()
 
+    def stop(self) -> None:
+        """Requests to stop, as a signal does; with several hosts, call it on each of them."""
+        self._stopped = True
+
     def requested(self) -> bool:
         """Returns True if the run should stop now; the n-th call returns the same on all hosts."""
         self._sync_points += 1
+        if self._stopped:
+            return True
         if jax.process_count() > 1:
             # JAX's preemption service sends a SIGTERM of any host to all hosts. It stops them at
             # the sync point after the largest one that a host has passed. The numbers must be

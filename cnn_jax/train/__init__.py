@@ -6,9 +6,9 @@ The path of a batch, and where to look for what:
 2. `job.py` makes the parts: feed, objective, optimizer, compiled steps.
 3. `loop.py` takes the inputs of each call from the feed and runs the compiled steps.
 4. `step.py` is one step, traced: batch, loss and gradient, update.
-5. `data/resident.py` makes the batch: `train_batch`, with `data/augment.py`.
+5. `data/resident.py` makes the batch: `Traced.training`, with `data/augment.py`.
 6. `objectives/classification.py` applies the network and computes the loss of `losses.py`.
-7. `optim.py` made the optimizer that updates the parameters.
+7. `optim/` made the optimizer that updates the parameters.
 8. `window.py` sums the metrics until they are logged.
 9. `recorder.py` logs, validates with `evaluators/`, and saves with `runs/checkpoint.py`.
 10. `state.py` makes the initial state; `contracts.py` says what it holds.

@@ -3,14 +3,18 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+import jax
+import numpy as np
 import optax
 
 from cnn_jax import data, errors, evaluators, losses, models, objectives, optim
 from cnn_jax.contracts import Description, Evaluator, Feed, Objective, Source
-from cnn_jax.plan import Plan
-from cnn_jax.runtime import sharding
+from cnn_jax.plan import GIVEN, Plan
+from cnn_jax.runtime import imports, sharding
 from cnn_jax.runtime.sharding import Layout
-from cnn_jax.train import step
+from cnn_jax.train import programs, state, step
+from cnn_jax.train.given import Given
+from cnn_jax.train.programs import Programs
 
 LOG, VALIDATE, SAVE = "log", "validate", "save"
 # Epochs of this many steps stand in for the unknown length of an epoch before the data is read.
@@ -24,11 +28,9 @@ class Job:
     Attributes:
       plan: the config.
       feed: the data, bound to the devices.
-      objective: the network and its loss.
-      optimizer: the optimizer; its last stage multiplies by the schedule.
-      schedule: the learning rate by step.
+      programs: the compiled functions, with the objective and the optimizer.
+      schedule: the learning rate by step and array module; None for a given optimizer.
       layout: the devices.
-      train_steps: the compiled training steps; see `step.make_train_steps`.
       evaluate: the compiled evaluations of each validation, by the name of the evaluator.
       evaluate_last: further ones, which fit something to a split first, for the end of the run.
       total_steps: the length of the run in steps.
@@ -37,15 +39,37 @@ class Job:
 
     plan: Plan
     feed: Feed
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    programs: Programs
+    schedule: optim.Schedule | None
     layout: Layout
-    train_steps: step.TrainSteps
     evaluate: Mapping[str, evaluators.Evaluate]
     evaluate_last: Mapping[str, evaluators.Evaluate]
     total_steps: int
     intervals: Mapping[str, int]
+
+    @property
+    def objective(self) -> Objective:
+        """The network and its loss."""
+        return self.programs.objective
+
+    @property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer."""
+        return self.programs.optimizer
+
+    def rates(self, call: range) -> np.ndarray:
+        """Returns the learning rate of each step of a call, computed in float64 on the host.
+
+        Returns:
+          `[steps_per_call]` float32, or float64 under `jax_enable_x64`. Entries beyond the call,
+          and all entries with a given optimizer, are 0.
+        """
+        dtype = jax.dtypes.canonicalize_dtype(np.float64)
+        result = np.zeros(self.plan.train.steps_per_call, dtype)
+        if self.schedule is not None:
+            for index, number in enumerate(call):
+                result[index] = self.schedule(number, np)
+        return result
 
     def is_due(self, action: str, step: int) -> bool:
         """Returns True if `action`, a key of `intervals`, is due after `step` steps."""
@@ -65,66 +89,76 @@ class Job:
             start = stop
 
 
-def check(plan: Plan) -> None:
+def check(plan: Plan, given: Given | None = None) -> None:
     """Checks everything that needs no data: names, options and values that exclude each other.
+
+    Args:
+      plan: the plan.
+      given: the objects that `train.run` received.
 
     Raises:
       UserError: a part of the plan is not allowed.
     """
-    models.create(plan.model.name, num_classes=1, dtype=plan.model.dtype, **plan.model.options)
-    losses.make(plan.loss)
+    given = given or Given()
+    plan = given.record(plan)
+    if given.objective is None:
+        models.create(plan.model.name, num_classes=1, dtype=plan.model.dtype, **plan.model.options)
+        losses.make(plan.loss)
     data.check(plan.data)
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH
-    _make_optimizer(plan, total_steps, _STEPS_PER_UNREAD_EPOCH)
-    without_fit, _ = _split_by_fit(evaluators.make())
+    _make_optimizer(plan, given, total_steps, _STEPS_PER_UNREAD_EPOCH)
+    without_fit, _ = _split_by_fit(evaluators.make(plan, given=given.evaluators))
     evaluators.check_monitor(plan.eval.monitor, without_fit)
     sharding.make_layout().check_batch_size(plan.train.batch_size)
 
 
-def make(plan: Plan, source: Source, description: Description | None = None) -> Job:
+def make(
+    plan: Plan,
+    source: Source,
+    description: Description | None = None,
+    given: Given | None = None,
+) -> Job:
     """Reads the data and makes the parts of a run; writes nothing.
 
     Args:
       plan: a plan that passed `check`. Its automatic values are replaced in the job's plan.
       source: the data set.
       description: the description that a continued run has stored.
+      given: the objects that `train.run` received.
 
     Raises:
       UserError: the data does not fit the plan.
     """
+    given = given or Given()
     layout = sharding.make_layout()
-    plan = data.resolve(plan, source)
+    plan = _resolve(data.resolve(plan, source))
     feed = data.bind(source, plan, layout, description)
     mean, std = feed.description.mean, feed.description.std
     plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))
-    num_classes = feed.description.num_classes
-    objective = objectives.make(plan, num_classes)
-    without_fit, with_fit = _split_by_fit(evaluators.make(num_classes))
-    evaluators.check_monitor(plan.eval.monitor, without_fit)
     epoch = feed.steps_per_epoch
     total_steps = plan.train.steps or round(plan.train.epochs * epoch)
     if total_steps < 1:
         raise errors.UserError(f"train.epochs {plan.train.epochs} is less than one step")
-    schedule, optimizer = _make_optimizer(plan, total_steps, epoch)
+    schedule, optimizer = _make_optimizer(plan, given, total_steps, epoch)
+    measured = evaluators.make(plan, feed.description.num_classes, given.evaluators)
+    found = programs.find(
+        programs.key(plan, feed.description, layout, given),
+        lambda: _compile(plan, feed, layout, given, optimizer, measured),
+    )
+    _check_names(plan, found, feed, layout, measured)
+    without_fit, with_fit = (
+        _prepare(group, found, feed, layout) for group in _split_by_fit(measured)
+    )
     return Job(
         plan=plan,
         feed=feed,
-        objective=objective,
-        optimizer=optimizer,
+        programs=found,
         schedule=schedule,
         layout=layout,
-        train_steps=step.make_train_steps(
-            objective,
-            optimizer,
-            feed.train_batch,
-            seed=plan.seed,
-            steps_per_call=plan.train.steps_per_call,
-            layout=layout,
-        ),
-        evaluate=_prepare(without_fit, objective, feed, layout),
-        evaluate_last=_prepare(with_fit, objective, feed, layout),
+        evaluate=without_fit,
+        evaluate_last=with_fit,
         total_steps=total_steps,
         intervals={
             LOG: plan.log.every_steps,
@@ -132,6 +166,73 @@ def make(plan: Plan, source: Source, description: Description | None = None) -> 
             SAVE: plan.checkpoint.every_steps,
         },
     )
+
+
+def _check_names(
+    plan: Plan, found: Programs, feed: Feed, layout: Layout, measured: Mapping[str, Evaluator]
+) -> None:
+    """Traces the metrics of users, and checks that one of the values is the monitored one."""
+    shape = feed.description.input_shape
+    variables = objectives.abstract_variables(found.objective, shape, layout)
+    named = evaluators.with_names(measured, found.objective.predict, variables, shape)
+    without_fit, _ = _split_by_fit(named)
+    evaluators.check_monitor(plan.eval.monitor, without_fit)
+
+
+def _resolve(plan: Plan) -> Plan:
+    """Returns the plan with the automatic kind of weight decay replaced."""
+    if plan.optim.name == GIVEN:
+        return plan
+    kind = optim.weight_decay_kind(plan.optim.name, plan.optim.weight_decay_kind)
+    return dataclasses.replace(plan, optim=dataclasses.replace(plan.optim, weight_decay_kind=kind))
+
+
+def _compile(
+    plan: Plan,
+    feed: Feed,
+    layout: Layout,
+    given: Given,
+    optimizer: optax.GradientTransformationExtraArgs,
+    measured: Mapping[str, Evaluator],
+) -> Programs:
+    """Makes the programs of a run. They close over plan and description, never over images."""
+    shape = feed.description.input_shape
+    if given.objective is not None:
+        objective = objectives.wrap(given.objective, plan, shape)
+    else:
+        objective = objectives.make(plan, feed.description)
+    optimizer = objectives.restrict(optimizer, objective)
+    if given.optimizer is not None or imports.is_reference(plan.optim.name):
+        variables = objectives.abstract_variables(objective, shape, layout)
+        optim.check(optimizer, variables["params"])
+    return Programs(
+        objective=objective,
+        optimizer=optimizer,
+        create=state.make_create(objective, optimizer, shape, plan.seed, layout),
+        train_steps=step.make_train_steps(
+            objective,
+            optimizer,
+            feed.train_batch,
+            seed=plan.seed,
+            steps_per_call=plan.train.steps_per_call,
+            layout=layout,
+            compiler_options=_compiler_options(plan),
+        ),
+        measures={
+            name: evaluators.measure(objective.predict, feed.eval_batch, evaluator, layout)
+            for name, evaluator in measured.items()
+        },
+    )
+
+
+def _compiler_options(plan: Plan) -> dict[str, str] | None:
+    """Returns options of XLA that keep the recomputation of `model.remat` on a CPU.
+
+    Without them, XLA merges the recomputed values with the first ones, which then stay in memory.
+    """
+    if plan.model.options.get("remat") and jax.default_backend() == "cpu":
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
 
 
 def _split_by_fit(
@@ -142,24 +243,18 @@ def _split_by_fit(
 
 
 def _prepare(
-    given: Mapping[str, Evaluator], objective: Objective, feed: Feed, layout: Layout
+    given: Mapping[str, Evaluator], found: Programs, feed: Feed, layout: Layout
 ) -> dict[str, evaluators.Evaluate]:
+    predict = found.objective.predict
     return {
-        name: evaluators.prepare(objective.predict, feed, evaluator, layout)
+        name: evaluators.prepare(predict, feed, evaluator, layout, found.measures[name])
         for name, evaluator in given.items()
     }
 
 
 def _make_optimizer(
-    plan: Plan, total_steps: int, steps_per_epoch: int
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    options = {
-        field.name: getattr(plan.optim, field.name) for field in dataclasses.fields(plan.optim)
-    }
-    schedule = optim.make_schedule(
-        options.pop("learning_rate"),
-        **dataclasses.asdict(options.pop("schedule")),
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-    )
-    return schedule, optim.make(learning_rate=schedule, **options)
+    plan: Plan, given: Given, total_steps: int, steps_per_epoch: int
+) -> tuple[optim.Schedule | None, optax.GradientTransformationExtraArgs]:
+    if given.optimizer is not None:
+        return None, optim.fit(given.optimizer)
+    return optim.of_plan(plan.optim, total_steps, steps_per_epoch)

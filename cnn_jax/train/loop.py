@@ -12,7 +12,7 @@ from cnn_jax.train.recorder import Recorder
 def train(
     job: Job, state: TrainState, start: int, recorder: Recorder, interruption: Interruption
 ) -> tuple[TrainState, int]:
-    """Takes the steps of a run from `start` to its end, or until a signal asks to stop.
+    """Takes the steps of a run from `start` to its end, or until a signal or a watch stops it.
 
     Args:
       job: the parts of the run.
@@ -25,15 +25,15 @@ def train(
       The state and the number of steps that it has taken.
     """
     step = start
+    take = job.programs.train_steps
     in_flight: deque[Sums] = deque(maxlen=sharding.MAX_IN_FLIGHT + 1)
     for call, inputs in recorder.waiting.inputs(job.feed.train_inputs(job.calls(start))):
         with recorder.compiling(call):
-            state, sums = job.train_steps(state, inputs, len(call))
+            state, sums = take(state, inputs, len(call), job.rates(call))
         recorder.waiting.started(sums)
         in_flight.append(sums)
         sharding.wait_for_earlier(in_flight)
-        step, stop = call.stop, interruption.requested()
-        recorder.after_call(call, state, sums, stop)
-        if stop:
+        step = call.stop
+        if recorder.after_call(call, state, sums, interruption.requested()):
             break
     return state, step

@@ -2,21 +2,24 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Self
 
 import jax
 
 from cnn_jax import evaluators, metrics
 from cnn_jax.contracts import Sums, TrainState
-from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runs import logs
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.train.job import LOG, SAVE, VALIDATE, Job
 from cnn_jax.train.state import sha256
+from cnn_jax.train.store import Checkpoints, Log, Store
 from cnn_jax.train.waiting import Waiting
 from cnn_jax.train.window import Window
+
+Watch = Callable[[logs.Row], bool | None]
+"""Called with each line of the log; True stops the run as SIGTERM does."""
 
 
 class Recorder:
@@ -24,19 +27,27 @@ class Recorder:
 
     Attributes:
       waiting: measures the time that the devices wait for data.
+      log: the log.
     """
 
     def __init__(
-        self, job: Job, directory: Path, start: int, pending: metrics.Totals, progress: Progress
+        self,
+        job: Job,
+        store: Store,
+        start: int,
+        pending: metrics.Totals,
+        progress: Progress,
+        watch: Watch | None = None,
     ) -> None:
         """Opens the log and the checkpoints of a run.
 
         Args:
           job: the parts of the run.
-          directory: the work directory.
+          store: the place of log and checkpoints.
           start: the step that the run starts from.
           pending: the metrics of the steps between the last log line and `start`.
           progress: the terminal.
+          watch: called with each line of the log.
         """
         self._job = job
         self._start = start
@@ -44,11 +55,11 @@ class Recorder:
         self._compile_seconds: dict[str, float] = {}
         self._window = Window(pending)
         self._throughput = logs.Throughput()
+        self._watch = watch
+        self._stopped = False
         self.waiting = Waiting()
-        self._log = logs.RunLog(directory, start) if sharding.is_primary() else None
-        self._checkpoints = checkpoint.Checkpoints(
-            directory / workdir.CHECKPOINTS, job.plan.checkpoint.keep, job.plan.eval.monitor
-        )
+        self.log: Log = store.log(start)
+        self._checkpoints: Checkpoints = store.checkpoints(job.plan)
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -58,8 +69,7 @@ class Recorder:
         """Waits for the checkpoints, flushes the log and draws the curves."""
         self.waiting.close()
         self._checkpoints.close()
-        if self._log is not None:
-            self._log.close()
+        self.log.close()
 
     @contextlib.contextmanager
     def compiling(self, call: range) -> Iterator[None]:
@@ -72,7 +82,7 @@ class Recorder:
             yield
         self._compile_seconds = {"compile_seconds": time.perf_counter() - began}
 
-    def after_call(self, call: range, state: TrainState, sums: Sums, stop: bool) -> None:
+    def after_call(self, call: range, state: TrainState, sums: Sums, stop: bool) -> bool:
         """Adds the metrics of a call, then logs, validates and saves where it is due.
 
         Args:
@@ -80,6 +90,9 @@ class Recorder:
           state: the state after the call.
           sums: the metrics of the steps.
           stop: True if the run stops here, so that its state must be saved.
+
+        Returns:
+          True if the run stops here, because of `stop` or because the watch asked for it.
         """
         if call.start == self._start:
             jax.block_until_ready(state)  # The throughput counts from the second call on.
@@ -92,11 +105,13 @@ class Recorder:
         self._throughput.pause()
         validate = "validation" in job.feed.splits and job.is_due(VALIDATE, step)
         rank = self._validate(step, state) if validate else None
+        stop = stop or self._stopped
         if validate or stop or job.is_due(SAVE, step):
             # A state that has diverged is not saved: totals raises DivergedError.
             self._checkpoints.save(step, state, self._window.totals(), rank)
             self.waiting.clear()
         self._throughput.resume()
+        return stop
 
     def finish(self, state: TrainState) -> tuple[str, dict[str, float]]:
         """Closes the log of a complete run.
@@ -118,8 +133,8 @@ class Recorder:
     def _log_training(self, step: int) -> None:
         values = metrics.mean(self._window.totals())
         self._window.clear()
-        # The step that was just taken is number step - 1.
-        values["learning_rate"] = float(self._job.schedule(step - 1))
+        if self._job.schedule is not None:  # The step that was just taken is number step - 1.
+            values["learning_rate"] = float(self._job.rates(range(step - 1, step))[0])
         values |= self._throughput.rate(self.waiting.seconds()) | self._compile_seconds
         self._compile_seconds = {}
         self._write(step, "train", values)
@@ -155,5 +170,8 @@ class Recorder:
         return values
 
     def _write(self, step: int, split: str, values: Mapping[str, float | str]) -> None:
-        if self._log is not None:
-            self._log.write(step, step / self._job.feed.steps_per_epoch, split, values)
+        row = logs.make_row(step, step / self._job.feed.steps_per_epoch, split, values)
+        self.log.write(row)
+        if self._watch is not None:
+            wants_to_stop = bool(self._watch(dict(row))) if sharding.is_primary() else False
+            self._stopped |= sharding.agree(wants_to_stop)

@@ -2,26 +2,32 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
-from cnn_jax import data, plan
-from cnn_jax.contracts import TrainState
-from cnn_jax.data import pipeline, selection, sources, stratified
+from cnn_jax import data, errors, plan
+from cnn_jax.contracts import Evaluator, Objective, Source, TrainState, Tree, Variables
+from cnn_jax.data import pipeline, sources
 from cnn_jax.metrics import Totals
-from cnn_jax.runs import checkpoint, workdir
-from cnn_jax.runtime import console, sharding
+from cnn_jax.ops.native import library
+from cnn_jax.predictor import Predictor
+from cnn_jax.runs import logs
+from cnn_jax.runtime import compilation_cache, console, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
 from cnn_jax.train import job as jobs
-from cnn_jax.train import loop, state
+from cnn_jax.train import loop, start, state
+from cnn_jax.train.given import Given
 from cnn_jax.train.job import Job
-from cnn_jax.train.recorder import Recorder
+from cnn_jax.train.recorder import Recorder, Watch
+from cnn_jax.train.store import Directory, Memory, Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,102 +36,181 @@ class Outcome:
 
     Attributes:
       step: the number of steps taken.
-      signal: the number of the signal that stopped the run early; 0 if it is complete.
+      signal: the number of the signal that stopped the run early; 0 if it is complete, or if
+        `watch` stopped it.
       params_sha256: the digest of the final parameters; empty if the run was stopped.
       test: metrics of the final parameters on the test split; empty without such a split.
+      validation: metrics of the last validation; empty without a validation.
+      history: the lines of metrics.jsonl, for `pandas.DataFrame(outcome.history)`.
+      params: the parameters after the last step.
+      batch_stats: the running statistics after the last step.
+      model: the network, a Linen module; None if a given objective has no attribute `model`.
     """
 
     step: int
     signal: int = 0
     params_sha256: str = ""
     test: dict[str, float] = dataclasses.field(default_factory=dict)
+    validation: dict[str, float] = dataclasses.field(default_factory=dict)
+    history: list[logs.Row] = dataclasses.field(default_factory=list, repr=False, compare=False)
+    params: Tree = dataclasses.field(default=None, repr=False, compare=False)
+    batch_stats: Tree = dataclasses.field(default=None, repr=False, compare=False)
+    model: Any = dataclasses.field(default=None, repr=False, compare=False)
+    _load: Callable[[], Predictor] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The predictor of the best validated weights; of the last ones without a validation.
+
+        It is loaded at its first use. A run with a work directory reads it from there.
+        """
+        if self._load is None:
+            raise AttributeError("this outcome was not made by train.run, so it has no predictor")
+        return self._load()
 
 
 def run(
-    config: ConfigDict | dict[str, Any] | plan.Plan,
-    directory: str | Path,
+    config: ConfigDict | Mapping[str, Any] | plan.Plan,
+    workdir: str | Path | None = None,
     *,
+    source: Source | None = None,
+    objective: Objective | None = None,
+    evaluators: Mapping[str, Evaluator] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Trains, or continues the run in `directory`, until it is complete or a signal stops it.
+    """Trains until the run is complete, or until a signal or `watch` stops it.
+
+    A run that was stopped continues when the call is repeated with its work directory. The function
+    also works in a thread and in a notebook. Runs of one process that differ in rates and lengths
+    only share one compilation.
 
     Args:
-      config: a config; `cnn_jax/plan.py` lists its keys.
-      directory: the work directory; it is made if it does not exist.
+      config: a config; `cnn_jax/sections.py` lists its keys. Missing keys take their defaults.
+      workdir: the work directory; it is made if it does not exist. None keeps everything in memory.
+      source: the data set, in place of `data.source`; see `data.from_arrays`.
+      objective: network and loss, in place of those that the config names.
+      evaluators: evaluators by name, beside the run's own; their values are logged as 'name/value'.
+        The name 'classification' replaces the run's own.
+      optimizer: an optimizer with its own learning rate, in place of the section `optim`.
+      watch: called with each line of the log; True stops the run as SIGTERM does: it is saved.
       progress: False to print nothing.
 
     Raises:
       UserError: a value of the config, the data or the directory is not allowed, or the run
         diverged.
     """
-    plan_ = plan.read(config)
-    directory = Path(directory)
-    jobs.check(plan_)
-    plan_ = workdir.check(directory, plan_)
+    if watch is not None and not callable(watch):
+        raise errors.UserError(f"watch= must be a function of a row, got {type(watch).__name__}")
+    given = Given(source, objective, evaluators or {}, optimizer)
+    plan_ = given.record(plan.read(config))
+    malloc.keep_freed_memory()
+    if plan_.compilation_cache:
+        compilation_cache.use_cache()
+    store = Memory() if workdir is None else Directory(Path(workdir))
+    with contextlib.nullcontext() if progress else library.silent():
+        return _begin(plan_, given, store, watch, progress and sharding.is_primary())
+
+
+def _begin(
+    plan_: plan.Plan, given: Given, store: Store, watch: Watch | None, progress: bool
+) -> Outcome:
+    """Checks everything, makes the parts of the run and runs them."""
+    jobs.check(plan_, given)
+    plan_ = store.check(plan_)
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
-    progress = progress and sharding.is_primary()
     if progress:
         print(f"reading the data set {sources.title(plan_.data)} …", file=sys.stderr)
-    source = data.open_source(plan_.data)
-    job = jobs.make(plan_, source, workdir.find_description(directory))
+    opened = _opened(plan_, given.source)
+    weights = None
+    if not store.has_checkpoint():
+        plan_, weights = start.weights(plan_, opened)
+    job = jobs.make(plan_, opened, store.description(), given)
+    if weights is not None:
+        start.check_fit(weights, job)
     with (
         contextlib.closing(job.feed),
-        workdir.lock(directory) if sharding.is_primary() else contextlib.nullcontext(),
+        store.opened(job, opened),
         Interruption() as interruption,
     ):
-        if sharding.is_primary():
-            if job.plan.data.split:
-                stratified.write(directory, selection.names(source, job.plan.data))
-            workdir.save_plan(directory, job.plan)
-            workdir.save_description(directory, job.feed.description)
-        return _run(job, directory, interruption, progress)
+        return _run(job, store, weights, watch, interruption, progress)
 
 
-def _run(job: Job, directory: Path, interruption: Interruption, progress: bool) -> Outcome:
-    found = checkpoint.newest(
-        directory / workdir.CHECKPOINTS, directory / workdir.DAMAGED_CHECKPOINTS
-    )
-    start = found or 0
+def _opened(options: plan.Plan, given: Source | None) -> Source:
+    """Returns the given source, checked, or that of the plan."""
+    if given is None:
+        return data.open_source(options.data)
+    sources.check_source(given)
+    return sources.keep_classes(given, options.data)
+
+
+def _run(
+    job: Job,
+    store: Store,
+    weights: Variables | None,
+    watch: Watch | None,
+    interruption: Interruption,
+    progress: bool,
+) -> Outcome:
+    first = store.newest() or 0
     with Progress(
         job.total_steps,
-        initial=start,
+        initial=first,
         every_seconds=job.plan.log.progress_seconds,
         enabled=progress,
     ) as terminal:
-        current, pending = _start_state(job, directory, found, terminal)
-        terminal.message(_start_block(job, directory, state.count(current.params)))
-        if start:
-            terminal.message(f"resuming at step {start} of {job.total_steps}")
-        with Recorder(job, directory, start, pending, terminal) as recorder:
-            current, step = loop.train(job, current, start, recorder, interruption)
-            if step < job.total_steps:
-                return Outcome(step, interruption.signal)
-            digest, test = recorder.finish(current)
-            return Outcome(step, params_sha256=digest, test=test)
+        current, pending = _start_state(job, store, first, weights, terminal)
+        terminal.message(_start_block(job, store.title, state.count(current.params)))
+        if first:
+            terminal.message(f"resuming at step {first} of {job.total_steps}")
+        with Recorder(job, store, first, pending, terminal, watch) as recorder:
+            current, step = loop.train(job, current, first, recorder, interruption)
+            digest = ""
+            test: dict[str, float] = {}
+            if step == job.total_steps:
+                digest, test = recorder.finish(current)
+    rows, last = recorder.log.rows, current.variables
+    return Outcome(
+        step=step,
+        signal=interruption.signal if step < job.total_steps else 0,
+        params_sha256=digest,
+        test=test,
+        validation=_last_validation(rows),
+        history=rows,
+        params=current.params,
+        batch_stats=current.batch_stats,
+        model=getattr(job.objective, "model", None),
+        _load=lambda: store.predictor(job, last),
+    )
+
+
+def _last_validation(rows: Sequence[logs.Row]) -> dict[str, float]:
+    validations = [row for row in rows if row["split"] == "validation"]
+    return logs.values(validations[-1]) if validations else {}
 
 
 def _start_state(
-    job: Job, directory: Path, found: int | None, terminal: Progress
+    job: Job, store: Store, first: int, weights: Variables | None, terminal: Progress
 ) -> tuple[TrainState, Totals]:
     """Returns the state to start from, and the metrics since the last log line before it."""
-    shape = job.feed.description.input_shape
-    if found is None:
-        with terminal.phase("compiling the initial state"):
-            fresh = state.create(job.objective, job.optimizer, shape, job.plan.seed, job.layout)
-            return jax.block_until_ready(fresh), {}
-    like = state.abstract(job.objective, job.optimizer, shape, job.layout)
-    restored = checkpoint.restore(directory / workdir.CHECKPOINTS, found, like)
-    return restored.state, restored.pending
+    if first:
+        shape = job.feed.description.input_shape
+        return store.restore(first, state.abstract(job.objective, job.optimizer, shape, job.layout))
+    with terminal.phase("compiling the initial state"):
+        return jax.block_until_ready(job.programs.create(weights)), {}
 
 
-def _start_block(job: Job, directory: Path, parameters: int) -> str:
+def _start_block(job: Job, place: str, parameters: int) -> str:
     options, feed = job.plan, job.feed
     height, width, channels = feed.description.input_shape
     sizes = ", ".join(f"{feed.size(split):,} {split}" for split in feed.splits)
     devices = jax.devices()
     return console.block(
         {
-            "network": f"{options.model.name}, {parameters:,} parameters, {options.model.dtype}",
+            "network": _network(job, parameters),
             "data": f"{sources.title(options.data)}: {sizes}",
             "storage": _storage(options),
             "input": f"{height}x{width}x{channels}, {feed.description.num_classes} classes",
@@ -134,9 +219,17 @@ def _start_block(job: Job, directory: Path, parameters: int) -> str:
             "devices": f"{len(devices)} {devices[0].device_kind}",
             "batch": f"{options.train.batch_size}, {feed.steps_per_epoch} steps per epoch",
             "steps": f"{job.total_steps:,} ({job.total_steps / feed.steps_per_epoch:.4g} epochs)",
-            "work directory": str(directory),
+            "work directory": place,
         }
     )
+
+
+def _network(job: Job, parameters: int) -> str:
+    """Returns name, size and dtype of the network, or the type of a given objective."""
+    model = job.plan.model
+    if job.plan.train.objective == plan.GIVEN:
+        return f"of the given {type(job.objective).__name__}, {parameters:,} parameters"
+    return f"{model.name}, {parameters:,} parameters, {model.dtype}"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """The initial training state, its shapes, and digests of parameters."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,16 +14,21 @@ from cnn_jax.contracts import Objective, TrainState, Variables
 from cnn_jax.runtime import prng
 from cnn_jax.runtime.sharding import Layout
 
+Create = Callable[[Variables | None], TrainState]
+"""Returns the state before the first step. The argument has parameters and running statistics to
+start from; None for initial ones."""
 
-def create(
+
+def make_create(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     input_shape: tuple[int, ...],
     seed: int,
     layout: Layout,
-    given: Variables | None = None,
-) -> TrainState:
-    """Returns the state before the first step, equal on any number of devices.
+) -> Create:
+    """Returns the jitted function `(given variables or None) -> TrainState` of initial states.
+
+    Their values do not depend on the number of devices.
 
     Args:
       objective: the objective.
@@ -30,14 +36,12 @@ def create(
       input_shape: height, width and channels of the images.
       seed: the seed of the initial parameters.
       layout: the devices and the layout of the state on them.
-      given: parameters and running statistics to start from, in place of initial ones.
     """
 
     def init(given: Variables | None) -> TrainState:
         return _init(objective, optimizer, input_shape, seed, given)
 
-    shardings = layout.of(jax.eval_shape(init, given))
-    return jax.jit(init, out_shardings=shardings)(given)
+    return jax.jit(init, out_shardings=layout.of(jax.eval_shape(init, None)))
 
 
 def abstract(

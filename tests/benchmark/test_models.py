@@ -1,10 +1,12 @@
 """Tests of the benchmark of networks: its programs, its figures and its error messages."""
 
 import csv
+import dataclasses
 import functools
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cnn_jax import errors
 from cnn_jax.benchmark import (
     __main__,
     compare_models,
+    fresh,
     models,
     plots,
     profiling,
@@ -26,6 +29,7 @@ from cnn_jax.benchmark import (
 from cnn_jax.runtime import malloc
 
 TRAIN = models.Case("lenet", "train", "float32", batch_size=4)
+LOOP = models.Case("mlp", "loop", "float32", batch_size=4)
 INFER = models.Case("lenet", "infer", "float32", batch_size=4)
 # C1 and C3, C5, F6 and the output: H'W'C'CK^2, and inputs times outputs.
 LENET_MULTIPLY_ADDS = 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10
@@ -44,19 +48,37 @@ def test_ours_and_plain_xla_give_equal_results(case: models.Case) -> None:
 
 
 def test_training_steps_update_the_parameters() -> None:
-    program = models.program(TRAIN)
+    def first_leaf(case: models.Case, params: Callable[[Any], Any]) -> list[np.ndarray]:
+        program = models.program(case)
+        return [np.array(jax.tree.leaves(params(program.run()))[0]) for _ in range(2)]
 
-    def params() -> Any:
-        result: Any = program.run()
-        return jax.tree.map(np.array, result[0].params)
+    for first, second in (
+        first_leaf(TRAIN, lambda result: result[0].params),
+        first_leaf(LOOP, lambda result: result[0][0]),
+    ):
+        assert not np.array_equal(first, second)
 
-    first, second = params(), params()
-    assert not np.array_equal(first["C1"]["kernel"], second["C1"]["kernel"])
+
+def test_a_new_process_takes_steps_and_reports_its_mistakes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with fresh.programs(LOOP, {malloc.SWITCH: "0"}) as (cold, cached):
+        assert cold.bytes == cached.bytes > 0
+        assert cold.seconds > 0
+        assert cached.run() == cached.run() == "\n"
+    wrong = dataclasses.replace(LOOP, dtype="float8")
+    with (
+        pytest.raises(errors.UserError, match="mlp@4 ended with status 1"),
+        fresh.programs(wrong, {}),
+    ):
+        pass
+    assert "float8" in capfd.readouterr().err
 
 
 def test_operation_count_equals_the_textbook_formula() -> None:
     assert INFER.operations() == 2 * 4 * LENET_MULTIPLY_ADDS
     assert TRAIN.operations() == 3 * INFER.operations()
+    assert LOOP.operations() == dataclasses.replace(LOOP, mode="train").operations()
 
 
 def test_second_compilation_hits_the_cache_and_restores_the_settings() -> None:
@@ -72,12 +94,17 @@ def test_second_compilation_hits_the_cache_and_restores_the_settings() -> None:
 
 
 def test_speedups_are_ratios_of_medians_against_the_faster_torch_format() -> None:
-    seconds = {"ours": (1, 2, 9), "XLA": (8, 8, 8), "torch contiguous": (4, 4, 5)}
+    seconds = {
+        "ours": (1, 2, 9),
+        "XLA": (8, 8, 8),
+        "malloc": (6, 5, 4),
+        "torch contiguous": (4, 4, 5),
+    }
     timings = {name: timing.Timing(values) for name, values in seconds.items()}
     timings["torch channels_last"] = timing.Timing((3.0, 1.0, 3.0))
     comparison = compare_models.Comparison(INFER, 1.0, 1.0, 0, timings, {})
     assert comparison.torch == "torch channels_last"
-    assert comparison.speedups == {"torch": 1.5, "XLA": 4.0}
+    assert comparison.speedups == {"torch": 1.5, "XLA": 4.0, "malloc": 2.5}
 
 
 def test_profile_ranks_kinds_of_operation_by_time(tmp_path: Path) -> None:
@@ -127,8 +154,12 @@ def test_command_prints_and_writes_the_table_and_plots_it(tmp_path: Path) -> Non
         (["--models=lenet", "--dtype=float8"], "float8"),
         (["--models=lenet", "--against=keras"], "unknown opponent 'keras'"),
         (["--models=lenet", "--plot=plot.png"], "--plot needs --against with some of torch, xla"),
+        (["--models=lenet", "--mode=loop", "--profile=new"], "--mode=loop runs in another"),
         (["--models=lenet", "--rounds=0"], "--rounds must be at least 1, got 0"),
         (["--models=lenet", "--image_size=-1"], "--image_size must be at least 1, or 0 for the"),
+        (["--models=lenet", "--channels=-1"], "--channels must be at least 1, or 0 for the"),
+        (["--models=tests.toys:Own"], "no published size; give --image_size and --channels"),
+        (["--models=tests.toys:No", "--image_size=8", "--channels=2"], "has no attribute 'No'"),
         (["--models=vgg11", "--image_size=16"], "at least 32x32 pixels"),
     ],
 )
@@ -138,11 +169,18 @@ def test_invalid_flags_raise_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(malloc, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(sys, "argv", ["benchmark", "models", *flags])
     with pytest.raises(errors.UserError, match=re.escape(message)):
         __main__.main()
     assert capsys.readouterr().out == ""
+
+
+def test_a_network_of_the_user_is_timed() -> None:
+    case = models.Case("tests.toys:Own", "infer", "float32", 4, image_size=8, channels=2)
+    models.check(case)
+    assert case.image_shape == (8, 8, 2)
+    assert case.operations() == 2 * 4 * 8 * 8 * 2 * 10
+    models.program(case).run()
 
 
 @pytest.mark.parametrize("missing", ["torch", "torchvision", "timm"])

@@ -59,8 +59,11 @@ def test_the_result_is_a_function_of_the_key_compiled_or_not(name: str, dtype: j
     assert np.any(once != change(jax.random.key(1), images))
 
 
-def make(**changes: Any) -> tuple[augment.Transform, ...]:
-    return augment.make(plan.read({"data": changes}).data)
+def make(*, peak: float = 255.0, **changes: Any) -> tuple[augment.Transform, ...]:
+    description = contracts.Description(
+        ("a", "b"), None, (6, 9, 3), mean=(0.5,) * 3, std=(0.25,) * 3, peak=peak
+    )
+    return augment.make(plan.read({"data": changes}).data, description)
 
 
 def batch() -> contracts.Batch:

@@ -1,5 +1,8 @@
+import re
+from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -177,6 +180,128 @@ def test_input_of_another_image_is_scaled_to_the_native_size_first(
     native = images.scale(image, (5, 7), method)
     expected = images.fit(native, (8, 10), resize)
     np.testing.assert_array_equal(images.to_input(image, (5, 7), (8, 10, 3), resize), expected)
+
+
+FLOATS = RNG.random((12, 30, 3)).astype(np.float32)
+DEEP = RNG.integers(0, 256, (12, 30, 5), np.uint8)
+
+
+@pytest.mark.parametrize("resize", METHODS)
+@pytest.mark.parametrize("image", [FLOATS, DEEP, FLOATS[..., :1]], ids=["float", "5", "grey"])
+def test_floats_and_any_channels_are_scaled_channel_by_channel(
+    image: np.ndarray, resize: str
+) -> None:
+    planes = [Image.fromarray(image[..., number]) for number in range(image.shape[-1])]
+    peak = 255 if image.dtype == np.uint8 else 1
+
+    def expected(*arguments: Any) -> np.ndarray:
+        parts = [np.asarray(plane.resize(*arguments)) for plane in planes]
+        return np.stack(parts, -1).clip(0, peak)
+
+    found = images.fit(image, (8, 8), resize)
+    assert found.dtype == image.dtype
+    np.testing.assert_array_equal(found, expected((8, 8), METHODS[resize], (9, 0, 21, 12)))
+    stretched = images.stretch(image, (5, 6), resize)
+    np.testing.assert_array_equal(stretched, expected((6, 5), METHODS[resize]))
+
+
+def test_scaled_floats_stay_between_0_and_1() -> None:
+    edge = np.repeat([0, 1], 8).astype(np.float32)[:, None, None] * np.ones((1, 16, 2), np.float32)
+    found = images.stretch(edge, (33, 33), "bicubic")
+    assert (found.min(), found.max()) == (0, 1)
+
+
+def test_floats_are_padded_and_converted_in_their_dtype() -> None:
+    padded = images.fit(FLOATS, (14, 32), "pad")
+    assert padded.dtype == np.float32
+    np.testing.assert_array_equal(padded[1:13, 1:31], FLOATS)
+    grey = images.convert(FLOATS, 1)
+    np.testing.assert_allclose(grey[..., 0], FLOATS @ [0.299, 0.587, 0.114], atol=1e-5)
+    assert images.convert(np.ones((1, 1, 3), np.float32), 1).item() == 1
+    np.testing.assert_array_equal(images.convert(FLOATS[..., :1], 3), FLOATS[..., [0, 0, 0]])
+
+
+def test_other_channels_are_not_converted() -> None:
+    for image, channels in ((DEEP, 3), (DEEP, 1), (COLOUR, 5)):
+        message = f"a.npy has {image.shape[-1]} channels .* but {channels} are wanted"
+        with pytest.raises(errors.UserError, match=message):
+            images.convert(image, channels, "a.npy")
+
+
+class Tensor:
+    """Array of another package."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return COLOUR
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (COLOUR, COLOUR),
+        (GREY[..., 0], GREY),
+        (jnp.asarray(COLOUR), COLOUR),
+        (Tensor(), COLOUR),
+        (COLOUR > 99, (COLOUR > 99) * np.uint8(255)),
+        (COLOUR / 255, (COLOUR / 255).astype(np.float32)),
+        (jnp.ones((2, 3), jnp.bfloat16) / 2, np.full((2, 3, 1), 0.5, np.float32)),
+        (Image.fromarray(COLOUR), COLOUR),
+        (Image.fromarray(GREY[..., 0]), GREY),
+        (Image.fromarray(COLOUR).convert("RGBA"), COLOUR),
+        (Image.new("RGBA", (1, 1), (9, 9, 9, 0)), np.full((1, 1, 3), 255, np.uint8)),
+        (Image.new("F", (1, 2), 0.2), np.full((2, 1, 1), 51, np.uint8)),
+        (Image.new("I;16", (1, 2), 257 * 3), np.full((2, 1, 1), 3, np.uint8)),
+        (Image.new("1", (1, 2), 1), np.full((2, 1, 1), 255, np.uint8)),
+    ],
+)
+def test_pixels_of_any_python_image(image: Any, expected: np.ndarray) -> None:
+    for channels in (1, 3):
+        found = images.to_pixels(image, channels)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, images.convert(expected, channels))
+
+
+def test_pixels_of_a_file_are_those_of_its_path_its_content_and_its_open_picture(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "turned.jpg"
+    picture = Image.fromarray(COLOUR)
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    expected = images.read_file(path, 3)
+    assert expected.shape == (7, 5, 3)
+    with Image.open(path) as opened:
+        for image in (path, str(path), path.read_bytes(), opened, opened):
+            np.testing.assert_array_equal(images.to_pixels(image, 3), expected)
+        # It may be upright already.
+        assert images.to_pixels(opened.convert("RGB"), 3).shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (COLOUR.astype(np.int64), "got shape [5, 7, 3] and dtype int64; convert integers from 0"),
+        (COLOUR / 200, "x.png has the value 1."),
+        (COLOUR[None], "got [1, 5, 7, 3]; this is a batch, and one image is wanted"),
+        (np.zeros((3, 40, 50), np.uint8), "got [3, 40, 50]; channels come last: numpy.moveaxis"),
+        (np.zeros((5, 7, 4), np.uint8), "x.png has 4 channels (shape [5, 7, 4]), but 3 are wanted"),
+        (None, "x.png must have dtype uint8 (from 0 to 255), bool or floating point"),
+        ([[1], [2, 3]], "x.png cannot be converted to a NumPy array"),
+        (b"no image", "x.png: not a readable image: it begins with b'no image'"),
+        ("missing.png", "missing.png: cannot be read: No such file"),
+        (Image.new("F", (1, 1), 3), "x.png: not a readable image: its floating-point values are"),
+    ],
+)
+def test_anything_else_is_an_error_that_says_what_is_allowed(image: Any, message: str) -> None:
+    with pytest.raises(errors.UserError, match=re.escape(message)):
+        images.to_pixels(image, 3, "x.png")
+
+
+def test_files_and_pictures_have_1_or_3_channels() -> None:
+    for image in (Image.fromarray(COLOUR), b"content"):
+        with pytest.raises(errors.UserError, match=r"4 channels are wanted; give arrays \[heig"):
+            images.to_pixels(image, 4)
 
 
 def test_input_of_an_image_that_padding_cannot_shrink() -> None:

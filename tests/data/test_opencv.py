@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn import datasets
 
 from cnn_jax import errors
-from cnn_jax.data import crops, images, opencv
+from cnn_jax.data import crops, images, opencv, pillow
 from cnn_jax.plan import Data
 from tests.pictures import stored
 
@@ -214,7 +214,7 @@ def test_bytes_behind_the_end_are_ignored() -> None:
 def test_of_several_pictures_the_first_is_read() -> None:
     first, second = Image.fromarray(SMALL), Image.fromarray(SMALL[::-1])
     encoded = stored(first, "MPO", save_all=True, append_images=[second])
-    assert images.header(encoded, "image 3").format == "MPO"
+    assert pillow.header(encoded, "image 3").format == "MPO"
     found = read(encoded, (80, 111))
     np.testing.assert_array_equal(found, images.decode(encoded, 3, "image 3"))
 

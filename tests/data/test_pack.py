@@ -19,7 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
 from cnn_jax import contracts, errors
-from cnn_jax.data import images
+from cnn_jax.data import images, pillow
 from cnn_jax.data.pack import inputs, journal, verification, writer
 from cnn_jax.data.pack.__main__ import main
 from cnn_jax.data.sources import folders, shards
@@ -102,6 +102,13 @@ def test_array_record_reads_the_files_in_order(folder: Path, tmp_path: Path) -> 
         (examples[index]["label"], examples.name(index), examples[index]["image"])
         for index in range(25)
     ]
+
+
+def test_directories_may_be_texts(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    pack_of_texts = writer.pack(inputs.open_input(str(folder)), out, progress=False)
+    assert verification.verify(out, progress=False) == pack_of_texts.manifest
+    check_equal(shards.source(out), shards.source(Path(out)))
 
 
 def test_names_of_any_letters_are_kept(tmp_path: Path) -> None:
@@ -369,7 +376,7 @@ def test_a_larger_jpeg_is_scaled_to_its_shorter_side_and_encoded_again(
 def test_a_larger_png_stays_a_png_with_exact_pixels(tmp_path: Path) -> None:
     original = encoded(noise(80, 70, 3), "PNG")
     found = scaled(original, tmp_path, 64)
-    assert images.header(found, "found").format == "PNG"
+    assert pillow.header(found, "found").format == "PNG"
     expected = images.scale_shorter(images.decode(original, 3, "original"), 64, "bicubic")
     np.testing.assert_array_equal(images.decode(found, 3, "found"), expected)
 
@@ -378,7 +385,7 @@ def test_the_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     original = encoded(noise(100, 150, 3), "JPEG", exif=exif)
-    found = images.header(scaled(original, tmp_path, 64), "found")
+    found = pillow.header(scaled(original, tmp_path, 64), "found")
     assert (found.height, found.width, found.orientation) == (96, 64, 1)
 
 

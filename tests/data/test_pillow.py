@@ -33,7 +33,7 @@ def refused(encoded: bytes, message: str = "") -> None:
 
 def refused_by_header(encoded: bytes, message: str) -> None:
     with pytest.raises(errors.UnreadableImageError, match=message):
-        images.header(encoded, "a.jpg")
+        pillow.header(encoded, "a.jpg")
     refused(encoded, message)
 
 
@@ -183,7 +183,7 @@ def test_an_image_without_pixels_is_refused() -> None:
 
 def test_a_photograph_of_200_megapixels_is_read() -> None:
     encoded = png((10_000, 20_000), 1, 0, bytes(10_000 * 2_501))
-    assert images.header(encoded, "a.jpg") == ("PNG", "1", 20_000, 10_000, 1)
+    assert pillow.header(encoded, "a.jpg") == ("PNG", "1", 20_000, 10_000, 1)
     pixels = images.decode(encoded, 1, "a.jpg")
     assert pixels.shape == (10_000, 20_000, 1)
     assert not pixels[::1000].any()
@@ -235,7 +235,7 @@ def test_orientation_is_applied(name: str, orientation: int) -> None:
     encoded = stored(STORED[orientation], form, exif=exif, **options)
     array = images.decode(encoded, 1, "a.jpg")
     np.testing.assert_allclose(array[..., 0].astype(int), UPRIGHT, atol=3)
-    head = images.header(encoded, "a.jpg")
+    head = pillow.header(encoded, "a.jpg")
     assert (head.height, head.width) == STORED[orientation].shape
     assert head.orientation == orientation
     assert head.format == form
@@ -311,7 +311,7 @@ def read_with_pillow(encoded: bytes) -> None:
 def test_warnings_of_pillow_are_hidden_from_callers_alone(name: str) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        images.header(WARNED[name], "a.jpg")
+        pillow.header(WARNED[name], "a.jpg")
         if name != "large":
             images.decode(WARNED[name], 3, "a.jpg")
         assert not seen

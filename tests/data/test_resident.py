@@ -190,6 +190,7 @@ def test_the_description_is_complete_and_can_be_written_as_json() -> None:
         "input_shape": [32, 32, 3],
         "mean": list(description.mean),
         "std": list(description.std),
+        "peak": 255.0,
         "sizes": {"train": 1293, "validation": 144, "test": 360},
         "hashes": description.hashes,
     }
@@ -209,8 +210,9 @@ def test_the_description_is_complete_and_can_be_written_as_json() -> None:
             {"resize": "bicubik"},
             "data.resize must be pad, bilinear or bicubic, got 'bicubik'",
         ),
-        ({"channels": 2}, "data.channels must be 1 or 3, got 2"),
-        ({"image_size": 0}, "data.image_size must be at least 1, got 0"),
+        ({"channels": 2}, "train, image 0 has 1 channels (shape [8, 8, 1]), but 2 are wanted"),
+        ({"channels": 17}, "data.channels must be at least 0 and below 17, got 17"),
+        ({"image_size": -1}, "data.image_size must be at least 0, got -1"),
         ({"image_size": 4}, "'pad' cannot bring 8x8 pixels to 4x4"),
         (
             {"image_size": 8192, "storage": "resident"},

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import data, errors, evaluators
+from cnn_jax import data, errors, evaluators, plan
 from cnn_jax.contracts import Batch, Feed, Source
 from cnn_jax.data import moments, reading
 from cnn_jax.data.sources import folders
@@ -132,7 +132,7 @@ def measured(feed: Feed, split: str, batch_size: int) -> tuple[dict[str, float],
     def predict(variables: Any, batch: Batch) -> dict[str, jax.Array]:
         return {"logits": batch["image"].mean((1, 2)) @ weights}
 
-    evaluator = evaluators.make()[evaluators.MAIN]
+    evaluator = evaluators.make(plan.Plan())[evaluators.MAIN]
     evaluate = evaluators.prepare(predict, feed, evaluator, sharding.make_layout())
     result = evaluate({}, split, batch_size)
     return result.values, result.details["confusion"]
@@ -206,7 +206,9 @@ def test_statistics_leave_unreadable_images_out(tmp_path: Path) -> None:
     source = damaged_folder(tmp_path, [2, 3])
     exact = moments.Moments(1)
     messages: list[str] = []
-    for image, _ in reading.decoded(source.splits["train"], range(16), 1, messages.append):
+    for image, _ in reading.decoded(
+        source.splits["train"], range(16), 1, np.dtype(np.uint8), messages.append
+    ):
         if image is not None:
             exact.add(image)
     for storage in ("streamed", "resident"):

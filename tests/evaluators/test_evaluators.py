@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import errors, evaluators
+from cnn_jax import errors, evaluators, plan
 from cnn_jax.contracts import Batch, Description, Evaluator, Inputs, Outputs, Result, Variables
 from cnn_jax.evaluators import classification
 from cnn_jax.objectives import Classification
@@ -196,3 +196,42 @@ def test_values_of_other_evaluators_are_prefixed_with_their_name() -> None:
         evaluators.check_monitor(name, some)
     with pytest.raises(errors.UserError, match=r"eval\.monitor 'centred'"):
         evaluators.check_monitor("centred", some)
+
+
+def test_a_compiled_measurement_serves_several_feeds() -> None:
+    traced = []
+
+    def counting(variables: Variables, batch: Batch) -> Outputs:
+        traced.append(batch["image"].shape)
+        return predict(variables, batch)
+
+    evaluator, values = classification.make(), []
+    compiled = evaluators.measure(counting, ArrayFeed().eval_batch, evaluator, LAYOUT)
+    for _ in range(2):
+        evaluate = evaluators.prepare(counting, ArrayFeed(), evaluator, LAYOUT, compiled)
+        values.append(evaluate(VARIABLES, "test", 7).values)
+    assert traced == [(7, *SHAPE)]
+    assert values[0] == values[1]
+
+
+def test_rows_are_kept_in_order_without_padding() -> None:
+    evaluator = classification.make(CLASSES, rows=True)
+    details = evaluators.prepare(predict, ArrayFeed(), evaluator, LAYOUT)(
+        VARIABLES, "test", 3
+    ).details
+    images, labels = ArrayFeed().arrays("test")
+    np.testing.assert_array_equal(details["labels"], labels)
+    np.testing.assert_allclose(details["logits"], logits(VARIABLES, images), rtol=1e-5, atol=1e-6)
+    assert details["confusion"].sum() == SIZES["test"]
+
+
+def test_given_evaluators_are_added_or_replace_those_of_the_run() -> None:
+    own, centred = classification.make(), make_centred()
+    found = evaluators.make(plan.Plan(), CLASSES, {"centred": centred, evaluators.MAIN: own})
+    assert found == {evaluators.MAIN: own, "centred": centred}
+    assert list(evaluators.make(plan.Plan(), CLASSES)) == [evaluators.MAIN]
+    given: Any = {"mine": predict}
+    with pytest.raises(
+        errors.UserError, match=r"evaluators\['mine'\] must be a contracts.Evaluator, got function"
+    ):
+        evaluators.make(plan.Plan(), CLASSES, given)

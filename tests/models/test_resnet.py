@@ -64,10 +64,13 @@ def test_same_padding_shifts_the_stem_windows_of_even_images() -> None:
     [
         ({"stem": "5x5"}, "unknown model.stem '5x5'.*7x7"),
         ({"shortcut": "projections"}, "did you mean 'projection'"),
-        ({"padding": "VALID"}, "unknown padding 'VALID'; allowed: HALF, SAME"),
+        ({"padding": "VALID"}, "unknown model.padding 'VALID'; allowed: HALF, SAME"),
     ],
 )
 def test_an_unknown_option_value_raises(overrides: Any, message: str) -> None:
-    model = models.create("resnet18", num_classes=10, **overrides)
+    def trace() -> Any:
+        model = models.create("resnet18", num_classes=10, **overrides)
+        return jax.eval_shape(lambda: variables_of(model, jnp.zeros((1, 32, 32, 3))))
+
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: variables_of(model, jnp.zeros((1, 32, 32, 3))))
+        trace()

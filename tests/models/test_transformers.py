@@ -135,7 +135,9 @@ def test_an_image_size_that_is_no_multiple_of_the_patch_size_raises() -> None:
         small("vit_tiny_patch16_224", size=40)
 
 
-@pytest.mark.parametrize("heads", [0, 3])
-def test_heads_that_do_not_divide_the_channels_raise(heads: int) -> None:
-    with pytest.raises(ValueError, match=f"must divide the 8 channels, got {heads}"):
+@pytest.mark.parametrize(
+    ("heads", "message"), [(0, "at least 1, got 0"), (3, "must divide the 8 channels, got 3")]
+)
+def test_heads_that_do_not_divide_the_channels_raise(heads: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         small("vit_tiny_patch16_224", heads=heads)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import errors, losses, models, objectives, plan
+from cnn_jax import losses, plan
 from cnn_jax.contracts import Batch, Carried, Sums
 from cnn_jax.objectives import Classification
 from tests.toys import CROSS_ENTROPY, Dense
@@ -63,11 +63,21 @@ def test_the_loss_uses_the_target_and_the_metrics_use_the_label() -> None:
     assert float(total / count) == pytest.approx(float(plain), rel=1e-6)
 
 
-def test_without_labels_there_are_no_metrics() -> None:
+def test_without_labels_the_metrics_use_the_target() -> None:
     batch = {"image": BATCH["image"], "weight": BATCH["weight"], "target": TARGET}
     value, (_, sums) = loss(batch)
     assert float(value) == float(loss({**BATCH, "target": TARGET})[0])
-    assert sums == {}
+    total, count = sums["loss"]
+    assert float(total / count) == pytest.approx(float(value), rel=1e-6)
+    _, (_, hard) = loss({**BATCH, "label": TARGET.argmax(-1).astype(jnp.int32)})
+    assert sums["top1"] == hard["top1"]
+
+
+def test_soft_labels_may_be_the_label() -> None:
+    value, (_, sums) = loss({**BATCH, "label": TARGET})
+    expected, (_, other) = loss({**BATCH, "label": TARGET, "target": TARGET})
+    assert float(value) == float(expected)
+    assert jax.device_get(sums) == jax.device_get(other)
 
 
 def test_the_loss_of_distances_uses_the_label() -> None:
@@ -92,36 +102,3 @@ def test_predict_returns_the_logits() -> None:
     np.testing.assert_allclose(
         jax.nn.log_softmax(outputs["logits"]), log_probabilities(), rtol=1e-5, atol=1e-6
     )
-
-
-def test_make_uses_the_plan() -> None:
-    given = plan.read(
-        {
-            "model": {"name": "mlp", "widths": (8,), "dtype": "bfloat16"},
-            "loss": {"name": "cross_entropy", "label_smoothing": 0.3, "auxiliary_weight": 0.25},
-        }
-    )
-    objective = objectives.make(given, num_classes=CLASSES)
-    assert isinstance(objective, Classification)
-    assert objective.auxiliary_weight == 0.25
-    assert objective.model == models.create(
-        "mlp", num_classes=CLASSES, dtype="bfloat16", widths=(8,)
-    )
-    logits = {"logits": jnp.eye(CLASSES)}
-    batch = {"label": jnp.arange(CLASSES)}
-    np.testing.assert_array_equal(
-        objective.example_loss(logits, batch),
-        losses.cross_entropy(logits["logits"], batch["label"], 0.3),
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": {"name": "lenett"}}, "unknown model 'lenett'; did you mean 'lenet'"),
-        ({"loss": {"name": "distances"}}, "unknown loss.name 'distances'; did you mean"),
-    ],
-)
-def test_make_refuses_unknown_names(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(errors.UserError, match=message):
-        objectives.make(plan.read(changes), num_classes=CLASSES)

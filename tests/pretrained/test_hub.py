@@ -13,7 +13,6 @@ from huggingface_hub import constants
 from PIL import Image
 
 from cnn_jax import errors, predict, predictor, pretrained
-from cnn_jax.data import images
 from cnn_jax.pretrained import Pretrained
 from tests.pretrained import checkpoints, fake_hub
 from tests.pretrained.fake_hub import COMMIT, Hub
@@ -240,5 +239,5 @@ def test_predict_accepts_a_checkpoint_name(
     assert predict.main() == 0
     path, *answers = capsys.readouterr().out.splitlines()
     assert path == str(image)
-    expected = predictor.load_published(NAME).top(images.read_file(image, 3), 3)
+    expected = predictor.load(NAME).top(image, 3)
     assert answers == [f"  {probability:.4f}  {name}" for name, probability in expected]

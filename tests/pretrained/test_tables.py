@@ -16,6 +16,8 @@ from cnn_jax import errors, models, pretrained
 from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.formats import released
+from cnn_jax.pretrained.network import Network
+from tests.pretrained import checkpoints
 from tests.pretrained.checkpoints import NETWORK, state_dict
 
 DIGESTS: dict[str, list[str]] = json.loads(
@@ -43,12 +45,21 @@ def essential(shape: tuple[int, ...]) -> list[int]:
     [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in DIGESTS],
 )
 def test_names_and_shapes_equal_the_reference(network: str) -> None:
-    paths = convert.shapes(network, models.input_shape(network), num_classes=1000)
+    reference = Network.of(network, None, {})
+    shapes = reference.shapes(1000)
     found = set()
     for table in tables.for_network(network):
-        names = {table.torch(path[1:]): np.zeros(()) for path in paths}
-        found.add(digest(convert.entries(network, names, num_classes=1000).values()))
+        names = {table.torch(path[1:]): np.zeros(()) for path in shapes}
+        found.add(digest(convert.entries(reference, names, 1000).values()))
     assert set(DIGESTS[network]) <= found
+    checkpoints.assert_exports_are_owned(network, shapes)  # Tracing takes most of the time.
+
+
+@pytest.mark.slow  # `test_saving` has the smallest network of each family.
+@pytest.mark.parametrize("network", sorted({*models.names()} - {*DIGESTS}))
+def test_exported_arrays_are_owned(network: str) -> None:
+    shapes = Network.of(network, None, {}).shapes(2)
+    checkpoints.assert_exports_are_owned(network, shapes)
 
 
 def test_every_released_file_is_for_a_network_with_digests() -> None:
@@ -60,7 +71,8 @@ def test_every_released_file_is_for_a_network_with_digests() -> None:
     ("key", "expected"), [("features.0.0.weight", {"epsilon": 1e-3}), ("conv_stem.weight", {})]
 )
 def test_torchvisions_names_select_its_epsilon(key: str, expected: dict[str, float]) -> None:
-    assert convert.options("mobilenetv3_small_100", {key: np.zeros(())}) == expected
+    network = Network.of("mobilenetv3_small_100", None, {})
+    assert convert.options(network, {key: np.zeros(())}) == expected
 
 
 def test_trailing_axes_of_length_1_are_ignored() -> None:

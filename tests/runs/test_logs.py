@@ -17,11 +17,11 @@ from cnn_jax.runs import logs, workdir
 def write_log(directory: Path) -> None:
     log = logs.RunLog(directory, 0)
     for step in (2, 4, 6):
-        log.write(step, step / 4, "train", {"loss": 1 / step, "learning_rate": 0.1})
+        log.write(logs.make_row(step, step / 4, "train", {"loss": 1 / step, "learning_rate": 0.1}))
         if step != 2:
-            log.write(step, step / 4, "validation", {"loss": 1.0, "top1": 0.5})
-    log.write(6, 1.5, "test", {"top1": 0.5})
-    log.write(6, 1.5, "final", {"params_sha256": "abc"})
+            log.write(logs.make_row(step, step / 4, "validation", {"loss": 1.0, "top1": 0.5}))
+    log.write(logs.make_row(6, 1.5, "test", {"top1": 0.5}))
+    log.write(logs.make_row(6, 1.5, "final", {"params_sha256": "abc"}))
     log.close()
 
 
@@ -58,7 +58,7 @@ def test_a_resumed_log_keeps_the_lines_up_to_the_checkpoint(
 ) -> None:
     write_log(tmp_path)
     log = logs.RunLog(tmp_path, start_step)
-    log.write(9, 2.25, "train", {"loss": 1.0})
+    log.write(logs.make_row(9, 2.25, "train", {"loss": 1.0}))
     log.close()
     rows = [(row["step"], row["split"]) for row in logs.read(tmp_path)]
     assert rows == [*kept, (9, "train")]
@@ -71,7 +71,7 @@ def test_an_incomplete_last_line_is_removed(tmp_path: Path, torn: str) -> None:
         file.write(torn)
     assert len(logs.read(tmp_path)) == 7
     log = logs.RunLog(tmp_path, 6)
-    log.write(8, 2.0, "train", {"loss": 1.0})
+    log.write(logs.make_row(8, 2.0, "train", {"loss": 1.0}))
     log.close()
     lines = (tmp_path / workdir.METRICS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 4, 6, 6, 8]
@@ -79,7 +79,7 @@ def test_an_incomplete_last_line_is_removed(tmp_path: Path, torn: str) -> None:
 
 def test_a_line_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     log = logs.RunLog(tmp_path, 0)
-    log.write(1, 0.1, "train", {"loss": 1.0})
+    log.write(logs.make_row(1, 0.1, "train", {"loss": 1.0}))
     assert len(logs.read(tmp_path)) == 1
     log.close()
 
@@ -146,7 +146,8 @@ def test_throughput_counts_only_while_the_clock_runs(monkeypatch: pytest.MonkeyP
 
 def test_values_that_json_lacks_are_written_as_null(tmp_path: Path) -> None:
     log = logs.RunLog(tmp_path, 0)
-    log.write(1, 0.1, "train", {"loss": math.nan, "gradient_norm": math.inf, "top1": 0.5})
+    values = {"loss": math.nan, "gradient_norm": math.inf, "top1": 0.5}
+    log.write(logs.make_row(1, 0.1, "train", values))
     log.close()
     (row,) = logs.read(tmp_path)
     assert row == {

@@ -45,11 +45,11 @@ def train_twenty_steps(path: str) -> None:
     config.train.steps = STEPS
     options = plan.read(config)
     parts = job.make(options, data.open_source(options.data))
-    shape = parts.feed.description.input_shape
-    current = state.create(parts.objective, parts.optimizer, shape, options.seed, parts.layout)
+    current = parts.programs.create(None)
     results: dict[str, Any] = {"devices": jax.device_count()}
     for call, inputs in parts.feed.train_inputs(parts.calls(0)):
-        current, sums = parts.train_steps(current, inputs, len(call))
+        take = parts.programs.train_steps
+        current, sums = take(current, inputs, len(call), parts.rates(call))
         losses, counts = jax.device_get(sums["loss"])
         results |= {f"loss/{step}": losses[i] / counts[i] for i, step in enumerate(call)}
     for keys, leaf in jax.tree.leaves_with_path(current.params):
@@ -75,12 +75,12 @@ def train_on(layout: Layout) -> tuple[TrainState, TrainState]:
         name="sgd", learning_rate=LEARNING_RATE, total_steps=FSDP_STEPS, momentum=0.9
     )
     shape = feed.description.input_shape
-    current = state.create(objective, optimizer, shape, 0, layout)
+    current = state.make_create(objective, optimizer, shape, 0, layout)(None)
     take = step.make_train_steps(
         objective, optimizer, feed.train_batch, seed=0, steps_per_call=1, layout=layout
     )
     for call, inputs in feed.train_inputs(range(i, i + 1) for i in range(FSDP_STEPS)):
-        current, _ = take(current, inputs, len(call))
+        current, _ = take(current, inputs, len(call), np.full(1, LEARNING_RATE, np.float32))
     return current, state.abstract(objective, optimizer, shape, layout)
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cnn_jax import errors, evaluators, plan, train
 from cnn_jax.contracts import Batch, Evaluator, Outputs, Result
 from cnn_jax.runs import checkpoint, workdir
+from cnn_jax.train import programs
 from configs import quickstart
 
 # In one process, so that its fixtures run once.
@@ -33,7 +34,13 @@ def small(monitor: str, mode: str) -> ConfigDict:
     return config
 
 
-def make_scripted(num_classes: int | None = None) -> dict[str, Evaluator]:
+@pytest.fixture(autouse=True)
+def own_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the programs of scripted evaluators from other tests."""
+    monkeypatch.setattr(programs, "_kept", [])
+
+
+def make_scripted(*_: Any, **__: Any) -> dict[str, Evaluator]:
     """Returns evaluators: one with the values of `LOSSES` and `ACCURACIES`, in order; two count."""
     remaining = iter(zip(LOSSES, ACCURACIES, strict=True))
 

@@ -14,9 +14,10 @@ import pytest
 
 from cnn_jax import errors, objectives, plan, train
 from cnn_jax.runs import checkpoint
+from cnn_jax.runs import workdir as workdirs
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.signals import Interruption
-from cnn_jax.train import state
+from cnn_jax.train import programs, state
 from configs import quickstart
 from tests.caches import share_native_kernels
 from tests.toys import Averaged
@@ -172,10 +173,14 @@ def test_resuming_makes_no_initial_state(tmp_path: Path, monkeypatch: pytest.Mon
         patch.setattr(Interruption, "requested", lambda self: True)
         assert train.run(config, tmp_path).step == 1
 
-    def create(*arguments: Any, **options: Any) -> Any:
-        raise AssertionError("the memory of two states would be in use at once")
+    def make_create(*arguments: Any) -> Any:
+        def create(given: Any) -> Any:
+            raise AssertionError("the memory of two states would be in use at once")
 
-    monkeypatch.setattr(state, "create", create)
+        return create
+
+    monkeypatch.setattr(programs, "_kept", [])
+    monkeypatch.setattr(state, "make_create", make_create)
     assert train.run(config, tmp_path).step == config.train.steps
 
 
@@ -186,7 +191,8 @@ def test_extra_state_is_resumed_bit_for_bit(
     config.model.update(name="mlp", widths=(4,))
     config.train.steps_per_call = 1
     make = objectives.make
-    monkeypatch.setattr(objectives, "make", lambda plan, classes: Averaged(make(plan, classes)))
+    monkeypatch.setattr(objectives, "make", lambda plan, found: Averaged(make(plan, found)))
+    monkeypatch.setattr(programs, "_kept", [])
     train.run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "requested", lambda self: True)
@@ -194,7 +200,8 @@ def test_extra_state_is_resumed_bit_for_bit(
     assert train.run(config, tmp_path / "parts").step == config.train.steps
 
     shape, layout = (32, 32, 1), sharding.make_layout()
-    objective = objectives.make(plan.read(config), 10)
+    description = workdirs.load_description(tmp_path / "whole")
+    objective = objectives.make(plan.read(config), description)
     params = objectives.abstract_variables(objective, shape, layout)["params"]
     digests = [
         state.sha256(checkpoint.restore(tmp_path / name / "checkpoints", 4, like).state)

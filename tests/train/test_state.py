@@ -21,7 +21,7 @@ ADAM = optim.make(name="adam", learning_rate=0.1, total_steps=10)
 
 @pytest.fixture(scope="module")
 def created() -> Any:
-    return state.create(OBJECTIVE, ADAM, SHAPE, 0, LAYOUT)
+    return state.make_create(OBJECTIVE, ADAM, SHAPE, 0, LAYOUT)(None)
 
 
 def test_abstract_describes_the_created_state(created: Any) -> None:
@@ -37,14 +37,16 @@ def test_abstract_describes_the_created_state(created: Any) -> None:
 
 def test_the_initial_state_is_a_function_of_the_seed(created: Any) -> None:
     assert int(created.step) == 0
-    again, other = (state.create(OBJECTIVE, ADAM, SHAPE, seed, LAYOUT) for seed in (0, 1))
+    again, other = (
+        state.make_create(OBJECTIVE, ADAM, SHAPE, seed, LAYOUT)(None) for seed in (0, 1)
+    )
     assert state.sha256(again) == state.sha256(created)
     assert state.sha256(other.params) != state.sha256(created.params)
 
 
 def test_a_state_starts_from_given_variables(created: Any) -> None:
     given = jax.tree.map(lambda leaf: leaf + 1.5, created.variables)
-    current = state.create(OBJECTIVE, ADAM, SHAPE, 0, LAYOUT, given)
+    current = state.make_create(OBJECTIVE, ADAM, SHAPE, 0, LAYOUT)(given)
     assert state.sha256(current.variables) == state.sha256(given)
     assert state.sha256(current.extra["average"]) == state.sha256(given["params"])
     paths, expected = (

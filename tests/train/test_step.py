@@ -76,7 +76,7 @@ def make_objective(
 @functools.cache
 def initial(model: nn.Module, optimizer: Any, averaged: bool = False) -> TrainState:
     objective = make_objective(model, averaged=averaged)
-    return jax.device_get(state.create(objective, optimizer, SHAPE, 0, LAYOUT))
+    return jax.device_get(state.make_create(objective, optimizer, SHAPE, 0, LAYOUT)(None))
 
 
 def create(
@@ -109,11 +109,15 @@ def make_steps(
     )
 
 
-def make_step(*arguments: Any, **options: Any) -> Step:
-    """Returns a function that takes a single step in each call."""
+def rates(rate: float, steps_per_call: int = 1) -> np.ndarray:
+    return np.full(steps_per_call, rate, np.float32)
+
+
+def make_step(*arguments: Any, rate: float = 1.0, **options: Any) -> Step:
+    """Returns a function that takes a single step of learning rate `rate` in each call."""
 
     def take(current: TrainState, inputs: Any) -> tuple[TrainState, Sums]:
-        current, sums = make_steps(*arguments, **options)(current, inputs, 1)
+        current, sums = make_steps(*arguments, **options)(current, inputs, 1, rates(rate))
         return current, jax.tree.map(lambda value: value[0], sums)
 
     return take
@@ -167,7 +171,7 @@ def test_equal_runs_end_with_equal_bits() -> None:
     model = models.create("mlp", num_classes=10, widths=(8,), dropout_rate=0.5)
 
     def run() -> str:
-        current, take = create(model, ADAM), make_step(model, ADAM, with_noise)
+        current, take = create(model, ADAM), make_step(model, ADAM, with_noise, rate=0.1)
         for _ in range(3):
             current, _ = take(current, make_batch())
         return state.sha256(current.params)
@@ -190,7 +194,7 @@ def test_the_grouping_of_steps_into_calls_does_not_change_a_bit(counts: tuple[in
         shown: list[Any] = []
         for count in counts:
             inputs = {name: np.roll(part, -len(shown), axis=0) for name, part in batches.items()}
-            current, sums = call(current, inputs, count)
+            current, sums = call(current, inputs, count, rates(0.1, 8))
             shown += list(zip(*(value[:count].tolist() for value, _ in sums.values()), strict=True))
         return current, shown
 
@@ -250,7 +254,7 @@ def test_training_on_fake_images_lowers_the_loss(name: str, learning_rate: float
     )
     feed = data.bind(data.open_source(options.data), options, LAYOUT)
     optimizer = optim.make(name=name, learning_rate=learning_rate, total_steps=40)
-    take = make_step(optimizer=optimizer, train_batch=feed.train_batch)
+    take = make_step(optimizer=optimizer, train_batch=feed.train_batch, rate=learning_rate)
     current, shown = create(optimizer=optimizer), []
     for _, inputs in feed.train_inputs(range(index, index + 1) for index in range(40)):
         current, sums = take(current, inputs)
@@ -298,6 +302,19 @@ def test_auxiliary_heads_add_their_weighted_losses(auxiliary_weight: float) -> N
         assert_close(after.params[name], expected)
 
 
+def test_the_rates_of_a_call_replace_those_of_the_optimizer() -> None:
+    call: Any = make_steps(steps_per_call=3)
+    before = jax.device_get(create().params)
+    still, _ = call(create(), make_batch(), 3, rates(0.0, 3))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(still.params), before)
+    moved, _ = call(create(), make_batch(), 2, np.array([0.5, 0.25, 9.0], np.float32))
+    expected = create()
+    for rate in (0.5, 0.25):
+        expected, _ = make_step(rate=rate)(expected, make_batch())
+    assert_close(moved.params, expected.params)
+    assert call._cache_size() == 1
+
+
 @pytest.mark.parametrize("steps_per_call", [1, 4])
 def test_the_objective_updates_its_extra_state_after_every_update(steps_per_call: int) -> None:
     plain, take = create(), make_step()
@@ -309,7 +326,7 @@ def test_the_objective_updates_its_extra_state_after_every_update(steps_per_call
     call = make_steps(averaged=True, steps_per_call=steps_per_call)
     current = create(averaged=True)
     for _ in range(4 // steps_per_call):
-        current, _ = call(current, make_batch(), steps_per_call)
+        current, _ = call(current, make_batch(), steps_per_call, rates(1.0, steps_per_call))
     assert set(current.extra) == {"average"}
     assert_close(current.extra["average"], average)
     assert_close(current.params, plain.params)

@@ -10,12 +10,10 @@ from PIL import Image
 
 from cnn_jax import errors
 from cnn_jax.contracts import Examples
-from cnn_jax.data import images
+from cnn_jax.data import images, pillow
 from cnn_jax.data.sources import shards
 
 _OPTIONS: Mapping[str, Mapping[str, int]] = MappingProxyType({"JPEG": {"quality": 95}, "PNG": {}})
-_GREY = ("1", "L", "LA")
-_DEEP = ("I", "F")  # Modes of more than 8 bits start with these letters.
 
 
 def record(examples: Examples, index: int, size: int) -> tuple[bytes, str]:
@@ -45,10 +43,10 @@ def _encoded(image: Any, size: int, place: str) -> bytes:
         return _encode(_shrunk(_checked(image, place), size), "PNG")
     if not size:
         return image
-    header = images.header(image, place)
-    if min(header.width, header.height) <= size or header.mode.startswith(_DEEP):
+    header = pillow.header(image, place)
+    if min(header.width, header.height) <= size or header.is_deep:
         return image
-    pixels = images.decode(image, 1 if header.mode in _GREY else 3, place)
+    pixels = images.decode(image, header.channels, place)
     return _encode(_shrunk(pixels, size), "PNG" if header.format == "PNG" else "JPEG")
 
 

@@ -113,12 +113,12 @@ class TarSource:
     splits: Mapping[str, TarExamples]
 
 
-def is_in(directory: Path) -> bool:
+def is_in(directory: str | os.PathLike[str]) -> bool:
     """Returns True if a directory holds the tar of the training or the validation images."""
-    return any((directory / name).is_file() for name in (TRAIN, VALIDATION))
+    return any((Path(directory) / name).is_file() for name in (TRAIN, VALIDATION))
 
 
-def source(directory: Path) -> TarSource:
+def source(directory: str | os.PathLike[str]) -> TarSource:
     """Reads the headers of the tars and the labels of validation.
 
     Args:
@@ -127,6 +127,7 @@ def source(directory: Path) -> TarSource:
     Raises:
       UserError: an archive is missing, damaged or has another content.
     """
+    directory = Path(directory)
     found: dict[str, tuple[Path, list[Member]]] = {}
     if (directory / TRAIN).is_file():
         found["train"] = directory / TRAIN, _train_members(directory / TRAIN)

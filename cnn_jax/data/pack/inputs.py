@@ -1,6 +1,6 @@
 """Opens the directory that is packed."""
 
-from pathlib import Path
+import os
 
 from cnn_jax import plan
 from cnn_jax.contracts import Source
@@ -8,7 +8,7 @@ from cnn_jax.data.pack import imagenet_tars
 from cnn_jax.data.sources import open_source
 
 
-def open_input(directory: Path) -> Source:
+def open_input(directory: str | os.PathLike[str]) -> Source:
     """Opens ImageNet's official archives or another data set of a directory.
 
     Args:

@@ -1,6 +1,7 @@
 """Compares packed shards with their recorded checksums."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from cnn_jax import errors
@@ -9,7 +10,7 @@ from cnn_jax.data.sources.shards import Manifest, StoredFile
 from cnn_jax.runtime.console import Progress
 
 
-def verify(directory: Path, *, progress: bool = True) -> Manifest:
+def verify(directory: str | os.PathLike[str], *, progress: bool = True) -> Manifest:
     """Reads all files of packed shards and compares their checksums with the recorded ones.
 
     Args:
@@ -23,6 +24,7 @@ def verify(directory: Path, *, progress: bool = True) -> Manifest:
       UserError: the manifest cannot be read, or files are missing or damaged; the message names
         them.
     """
+    directory = Path(directory)
     manifest = shards.read_manifest(directory)
     damaged = []
     with Progress(len(manifest.files), unit="file", enabled=progress) as bar:

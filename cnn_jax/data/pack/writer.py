@@ -43,7 +43,12 @@ class Packed(NamedTuple):
 
 
 def pack(
-    source: Source, out: Path, *, shards: int = 16, size: int = 0, progress: bool = True
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    shards: int = 16,
+    size: int = 0,
+    progress: bool = True,
 ) -> Packed:
     """Writes the examples of a source into shards, in the source's order.
 
@@ -69,6 +74,7 @@ def pack(
         raise errors.UserError(f"--shards must be at least 1, got {shards}")
     if size < 0:
         raise errors.UserError(f"--size must be at least 1, or 0 to scale no image, got {size}")
+    out = Path(out)
     labels = {split: _labels(split, examples) for split, examples in source.splits.items()}
     manifest = Manifest(
         format=stored.FORMAT,

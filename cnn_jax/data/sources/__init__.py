@@ -1,14 +1,16 @@
-"""Sources of labelled images, chosen by `data.source`.
+"""Sources of labelled images, chosen by `data.source`, or given by the user.
 
 `open_source` imports the module of the chosen source only: scikit-learn and TFDS are slow to
 import.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnn_jax import errors
+from cnn_jax.runtime import imports
 
 if TYPE_CHECKING:
     from cnn_jax import contracts, plan
@@ -41,8 +43,10 @@ def check(data: "plan.Data") -> None:
             from cnn_jax.data.sources import tfds
 
             tfds.check(data.name)
-        case _:
-            raise errors.unknown("data.source", data.source, SOURCES)
+        case _ if imports.is_reference(data.source):
+            _own(data.source)
+        case _ if not is_given(data):
+            raise _unknown(data)
 
 
 def resolve(data: "plan.Data") -> "plan.Data":
@@ -58,8 +62,17 @@ def resolve(data: "plan.Data") -> "plan.Data":
     return dataclasses.replace(data, source=detect.detect(data.directory, data.name))
 
 
+def is_given(data: "plan.Data") -> bool:
+    """Returns True if the plan is that of a run with a source object; see `plan.GIVEN`."""
+    from cnn_jax import plan  # `plan` imports `data.images`.
+
+    return data.source == plan.GIVEN
+
+
 def title(data: "plan.Data") -> str:
     """Returns the name of a data set for messages and plots, such as 'idx fashion_mnist'."""
+    if is_given(data):
+        return "given source"
     has_name = data.source in ("idx", "tfds") and data.name
     if data.source in ("folder", "npz", "shards"):
         return f"{data.source} {Path(data.directory).name}"
@@ -70,9 +83,33 @@ def open_source(data: "plan.Data") -> "contracts.Source":
     """Returns the source of a plan; 'auto' is replaced by the source that reads the directory.
 
     Raises:
-      UserError: an unknown source, or a data set that is missing, damaged or cannot be prepared.
+      UserError: an unknown source, a data set that is missing, damaged or cannot be prepared, or a
+        function of the user's that cannot be imported or returns no source.
     """
-    source = _open(resolve(data))
+    return keep_classes(_open(resolve(data)), data)
+
+
+def check_source(source: Any, title: str = "the source") -> None:
+    """Checks that an object is a source; see `contracts.Source`. Reads the first example of splits.
+
+    Args:
+      source: the object.
+      title: its name for messages.
+
+    Raises:
+      UserError: it is not; the message names the attribute and what it must be.
+    """
+    from cnn_jax.data.sources import checks
+
+    checks.check(source, title)
+
+
+def keep_classes(source: "contracts.Source", data: "plan.Data") -> "contracts.Source":
+    """Returns a source with the classes of `data.classes` only, or the source if it is empty.
+
+    Raises:
+      UserError: an unknown class name, or a name given twice.
+    """
     if not data.classes:
         return source
     from cnn_jax.data.sources import classes
@@ -110,4 +147,35 @@ def _open(data: "plan.Data") -> "contracts.Source":
             from cnn_jax.data.sources import tfds
 
             return tfds.source(data.name, data.directory)
-    raise errors.unknown("data.source", data.source, SOURCES)
+        case _ if imports.is_reference(data.source):
+            source: contracts.Source = _own(data.source)(data)
+            check_source(source, f"the result of data.source {data.source!r}")
+            return source
+    if is_given(data):
+        raise errors.UserError(
+            f"data.source is {data.source!r}: the run was trained with a source object, which "
+            "config.json cannot name. Pass it again: train.run(..., source=...) to train, "
+            "evaluators.evaluate(predictor, source, split) to evaluate; or name a source with "
+            "--config.data.source, such as npz or my_module:make_source"
+        )
+    raise _unknown(data)
+
+
+def _own(reference: str) -> Callable[["plan.Data"], Any]:
+    """Imports a function of the user's that makes a source.
+
+    Raises:
+      UserError: it cannot be imported or called.
+    """
+    found = imports.load(reference, "data.source")
+    if not callable(found):
+        raise errors.UserError(
+            f"data.source {reference!r} is {found!r}, which cannot be called; name a function "
+            "that takes the section plan.data and returns a source"
+        )
+    function: Callable[[plan.Data], Any] = found
+    return function
+
+
+def _unknown(data: "plan.Data") -> errors.UserError:
+    return errors.unknown("data.source", data.source, (*SOURCES, "module:attribute"))

@@ -10,10 +10,12 @@ import numpy as np
 from numpy import typing as npt
 
 from cnn_jax import errors
+from cnn_jax.data import dtypes
 from cnn_jax.data import images as image_functions
+from cnn_jax.data import splits as split_expressions
 
 Images = np.ndarray | Sequence[np.ndarray]
-"""`[N, h, w, C]` uint8, or N arrays `[h, w, C]` uint8 of different sizes; C is 1 or 3."""
+"""`[N, h, w, C]`, or N arrays `[h, w, C]` of different sizes; uint8, or float32 in [0, 1]."""
 
 
 class ArrayExamples:
@@ -40,7 +42,7 @@ class ArrayExamples:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns the image `[h, w, C]` uint8 and the label of an example."""
+        """Returns the image `[h, w, C]`, uint8 or float32, and the label of an example."""
         return {"image": self.images[index], "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
@@ -77,77 +79,129 @@ class ArraySource:
 
 
 def from_arrays(
-    splits: Mapping[str, tuple[Images, npt.ArrayLike]], class_names: Sequence[str] | None = None
+    splits: Mapping[str, tuple[Any, npt.ArrayLike]], class_names: Sequence[str] | None = None
 ) -> ArraySource:
     """Returns a source of images and labels in memory.
 
     Args:
-      splits: images and labels of each split: `[N, h, w, C]` uint8 or N arrays `[h, w, C]` uint8 of
-        different sizes, and `[N]` integers. C is 1 or 3.
+      splits: images and labels of each split, by its name. Images are `[N, h, w, C]`, `[N, h, w]`
+        for greys, or a sequence of N images `[h, w, C]` or `[h, w]` of different sizes: uint8, bool
+        or floating point in [0, 1], which becomes float32. C is 1 (grey), 3 (RGB) or any number up
+        to 16; a sequence may mix grey and RGB. Labels are `[N]` integers. Arrays of other packages
+        are read by `numpy.asarray`.
       class_names: the name of each label; by default '0', '1' and so on up to the largest label.
 
     Raises:
-      UserError: arrays of the wrong shape or dtype, or labels without a class name.
+      UserError: arrays of the wrong shape or dtype, values out of range, or labels without a class
+        name.
 
     >>> source = from_arrays({"train": (np.zeros((2, 8, 8, 1), np.uint8), [0, 1])})
     >>> source.class_names
     ('0', '1')
     """
-    arrays = {
-        split: (_checked_images(images, split), _checked_labels(labels, split))
-        for split, (images, labels) in splits.items()
-    }
+    if not splits:
+        raise errors.UserError("no split is given; give at least {'train': (images, labels)}")
+    arrays = {split: _checked_pair(pair, split) for split, pair in splits.items()}
     if class_names is None:
-        largest = max((int(labels.max(initial=0)) for _, labels in arrays.values()), default=0)
-        class_names = [str(label) for label in range(largest + 1)]
-    for split, (images, labels) in arrays.items():
-        if len(images) != len(labels):
-            raise errors.UserError(
-                f"split {split!r} has {len(images)} images, but {len(labels)} labels"
-            )
-        wrong = labels[(labels < 0) | (labels >= len(class_names))]
-        if wrong.size:
-            raise errors.UserError(
-                f"labels of split {split!r} must be from 0 to {len(class_names) - 1}, the number "
-                f"of classes minus 1, got {wrong[0]}"
-            )
+        largest = max(int(labels.max(initial=0)) for _, labels in arrays.values())
+        names = tuple(str(label) for label in range(largest + 1))
+    else:
+        names = _checked_names(class_names)
+    for split, (_, labels) in arrays.items():
+        check_range(labels, len(names), f"split {split!r}")
     examples = {
         split: ArrayExamples(images, labels, split) for split, (images, labels) in arrays.items()
     }
-    return ArraySource(tuple(class_names), examples)
+    return ArraySource(names, examples)
 
 
-def _checked_images(images: Images, split: str) -> Images:
-    if isinstance(images, (list, tuple)):
-        images = [np.asarray(image) for image in images]
-        for index, image in enumerate(images):
-            _check_image(image.shape, image.dtype, f"image {index} of split {split!r}")
-        return images
-    images = np.asarray(images)
-    _check_image(images.shape[1:], images.dtype, f"each image of split {split!r}")
-    return images
+def check_split_name(name: Any) -> None:
+    """Checks the name of a stored split, which expressions such as 'train[:90%]' refer to.
 
-
-def _check_image(shape: tuple[int, ...], dtype: np.dtype, place: str) -> None:
-    if dtype != np.uint8:
+    Raises:
+      UserError: it is no text, is empty or has brackets.
+    """
+    if not isinstance(name, str) or not split_expressions.is_readable(name) or name.endswith("]"):
         raise errors.UserError(
-            f"{place} must have dtype uint8 and values from 0 to 255, got dtype {dtype}"
+            f"the name of a split must be a text without brackets, such as 'train', got {name!r}"
         )
-    if len(shape) != 3 or shape[-1] not in image_functions.CHANNELS:
-        hint = "; add the axis of channels: images[..., np.newaxis]" if len(shape) == 2 else ""
+
+
+def check_range(labels: np.ndarray, num_classes: int, title: str) -> None:
+    """Checks that labels `[N]` are from 0 to the number of classes minus 1.
+
+    Raises:
+      UserError: a label is out of range.
+    """
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
         raise errors.UserError(
-            f"{place} must have shape [height, width, 1 or 3 channels], got {list(shape)}{hint}"
+            f"{title}: labels must be from 0 to {num_classes - 1}, the number of classes minus 1, "
+            f"got {wrong[0]}"
         )
+
+
+def _checked_pair(pair: Any, split: str) -> tuple[Images, np.ndarray]:
+    check_split_name(split)
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise errors.UserError(
+            f"split {split!r} must be a pair (images, labels), got {type(pair).__name__}"
+            f"{f' of {len(pair)}' if isinstance(pair, (tuple, list)) else ''}"
+        )
+    images, labels = _checked_images(pair[0], split), _checked_labels(pair[1], split)
+    if len(images) != len(labels):
+        raise errors.UserError(
+            f"split {split!r} has {len(images)} images, but {len(labels)} labels"
+        )
+    return images, labels
+
+
+def _checked_images(images: Any, split: str) -> Images:
+    is_ragged = isinstance(images, np.ndarray) and images.dtype == object
+    if isinstance(images, (list, tuple)) or is_ragged:
+        return _checked_sequence(images, split)
+    place = f"each image of split {split!r}"
+    pixels = dtypes.as_pixels(images, place)
+    if pixels.ndim == 3:
+        pixels = pixels[..., np.newaxis]
+    image_functions.check_shape(pixels.shape[1:], place)
+    return pixels
+
+
+def _checked_sequence(images: Sequence[Any], split: str) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+    for index, image in enumerate(images):
+        place = f"image {index} of split {split!r}"
+        pixels = image_functions.checked(image, place)
+        found.append(pixels)
+        dtypes.check_same(pixels, found[0].dtype, place)
+        channels = {pixels.shape[-1], found[0].shape[-1]}
+        if len(channels) > 1 and channels != {*image_functions.CHANNELS}:
+            raise errors.UserError(
+                f"{place} has {pixels.shape[-1]} channels, image 0 has {found[0].shape[-1]}; all "
+                "images must have the same number, except that grey (1) and RGB (3) may be mixed"
+            )
+    return found
 
 
 def _checked_labels(labels: npt.ArrayLike, split: str) -> np.ndarray:
-    array = np.asarray(labels)
+    array = dtypes.as_array(labels, f"labels of split {split!r}")
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise errors.UserError(
+            f"labels of split {split!r} must be integers, got dtype {array.dtype}; "
+            "numpy.unique(labels, return_inverse=True) returns class names and integers"
+        )
     if array.ndim != 1:
         raise errors.UserError(
             f"labels of split {split!r} must have shape [N], got {list(array.shape)}"
         )
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise errors.UserError(
-            f"labels of split {split!r} must be integers, got dtype {array.dtype}"
-        )
     return array
+
+
+def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    for name in class_names:
+        if not isinstance(name, str):
+            raise errors.UserError(
+                f"class_names must be texts, such as ['cat', 'dog'], got {name!r}"
+            )
+    return tuple(map(str, class_names))

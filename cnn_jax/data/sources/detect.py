@@ -21,7 +21,7 @@ _KINDS = (
 )
 
 
-def detect(directory: str, name: str = "") -> str:
+def detect(directory: str | os.PathLike[str], name: str = "") -> str:
     """Returns the source that reads a directory: a value of `data.source`.
 
     Lists the directory and a few directories below it; reads no file.

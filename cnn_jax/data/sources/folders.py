@@ -106,7 +106,7 @@ class FolderSource:
     splits: Mapping[str, FolderExamples]
 
 
-def source(directory: str) -> FolderSource:
+def source(directory: str | os.PathLike[str]) -> FolderSource:
     """Lists an image folder; reads no file.
 
     Ignores hidden files and folders. Ignores and names in the log: files that are not images by

@@ -8,6 +8,7 @@ LeCun, Cortes & Burges, 'The MNIST database of handwritten digits'.
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ USUAL_PLACES: Mapping[str, Path] = MappingProxyType(
 )
 
 
-def check(name: str, directory: str) -> None:
+def check(name: str, directory: str | os.PathLike[str]) -> None:
     """Checks the arguments of `source`, without reading files.
 
     Raises:
@@ -62,7 +63,7 @@ def check(name: str, directory: str) -> None:
         )
 
 
-def source(name: str, directory: str) -> ArraySource:
+def source(name: str, directory: str | os.PathLike[str]) -> ArraySource:
     """Reads the splits 'train' and 'test' of a data set into memory.
 
     Args:
@@ -86,7 +87,7 @@ def source(name: str, directory: str) -> ArraySource:
     return from_arrays(splits, names)
 
 
-def read_file(path: Path) -> np.ndarray:
+def read_file(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an idx file of unsigned bytes, which is gzipped if its name ends in '.gz'.
 
     Returns:
@@ -95,6 +96,7 @@ def read_file(path: Path) -> np.ndarray:
     Raises:
       UserError: the file is truncated, too long, or not an idx file of unsigned bytes.
     """
+    path = Path(path)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -150,12 +152,12 @@ def _find(root: Path, prefix: str, kind: str, rank: int) -> Path:
     )
 
 
-def _locate(name: str, directory: str) -> Path:
+def _locate(name: str, directory: str | os.PathLike[str]) -> Path:
     """Returns the directory of the files, which exists."""
     if directory:
         root = Path(directory).expanduser()
         if not root.is_dir():
-            raise errors.UserError(f"data.directory {directory!r} is not a directory")
+            raise errors.UserError(f"data.directory {str(directory)!r} is not a directory")
         return root
     root = USUAL_PLACES[name]
     if not root.is_dir():

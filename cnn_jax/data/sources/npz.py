@@ -3,6 +3,7 @@
 np.savez("set.npz", train_images=..., train_labels=..., test_images=..., test_labels=...)
 """
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -30,14 +31,14 @@ _ZIP = b"PK"
 _NPY = b"\x93NUMPY"
 
 
-def source(path: str) -> ArraySource:
+def source(path: str | os.PathLike[str]) -> ArraySource:
     """Reads an .npz file into memory.
 
     Args:
       path: the file, or a directory with exactly one. `PAIRS` has the names of its arrays. Images
-        are `[N, h, w, C]` uint8, or `[N, h, w]` uint8 if they are grey. Labels are `[N]` or
-        `[N, 1]` integers. The array `class_names`, `[K]` texts, is optional; without it the classes
-        are named '0', '1' and so on.
+        are `[N, h, w, C]` or `[N, h, w]`, as for `from_arrays`. Labels are `[N]` or `[N, 1]`
+        integers. The array `class_names`, `[K]` texts, is optional; without it the classes are
+        named '0', '1' and so on.
 
     Raises:
       UserError: a file that is missing or damaged, that has other arrays or two pairs for one
@@ -49,7 +50,7 @@ def source(path: str) -> ArraySource:
     try:
         return from_arrays(
             {
-                split: (_with_channels(arrays[images]), _flat(arrays[labels]))
+                split: (arrays[images], _flat(arrays[labels]))
                 for split, (images, labels) in _pairs(arrays).items()
             },
             None if names is None else _texts(names),
@@ -58,7 +59,7 @@ def source(path: str) -> ArraySource:
         raise errors.UserError(f"{file}: {error}") from error
 
 
-def _locate(path: str) -> Path:
+def _locate(path: str | os.PathLike[str]) -> Path:
     """Returns the file.
 
     Raises:
@@ -68,13 +69,13 @@ def _locate(path: str) -> Path:
     if place.is_file():
         return place
     if not place.is_dir():
-        raise errors.UserError(f"data.directory {path!r} is neither a file nor a directory")
+        raise errors.UserError(f"data.directory {str(place)!r} is neither a file nor a directory")
     files = sorted(file for file in place.glob("*.npz") if not file.name.startswith("."))
     if len(files) != 1:
         names = f" ({', '.join(file.name for file in files[:5])})" if files else ""
         raise errors.UserError(
-            f"data.directory {path!r} has {len(files)} .npz files{names}; set data.directory to "
-            "one .npz file"
+            f"data.directory {str(place)!r} has {len(files)} .npz files{names}; set data.directory "
+            "to one .npz file"
         )
     return files[0]
 
@@ -158,11 +159,6 @@ def _wrong(problem: str, names: Collection[str]) -> errors.UserError:
         f"{problem}. The file has the arrays {', '.join(names) or 'none'}; allowed are "
         f"{', '.join(allowed)}, and {CLASS_NAMES}"
     )
-
-
-def _with_channels(images: np.ndarray) -> np.ndarray:
-    """Returns images with an axis of channels."""
-    return images[..., np.newaxis] if images.ndim == 3 else images
 
 
 def _flat(labels: np.ndarray) -> np.ndarray:

@@ -241,7 +241,7 @@ class ShardSource:
     splits: Mapping[str, ShardExamples]
 
 
-def source(directory: str) -> ShardSource:
+def source(directory: str | os.PathLike[str]) -> ShardSource:
     """Opens the shards of a directory.
 
     Checks that all files are there and have the recorded sizes. `pack.verification` compares
@@ -274,13 +274,13 @@ def decode(record: bytes) -> tuple[int, str, bytes]:
     return label, record[_HEADER.size : start].decode(errors="surrogateescape"), record[start:]
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     """Reads `shards.json`.
 
     Raises:
       UserError: there is none, it is damaged, or a newer version of cnn_jax wrote it.
     """
-    path = directory / MANIFEST
+    path = Path(directory) / MANIFEST
     try:
         values = json.loads(path.read_bytes())
         if values["format"] == FORMAT:

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import textwrap
@@ -150,7 +151,7 @@ def check(name: str) -> None:
     _parse(name)
 
 
-def source(name: str, directory: str) -> TfdsSource:
+def source(name: str, directory: str | os.PathLike[str]) -> TfdsSource:
     """Opens a data set; if it is not in `directory`, downloads and prepares it there first.
 
     Args:

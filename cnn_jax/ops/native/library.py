@@ -1,14 +1,17 @@
 """Shared library of the native kernels: compiled once per machine, cached and loaded."""
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from cnn_jax.runtime import compilation_cache
+from cnn_jax.runtime import compilation_cache, malloc
 
 # Environment variable. If it is 0, no kernels are compiled and `cnn_jax.ops` uses XLA operations.
 SWITCH = "CNN_JAX_NATIVE"
@@ -40,13 +43,28 @@ _HANDLERS = tuple(
     )
 )
 _lock = threading.Lock()
+_is_silent = contextvars.ContextVar("is_silent", default=False)
+
+# XLA starts its threads at JAX's first computation, which is usually before kernels are loaded.
+malloc.share_one_arena()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Compiles the kernels without a message on standard error in this context and thread."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
 
 
 def has(name: str, *operands: jax.Array) -> bool:
     """Returns True if a native kernel `name` is available for the dtypes of the operands.
 
     The first call in a process loads the library of kernels. If it is not on the disk yet, the C++
-    compiler builds it, which takes seconds. Without a compiler every answer is False.
+    compiler builds it and standard error says so, because it takes a quarter of a minute. Without
+    a compiler every answer is False.
     """
     dtype = operands[0].dtype
     is_one_type = all(operand.dtype == dtype for operand in operands)
@@ -80,6 +98,7 @@ def _load() -> Mapping[str, str]:
 @functools.cache
 def _load_once() -> Mapping[str, str]:
     """Compiles, loads and registers the kernels; logs a warning if that fails."""
+    malloc.keep_freed_memory()  # XLA's own operations gain from it too.
     if os.environ.get(SWITCH) == "0":
         return {}
     try:
@@ -137,7 +156,9 @@ def _compile(compiler: str, library: Path) -> None:
 
     The move is atomic, so that several processes may do this at the same time.
     """
-    logging.info("compiling native kernels for this machine, once: %s", library)
+    if not _is_silent.get():
+        text = f"cnn_jax compiles its CPU kernels, once, in 10 to 60 s: {library}"
+        print(text, file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as directory:
 
         def compiled(source: Path) -> str:

@@ -26,6 +26,8 @@ class Names:
         height and width of the kernel.
       entries: rules that are applied afterwards to the whole key, including the leaf.
       options: fields that a network needs for weights with these names.
+      flax: True for the names and the layout of Flax, in files of `pretrained.save`: our whole path
+        joined by dots, such as 'params.conv1.kernel'. All other fields are unused then.
     """
 
     rules: tuple[tuple[str, str], ...] = ()
@@ -33,6 +35,7 @@ class Names:
     convolved: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     entries: tuple[tuple[str, str], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    flax: bool = False
 
     def torch(self, path: tuple[str, ...]) -> str:
         """Returns the key of a variable in the state dict, such as 'layer1.0.conv2.weight'.

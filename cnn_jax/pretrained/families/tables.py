@@ -55,6 +55,9 @@ _ALTERNATIVES: tuple[Mapping[str, Names], ...] = (
 )
 
 
+_FLAX = Names(flax=True)
+
+
 def for_network(name: str) -> tuple[Names, ...]:
     """Returns the rename tables of network `name`, the reference's first.
 
@@ -63,5 +66,23 @@ def for_network(name: str) -> tuple[Names, ...]:
     """
     models.options(name)  # Raises for an unknown network.
     if name not in _NAMES:
-        raise errors.unknown("network with published weights", name, sorted(_NAMES))
+        raise errors.unknown("network with published weights", name, published())
     return (_NAMES[name], *(others[name] for others in _ALTERNATIVES if name in others))
+
+
+def published() -> list[str]:
+    """Returns the networks that have a rename table, sorted."""
+    return sorted(_NAMES)
+
+
+def for_file(name: str) -> tuple[Names, ...]:
+    """Returns the tables of names that a weights file of network `name` can have.
+
+    They are the network's rename tables, if it has any, and Flax's names.
+    """
+    return (*(for_network(name) if name in _NAMES else ()), _FLAX)
+
+
+def for_timm(name: str) -> Names:
+    """Returns the table of timm's names where timm has network `name`, else `for_file`'s first."""
+    return vgg.TIMM_NAMES.get(name) or for_file(name)[0]

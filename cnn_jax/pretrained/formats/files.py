@@ -12,6 +12,7 @@ Each declared size is compared with the file size before anything is read, so th
 cannot exhaust the memory.
 """
 
+import contextlib
 import io
 import itertools
 import json
@@ -19,7 +20,7 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -30,7 +31,11 @@ import numpy as np
 from cnn_jax import errors
 from cnn_jax.pretrained.formats import unpickle
 
+SAFETENSORS = ".safetensors"
+"""The ending of the names of safetensors files."""
+
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
+_METADATA = "__metadata__"  # the entry of the header that is not a tensor
 _MAX_RANK = 64  # NumPy's limit
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -57,7 +62,7 @@ _DTYPES = MappingProxyType(
 )
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a state dict from a safetensors or torch.save file.
 
     The prefix 'module.' of torch's DataParallel is removed if all names have it.
@@ -69,26 +74,69 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 
     Returns:
       Name to array, in the file's order and with its dtypes. The arrays are read-only. Arrays of
-      tensors that shared a storage share memory.
+      tensors that shared a storage share memory. Arrays of a torch.save file can be views that are
+      not in C order; `numpy.ascontiguousarray` copies them.
 
     Raises:
       ValueError: the file cannot be read, is damaged, or contains no state dict.
     """
-    try:
-        with path.open("rb") as file:
-            safe = path.suffix == ".safetensors"
-            arrays = _read_safetensors(file) if safe else _read_torch(file)
-    except OSError as error:
-        raise errors.UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except errors.UserError as error:
-        raise errors.UserError(f"{path}: {error}") from error
+    with _open(Path(path)) as file:
+        safe = Path(path).suffix == SAFETENSORS
+        arrays = _read_safetensors(file) if safe else _read_torch(file)
     if not arrays:
         raise errors.UserError(f"{path} contains no tensors")
     parallel = all(name.startswith("module.") for name in arrays)
     return {name.removeprefix("module.") if parallel else name: a for name, a in arrays.items()}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns the metadata of a safetensors file, which is empty for a file of torch.save.
+
+    Raises:
+      UserError: the file cannot be read or its header is damaged.
+    """
+    if path.suffix != SAFETENSORS:
+        return {}
+    with _open(path) as file:
+        metadata = _read_header(file).get(_METADATA, {})
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            raise errors.UserError("damaged safetensors file: its metadata is not text by name")
+        return metadata
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file, and adds its path to errors that occur while it is read."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise errors.UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except errors.UserError as error:
+        raise errors.UserError(f"{path}: {error}") from error
+
+
 def _read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
+    header = _read_header(file)
+    header.pop(_METADATA, None)
+    entries = {name: _parse_entry(name, fields) for name, fields in header.items()}
+    _check_offsets((begin, end) for _, _, begin, end in entries.values())
+    start = file.tell()
+    expected = start + max((end for *_, end in entries.values()), default=0)
+    if expected != _size(file):
+        raise errors.UserError(
+            f"truncated or too long: {_size(file)} bytes, but the header requires {expected}"
+        )
+    arrays = {}
+    for name, (dtype, shape, begin, end) in entries.items():
+        file.seek(start + begin)
+        values = _native_order(_read_exactly(file, end - begin), dtype, "little")
+        arrays[name] = _as_array(values, dtype, shape)
+    return arrays
+
+
+def _read_header(file: IO[bytes]) -> dict[str, Any]:
+    """Reads the header of a safetensors file; the file is then at the first value."""
     length = int.from_bytes(_read_exactly(file, 8), "little")
     if length > _MAX_HEADER:
         raise errors.UserError(
@@ -104,21 +152,7 @@ def _read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
         ) from error
     if not isinstance(header, dict):
         raise errors.UserError("not a safetensors file: the header is not a JSON object")
-    header.pop("__metadata__", None)
-    entries = {name: _parse_entry(name, fields) for name, fields in header.items()}
-    _check_offsets((begin, end) for _, _, begin, end in entries.values())
-    start = file.tell()
-    expected = start + max((end for *_, end in entries.values()), default=0)
-    if expected != _size(file):
-        raise errors.UserError(
-            f"truncated or too long: {_size(file)} bytes, but the header requires {expected}"
-        )
-    arrays = {}
-    for name, (dtype, shape, begin, end) in entries.items():
-        file.seek(start + begin)
-        values = _native_order(_read_exactly(file, end - begin), dtype, "little")
-        arrays[name] = _as_array(values, dtype, shape)
-    return arrays
+    return header
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

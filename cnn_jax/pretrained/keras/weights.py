@@ -17,9 +17,10 @@ import numpy as np
 from flax import traverse_util
 
 from cnn_jax import errors, models
-from cnn_jax.pretrained import convert
+from cnn_jax.pretrained import convert, fit, layout
 from cnn_jax.pretrained.families.names import Names
 from cnn_jax.pretrained.keras.applications import APPLICATIONS, Application
+from cnn_jax.pretrained.network import Network, Path, Shape
 
 # For each network, the fields with which it computes the same as Keras' application.
 KERAS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -55,32 +56,49 @@ def from_keras(
 
     Returns:
       `{"params": ...}`, with `"batch_stats"` if the network has running statistics. The leaves are
-      NumPy arrays: float64 where the weights are float64, else float32.
+      NumPy arrays in C order that own their data: float64 where the weights are float64, else
+      float32.
 
     Raises:
-      ValueError: the network is unknown, or weights are missing, unexpected or of the wrong shape.
-        One message lists all such weights.
+      UserError: the network is unknown, or weights are missing, unexpected or of the wrong shape.
+        The message has their number and examples.
+    """
+    network = _network(name, input_shape, overrides)
+    shapes = network.shapes(num_classes)
+    given = _number_from_zero({k: v for k, v in weights.items() if not _IGNORED.match(k)})
+    expected = entries(network, num_classes)
+    fit.check(name, dict(expected.values()), given)
+    # Only scales that Keras does not have keep the value 1.
+    flat = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
+    for path, (key, _) in expected.items():
+        flat[path] = layout.owned(convert.floats(given[key]).reshape(shapes[path]))
+    return traverse_util.unflatten_dict(flat)
+
+
+def _network(
+    name: str, input_shape: tuple[int, int, int] | None, overrides: Mapping[str, Any]
+) -> Network:
+    """Returns the network that computes the same as Keras' application.
+
+    Raises:
+      UserError: the network is unknown or Keras has no such application.
     """
     models.options(name)  # Raises for an unknown network.
     if name not in APPLICATIONS:
         raise errors.unknown("network with an application in Keras", name, sorted(APPLICATIONS))
-    application = APPLICATIONS[name]
-    fields = {"num_classes": num_classes, **application.overrides, **overrides}
-    shapes = convert.shapes(name, input_shape or models.input_shape(name), **fields)
-    keys = _keys(application, shapes)
-    given = _number_from_zero({k: v for k, v in weights.items() if not _IGNORED.match(k)})
-    expected = {
-        key: _keras_shape(application.names, path, shapes[path]) for path, key in keys.items()
+    return Network.of(name, input_shape, {**KERAS[name], **overrides})
+
+
+def entries(network: Network, num_classes: int) -> dict[Path, tuple[str, Shape]]:
+    """Returns the key and the shape in Keras' weights of each variable that Keras has, by path."""
+    application, shapes = APPLICATIONS[network.name], network.shapes(num_classes)
+    return {
+        path: (key, _keras_shape(application.names, path, shapes[path]))
+        for path, key in _keys(application, shapes).items()
     }
-    convert.check(name, expected, given)
-    # Only scales that Keras does not have keep the value 1.
-    flat = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
-    for path, key in keys.items():
-        flat[path] = convert.floats(given[key]).reshape(shapes[path])
-    return traverse_util.unflatten_dict(flat)
 
 
-def _keys(application: Application, paths: Iterable[convert.Path]) -> dict[convert.Path, str]:
+def _keys(application: Application, paths: Iterable[Path]) -> dict[Path, str]:
     """Returns the key of each variable in Keras' weights, without scales that Keras does not have.
 
     Args:
@@ -88,7 +106,7 @@ def _keys(application: Application, paths: Iterable[convert.Path]) -> dict[conve
       paths: paths of the variables, in `init`'s order of creation. This order gives the numbers of
         layers that have no name in Keras.
     """
-    keys: dict[convert.Path, str] = {}
+    keys: dict[Path, str] = {}
     units: dict[str, int] = {}
     normalised = set()
     for path in paths:
@@ -109,7 +127,7 @@ def _keys(application: Application, paths: Iterable[convert.Path]) -> dict[conve
     return keys
 
 
-def _keras_shape(names: Names, path: convert.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _keras_shape(names: Names, path: Path, shape: Shape) -> Shape:
     """Returns the shape in Keras of the variable at `path`, whose shape is `shape`."""
     if len(shape) == 4 and shape[2] == 1:  # Depthwise: Flax [kh, kw, 1, C], Keras [kh, kw, C, 1].
         return (*shape[:2], shape[3], 1)

@@ -1,4 +1,4 @@
-"""Tests of optimizers and schedules against NumPy implementations of the papers' equations."""
+"""Tests of the optimizers of a config against NumPy implementations of the papers' equations."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -174,6 +174,23 @@ def test_clipping_limits_the_global_gradient_norm(norm: float, expected: float) 
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adam", "coupled"), ("adamw", "decoupled")],
+)
+def test_automatic_weight_decay_is_decoupled_for_adamw_only(name: str, kind: str) -> None:
+    others = {name: optim.weight_decay_kind(name) for name in optim.OPTIMIZERS if name != "adamw"}
+    assert set(others.values()) == {"coupled"}
+    automatic = trajectory(name=name, weight_decay=0.5)
+    explicit = trajectory(name=name, weight_decay=0.5, weight_decay_kind=kind)
+    jax.tree.map(np.testing.assert_array_equal, automatic, explicit)
+
+
+def test_a_given_kind_of_weight_decay_and_that_of_other_optimizers_stay() -> None:
+    assert optim.weight_decay_kind("sgd", "decoupled") == "decoupled"
+    assert optim.weight_decay_kind("my_module:make") == "auto"
+
+
 def test_clipping_precedes_coupled_weight_decay() -> None:
     optimizer = optim.make(
         name="sgd", learning_rate=1.0, total_steps=1, clip_norm=1.0, weight_decay=0.1
@@ -197,40 +214,58 @@ def test_the_optimizer_follows_its_schedule() -> None:
     np.testing.assert_allclose(rates, [0.0, 0.2, 0.4, 0.4, 0.04, 0.04], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_given_learning_rate_replaces_that_of_the_schedule(name: str) -> None:
+    """A run with the rates as an operand equals one with the schedule, to the bit."""
+    params = {"kernel": jnp.asarray([1.0, -2.0])}
+    schedule = optim.make_schedule(0.3, name="cosine", total_steps=9)
+    optimizer = optim.make(name=name, learning_rate=schedule)
+    other = optim.make(name=name, learning_rate=77.0)
+    state, same = optimizer.init(params), other.init(params)
+    for step in range(3):
+        expected, state = optimizer.update(params, state, params)
+        rate = schedule(jnp.int32(step))
+        given, same = other.update(params, same, params, learning_rate=rate, value=1.0)
+        np.testing.assert_array_equal(given["kernel"], expected["kernel"])
+        jax.tree.map(np.testing.assert_array_equal, same, state)
+
+
+MOMENTS = ("mu['kernel']", "nu['kernel']")
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"name": "constant"}, {0: 0.8, 50: 0.8, 99: 0.8}),
+        ({"name": "sgd"}, {"[2].count"}),
+        ({"name": "sgd", "clip_norm": 1.0, "weight_decay": 0.1}, {"[3].count"}),
+        ({"name": "sgd", "momentum": 0.9}, {"[1].trace['kernel']", "[2].count"}),
         (
-            {"name": "constant", "warmup_epochs": 0.8},
-            {0: 0.0, 1: 0.1, 4: 0.4, 7: 0.7, 8: 0.8, 99: 0.8},
-        ),
-        ({"name": "cosine"}, {0: 0.8, 25: 0.4 + 0.4 * 2**-0.5, 50: 0.4, 75: 0.4 - 0.4 * 2**-0.5}),
-        ({"name": "cosine", "warmup_epochs": 2}, {0: 0.0, 10: 0.4, 20: 0.8, 60: 0.4, 100: 0.0}),
-        ({"name": "exponential", "decay_epochs": 2}, {0: 0.8, 10: 0.8 * 0.1**0.5, 20: 0.08}),
-        (
-            {"name": "exponential", "decay_factor": 0.5, "warmup_epochs": 1},
-            {0: 0.0, 5: 0.4, 10: 0.8, 20: 0.4, 25: 0.4 * 0.5**0.5},
+            {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1},
+            {"[2].trace['kernel']", "[3].count"},
         ),
         (
-            {"name": "step", "boundary_epochs": (3, 6.5)},
-            {0: 0.8, 29: 0.8, 30: 0.08, 64: 0.08, 65: 0.008, 99: 0.008},
+            {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "weight_decay_kind": "decoupled"},
+            {"[1].trace['kernel']", "[3].count"},
         ),
+        ({"name": "adam"}, {"[1].count", "[2].count", *(f"[1].{name}" for name in MOMENTS)}),
         (
-            {"name": "step", "boundary_epochs": (3,), "decay_factor": 0.5, "warmup_epochs": 1},
-            {0: 0.0, 5: 0.4, 10: 0.8, 29: 0.8, 30: 0.4},
+            {"name": "adamw", "weight_decay": 0.1},
+            {"[1].count", "[3].count", *(f"[1].{name}" for name in MOMENTS)},
+        ),
+        ({"name": "rmsprop"}, {"[1][0].nu['kernel']", "[2].count"}),
+        (
+            {"name": "rmsprop", "momentum": 0.9, "weight_decay": 0.1},
+            {"[2][0].nu['kernel']", "[2][1].trace['kernel']", "[3].count"},
         ),
     ],
 )
-def test_schedule_at_exact_steps(options: Mapping[str, Any], expected: Mapping[int, float]) -> None:
-    schedule = optim.make_schedule(0.8, **options, total_steps=100, steps_per_epoch=10)
-    rates = {step: float(schedule(step)) for step in expected}
-    assert rates == pytest.approx(expected, rel=1e-5, abs=1e-7)
-
-
-def test_a_warm_up_may_be_the_whole_run() -> None:
-    schedule = optim.make_schedule(1.0, name="cosine", total_steps=4, warmup_epochs=4)
-    assert [float(schedule(step)) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+def test_the_paths_of_the_state_are_those_of_older_checkpoints(
+    options: Mapping[str, Any], expected: set[str]
+) -> None:
+    state = optim.make(learning_rate=0.1, **options).init({"kernel": jnp.ones(2)})
+    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)}
+    assert paths == expected
+    assert isinstance(state[-1], optax.ScaleByScheduleState)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +274,10 @@ def test_a_warm_up_may_be_the_whole_run() -> None:
         ({"name": "adma"}, "unknown optimizer 'adma'; did you mean 'adam'"),
         ({"name": "zzz"}, "allowed: adam, adamw, rmsprop, sgd"),
         ({"weight_decay_kind": "copuled"}, "did you mean 'coupled'"),
-        ({"name": "adamw", "weight_decay": 0.1}, "set optim.weight_decay_kind to 'decoupled'"),
+        (
+            {"name": "adamw", "weight_decay": 0.1, "weight_decay_kind": "coupled"},
+            "set optim.weight_decay_kind to 'auto' or 'decoupled'",
+        ),
         ({"learning_rate": -0.1}, "optim.learning_rate must be at least 0 and finite, got -0.1"),
         ({"learning_rate": float("nan")}, "optim.learning_rate"),
         ({"learning_rate": float("inf")}, "optim.learning_rate must be .* finite, got inf"),

@@ -1,0 +1,140 @@
+"""Evaluation of a predictor on a split of any source, preprocessed on the host."""
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent import futures
+
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import errors
+from cnn_jax.contracts import Batch, Inputs, Result, Source
+from cnn_jax.data import pipeline, sources, splits
+from cnn_jax.data.selection import Selected
+from cnn_jax.evaluators import classification, whole_split
+from cnn_jax.evaluators.whole_split import Tell
+from cnn_jax.predictor import Predictor
+from cnn_jax.runtime import sharding
+from cnn_jax.runtime.sharding import Layout
+
+
+def evaluate(
+    predictor: Predictor,
+    source: Source,
+    split: str,
+    *,
+    batch_size: int = 0,
+    rows: bool = False,
+    tell: Tell | None = None,
+) -> Result:
+    """Evaluates a predictor on a split of any source with its classes.
+
+    Each image is preprocessed as `predictor` does it, on the host. The counts are those of the
+    command `cnn_jax.evaluate`; losses agree to rounding.
+
+    Args:
+      predictor: of a run or of published weights.
+      source: the data set; its class names must be the predictor's.
+      split: a stored split of the source, or a slice of one, such as 'test[:50%]'.
+      batch_size: examples per batch over all devices; 0 for the predictor's.
+      rows: True to keep the outputs of each example, which are held on the host.
+      tell: called after each batch with two counts: batches finished, batches in total.
+
+    Returns:
+      The result of `classification.make`. With `rows`, its details also have `logits` `[N, K]`
+      float32, `labels` `[N]` int32 and `names`, N texts, in the stored order.
+
+    Raises:
+      UserError: other class names, no such split, or an unreadable image.
+    """
+    if batch_size < 0:
+        raise errors.UserError(f"batch_size must be at least 1, got {batch_size}")
+    sources.check_source(source)
+    check_classes(predictor.class_names, tuple(source.class_names))
+    sizes = {name: len(examples) for name, examples in source.splits.items()}
+    name, first, last = splits.resolve(split, sizes)
+    layout = sharding.make_layout()
+    examples = Selected(source.splits[name], range(first, last))
+    evaluator = classification.make(len(predictor.class_names), rows=rows)
+    feed = _Feed(predictor, examples, layout)
+    measured = whole_split.prepare(predictor.predict, feed, evaluator, layout)
+    result = measured(predictor.variables, split, batch_size or predictor.batch_size, tell)
+    if not rows:
+        return result
+    names = [examples.name(index) for index in range(len(examples))]
+    return dataclasses.replace(result, details={**result.details, "names": names})
+
+
+def check_classes(wanted: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """Checks that a data set has the classes of a network, in the same order.
+
+    Raises:
+      UserError: it has not; the message lists the differences.
+    """
+    if wanted == found:
+        return
+    problems = [
+        f"{words}: {', '.join(map(repr, names[:5]))}{' and others' if len(names) > 5 else ''}"
+        for words, names in (
+            ("only the network has", [name for name in wanted if name not in set(found)]),
+            ("only the data set has", [name for name in found if name not in set(wanted)]),
+        )
+        if names
+    ]
+    raise errors.UserError(
+        f"the data set has other classes than the network ({len(found)} and {len(wanted)}): "
+        f"{'; '.join(problems) or 'they are in another order'}. Give it the network's class_names, "
+        "in their order"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Feed:
+    """Feed (`whole_split.EvalFeed`) of inputs that a predictor prepares.
+
+    Attributes:
+      predictor: prepares the images.
+      examples: the examples of the one split.
+      layout: the devices, and the sharding of batches over them.
+    """
+
+    predictor: Predictor
+    examples: Selected
+    layout: Layout
+
+    def size(self, split: str) -> int:
+        """Returns the batch of the inputs, which are a batch already."""
+        return len(self.examples)
+
+    def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
+        """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
+        size = len(self.examples)
+        batch_size = min(batch_size, size)  # A small split needs little padding.
+        padded = self.layout.padded(batch_size)
+        rows = self.layout.local_rows(padded)
+        with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:
+            for start in range(0, size, batch_size):
+                stop = min(start + batch_size, size)
+                wanted = [start + row if start + row < stop else None for row in rows]
+                image, label, weight = zip(*pool.map(self._row, wanted), strict=True)
+                yield self.layout.assemble(
+                    {
+                        "image": np.stack(image),
+                        "label": np.array(label, np.int32),
+                        "weight": np.array(weight, np.float32),
+                    },
+                    padded,
+                    axis=0,
+                )
+
+    def eval_batch(self, inputs: Inputs) -> Batch:
+        """See `contracts.Feed`."""
+        return {name: jnp.asarray(part) for name, part in inputs.items()}
+
+    def _row(self, index: int | None) -> tuple[np.ndarray, int, float]:
+        """Returns input, label and weight of an example; zeros for padding, which is None."""
+        if index is None:
+            return np.zeros(self.predictor.input_shape, np.float32), 0, 0.0
+        example = self.examples[index]
+        image = self.predictor.prepare(example["image"], self.examples.name(index))
+        return image, int(example["label"]), 1.0

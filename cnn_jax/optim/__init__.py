@@ -1,0 +1,70 @@
+"""Optimizers and learning-rate schedules, built with Optax.
+
+- `schedules.py`: learning rates, as functions of the step and the array module
+- `builder.py`: `make`, the builder of the optimizers that a config can name
+- `own.py`: optimizers of users, made to fit the training step
+
+To add an optimizer, add its update rule to `_rule` in `builder.py`.
+"""
+
+import dataclasses
+
+import optax
+
+from cnn_jax import errors
+from cnn_jax.optim import builder, own
+from cnn_jax.optim.builder import OPTIMIZERS, UNDECAYED, decay_mask, make, weight_decay_kind
+from cnn_jax.optim.own import check, fit
+from cnn_jax.optim.schedules import SCHEDULES, Schedule, make_schedule
+from cnn_jax.plan import Optim
+from cnn_jax.runtime import imports
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "UNDECAYED",
+    "Schedule",
+    "check",
+    "decay_mask",
+    "fit",
+    "make",
+    "make_schedule",
+    "of_plan",
+    "weight_decay_kind",
+]
+
+
+def of_plan(
+    options: Optim, total_steps: int, steps_per_epoch: int
+) -> tuple[Schedule | None, optax.GradientTransformationExtraArgs]:
+    """Returns the schedule and the optimizer of a run.
+
+    Args:
+      options: the section `optim` of a plan.
+      total_steps: number of steps of the run.
+      steps_per_epoch: number of steps of an epoch.
+
+    Returns:
+      The learning rate by step, or None if a user's optimizer does not read it; and the optimizer.
+
+    Raises:
+      UserError: the optimizer is unknown, cannot be imported or does not fit the training step, or
+        it does not read an option that is set.
+    """
+    schedule = make_schedule(
+        options.learning_rate,
+        **dataclasses.asdict(options.schedule),
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    if imports.is_reference(options.name):
+        return own.of_plan(options, schedule)
+    if options.name not in OPTIMIZERS:
+        raise errors.unknown("optimizer", options.name, [*OPTIMIZERS, "module:attribute"])
+    if options.options:
+        raise errors.UserError(
+            f"optim.options {dict(options.options)} are for an optimizer 'module:attribute'; the "
+            f"options of optim.name {options.name!r} are keys such as optim.momentum and optim.b1"
+        )
+    named = {name: getattr(options, name) for name in builder.OPTIONS}
+    return schedule, make(name=options.name, learning_rate=schedule, **named)

@@ -1,0 +1,196 @@
+"""Builder of the optimizers that a config can name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnn_jax import errors
+from cnn_jax.optim.schedules import check_range, make_schedule
+
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+WEIGHT_DECAYS = ("coupled", "decoupled")
+AUTO = "auto"
+# The arguments of `make` that a config sets.
+OPTIONS = (
+    "momentum",
+    "nesterov",
+    "b1",
+    "b2",
+    "rms_decay",
+    "eps",
+    "weight_decay",
+    "weight_decay_kind",
+    "clip_norm",
+)
+
+# Parameters without weight decay, by the last key of their path: biases, normalisation scales,
+# ConvNeXt's layer scales, and the position embeddings, relative position biases and class tokens
+# of ViT and Swin, as in their authors' code.
+UNDECAYED = ("bias", "scale", "gamma", "pos_embed", "cls_token", "relative_position_bias_table")
+
+CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
+
+
+def make(
+    *,
+    name: str,
+    learning_rate: float | Callable[[Any], Any],
+    total_steps: int = 1,
+    steps_per_epoch: int = 1,
+    schedule: Mapping[str, Any] = CONSTANT,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    rms_decay: float = 0.9,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_decay_kind: str = AUTO,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of a run.
+
+    Its stages, in order: gradient clipping, coupled weight decay, the update rule, decoupled weight
+    decay, and scaling by the learning rate.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      learning_rate: a schedule, as `make_schedule` or Optax returns it; or the peak of the schedule
+        that the next three arguments describe.
+      total_steps: number of steps of the run.
+      steps_per_epoch: number of steps of an epoch in `schedule`. With 1, its epochs are steps.
+      schedule: further arguments of `make_schedule`.
+      momentum: decay of the momentum for 'sgd' and 'rmsprop'; 0 for no momentum.
+      nesterov: whether 'sgd' and 'rmsprop' use Nesterov momentum.
+      b1: decay of the first moment for 'adam' and 'adamw'.
+      b2: decay of the second moment for 'adam' and 'adamw'.
+      rms_decay: decay of the second moment for 'rmsprop'.
+      eps: constant added to the square root of the second moment.
+      weight_decay: coefficient of weight decay. It applies to parameters not in `UNDECAYED`.
+      weight_decay_kind: 'coupled' adds coefficient times parameter to the gradient, which is the L2
+        penalty of papers that use SGD. 'decoupled' subtracts learning rate times coefficient times
+        parameter (Loshchilov & Hutter 2019, arXiv:1711.05101), as in AdamW. 'auto' is the kind of
+        the optimizer; see the function `weight_decay_kind`.
+      clip_norm: largest global norm of the gradient; 0 for no limit.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`. `optax.apply_updates` adds its updates to the
+      parameters. With the extra argument `learning_rate`, `update` uses this rate in place of the
+      schedule's. It ignores other extra arguments.
+
+    Raises:
+      UserError: a name is unknown, or a value is out of range.
+
+    >>> optimizer = make(name="sgd", learning_rate=0.1, total_steps=10, momentum=0.9)
+    >>> state = optimizer.init({"kernel": jax.numpy.ones(2)})
+    """
+    check_range("weight_decay", weight_decay, low=0.0)
+    check_range("clip_norm", clip_norm, low=0.0)
+    check_range("eps", eps, low=0.0)
+    for key, value in (("momentum", momentum), ("b1", b1), ("b2", b2), ("rms_decay", rms_decay)):
+        check_range(key, value, low=0.0, below=1.0)
+    kind = _decay_kind(name, weight_decay_kind, weight_decay)
+    rates = learning_rate
+    if not callable(rates):
+        rates = make_schedule(
+            rates, **schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+        )
+    # Clipping and momentum that are off keep their position in the chain, and weight decay that is
+    # off has none. The positions are part of the paths in older checkpoints.
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    trace = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    rule = _rule(name, trace, b1=b1, b2=b2, rms_decay=rms_decay, eps=eps)
+    decay = optax.add_decayed_weights(weight_decay, decay_mask) if weight_decay else None
+    stages = [clip, decay, rule] if kind == "coupled" else [clip, rule, decay]
+    stages.append(_scale_by_rate(rates))
+    return optax.chain(*[stage for stage in stages if stage is not None])
+
+
+def weight_decay_kind(name: str, given: str = AUTO) -> str:
+    """Returns the kind of weight decay of an optimizer.
+
+    Args:
+      name: `optim.name`.
+      given: 'coupled', 'decoupled', or 'auto' for 'decoupled' with AdamW, else 'coupled'. For an
+        optimizer that is not in `OPTIMIZERS`, 'auto' stays.
+
+    >>> weight_decay_kind("adamw"), weight_decay_kind("sgd"), weight_decay_kind("sgd", "decoupled")
+    ('decoupled', 'coupled', 'decoupled')
+    """
+    if given != AUTO or name not in OPTIMIZERS:
+        return given
+    return "decoupled" if name == "adamw" else "coupled"
+
+
+def decay_mask(params: Any) -> Any:
+    """Returns a tree of booleans: True for the parameters with weight decay.
+
+    >>> decay_mask({"conv1": {"kernel": 0, "bias": 0}})
+    {'conv1': {'bias': False, 'kernel': True}}
+    """
+
+    def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
+        return path[-1].key not in UNDECAYED
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def _rule(
+    name: str,
+    trace: optax.GradientTransformation,
+    *,
+    b1: float,
+    b2: float,
+    rms_decay: float,
+    eps: float,
+) -> optax.GradientTransformation:
+    match name:
+        case "sgd":
+            return trace
+        case "rmsprop":
+            return optax.chain(optax.scale_by_rms(rms_decay, eps, eps_in_sqrt=False), trace)
+        case "adam" | "adamw":
+            return optax.scale_by_adam(b1, b2, eps)
+        case _:
+            raise errors.unknown("optimizer", name, OPTIMIZERS)
+
+
+def _decay_kind(name: str, given: str, weight_decay: float) -> str:
+    if given not in (AUTO, *WEIGHT_DECAYS):
+        raise errors.unknown("optim.weight_decay_kind", given, (AUTO, *WEIGHT_DECAYS))
+    if name == "adamw" and weight_decay and given == "coupled":
+        raise errors.UserError(
+            "optim.name 'adamw' requires decoupled weight decay, got 'coupled'; set "
+            "optim.weight_decay_kind to 'auto' or 'decoupled', or optim.name to 'adam'"
+        )
+    return weight_decay_kind(name, given)
+
+
+def _scale_by_rate(schedule: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by minus the learning rate.
+
+    The rate is the extra argument `learning_rate`, or else the schedule's at the number of updates.
+    """
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: Any,
+        state: optax.ScaleByScheduleState,
+        params: Any = None,
+        *,
+        learning_rate: Any = None,
+        **others: Any,
+    ) -> tuple[Any, optax.ScaleByScheduleState]:
+        del params, others
+        rate = schedule(state.count) if learning_rate is None else learning_rate
+        scaled = jax.tree.map(lambda leaf: jnp.asarray(-rate, leaf.dtype) * leaf, updates)
+        return scaled, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)

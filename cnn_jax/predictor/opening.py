@@ -1,0 +1,219 @@
+"""Predictors of work directories, of published weights, and of the parts of a run."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cnn_jax import errors, losses, objectives, pretrained
+from cnn_jax.contracts import Description, Objective, Predict, Variables
+from cnn_jax.data import crops, dtypes, pixels
+from cnn_jax.objectives import Classification
+from cnn_jax.plan import Loss, Plan
+from cnn_jax.predictor.predicting import BATCH_SIZE, Predictor, Preprocessing
+from cnn_jax.runs import checkpoint, environment, workdir
+from cnn_jax.runtime import sharding
+from cnn_jax.runtime.sharding import Layout
+
+_WEIGHTS = (".safetensors", ".pth", ".pt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint of a run.
+
+    Attributes:
+      plan: the config of the run.
+      description: the description of its data set.
+      objective: its network, and the loss that it was trained with.
+      variables: parameters and running statistics.
+      step: the step of the checkpoint.
+      layout: the devices.
+    """
+
+    plan: Plan
+    description: Description
+    objective: Objective
+    variables: Variables
+    step: int
+    layout: Layout
+
+    @property
+    def predict(self) -> Predict:
+        """The network in evaluation mode."""
+        return self.objective.predict
+
+
+def restore(
+    directory: str | Path, which: str = "best", *, objective: Objective | None = None
+) -> Restored:
+    """Returns a checkpoint of a run.
+
+    Args:
+      directory: the work directory.
+      which: the checkpoint: 'best' by validation, 'last' or a step.
+      objective: the objective of a run that was made with `train.run(objective=...)`.
+
+    Raises:
+      UserError: there is no such run or checkpoint, it is damaged, or the objective is missing.
+      NotImportableError: the run's network or loss cannot be imported. The message names the
+        directory and the command of the run's last start.
+    """
+    directory = Path(directory)
+    plan = workdir.load_plan(directory)
+    description = workdir.load_description(directory)
+    layout = sharding.make_layout()
+    objective = objective or _objective(directory, plan, description)
+    checkpoints = directory / workdir.CHECKPOINTS
+    step = checkpoint.choose(checkpoints, which)
+    like = objectives.abstract_variables(objective, description.input_shape, layout)
+    variables = checkpoint.restore(checkpoints, step, like).state
+    return Restored(plan, description, objective, variables, step, layout)
+
+
+def load(
+    source: str | Path,
+    which: str | None = None,
+    *,
+    name: str | None = None,
+    objective: Objective | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Predictor:
+    """Returns the predictor of a run or of published weights.
+
+    Args:
+      source: a work directory; or published weights as `pretrained.load` takes them: a file, a
+        directory with timm's config.json, or a name on the Hub such as 'resnet50.a1_in1k'. An
+        existing directory or file is preferred to a name on the Hub.
+      which: of a run: the checkpoint, 'best' by validation (the default), 'last' or a step.
+      name: of a file of weights: the network, where the file does not name its own.
+      objective: of a run that was made with `train.run(objective=...)`: that objective.
+      batch_size: the number of images that are computed together.
+
+    Raises:
+      UserError: there is neither a run nor weights, an argument is for the other of the two, or as
+        for `restore` and `pretrained.load`.
+    """
+    if _is_published(source):
+        given = {"which": which, "objective": objective}
+        _check_absent(given, f"is for a work directory, and {source} is published weights")
+        return _published(source, name, batch_size)
+    _check_absent({"name": name}, f"is for a file of weights, and {source} is a work directory")
+    found = restore(source, which or "best", objective=objective)
+    return of_parts(
+        found.plan, found.description, found.objective, found.variables, batch_size=batch_size
+    )
+
+
+def of_parts(
+    plan: Plan,
+    description: Description,
+    objective: Objective,
+    variables: Variables,
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Predictor:
+    """Returns the predictor of the parts of a run, without a work directory.
+
+    Args:
+      plan: the config; its section `data` gives the evaluation crop.
+      description: the data set that the network was trained on.
+      objective: the network and its loss; `features` and `embed` use its attribute `model`.
+      variables: parameters and running statistics.
+      batch_size: the number of images that are computed together.
+    """
+    height, width, channels = description.input_shape  # The plan's may be automatic.
+    keys = dataclasses.replace(plan.data, image_size=height, image_width=width, channels=channels)
+    crop = crops.eval_crop(keys, description.native_size)
+    return Predictor(
+        predict=objective.predict,
+        variables=variables,
+        preprocessing=EvalPreprocessing(crop, description.mean, description.std),
+        input_shape=description.input_shape,
+        class_names=description.class_names,
+        model=getattr(objective, "model", None),
+        batch_size=batch_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPreprocessing(Preprocessing):
+    """Preprocessing of a run's evaluation: crop and normalisation.
+
+    Attributes:
+      crop: the evaluation crop, which keeps the dtype.
+      mean: of each channel, of pixels in [0, 1].
+      std: standard deviation of each channel, likewise.
+    """
+
+    crop: crops.Fit | crops.Centre
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Returns the input `[H, W, C]` float32 of an image `[h, w, C]`, uint8 or float32."""
+        return pixels.normalise(self.crop(image), self.mean, self.std, dtypes.peak(image.dtype))
+
+    def undo(self, inputs: np.ndarray | jax.Array) -> np.ndarray:
+        """Returns the pixels `[..., H, W, C]` uint8 of inputs; clips values out of range."""
+        return pixels.undo(inputs, self.mean, self.std)
+
+
+def _objective(directory: Path, plan: Plan, description: Description) -> Objective:
+    try:
+        return objectives.make(plan, description)
+    except errors.NotImportableError as error:
+        starts = environment.read(directory)
+        if not starts:
+            raise
+        raise errors.NotImportableError(
+            f"{error}. The run's environment.json names the directory of each module: "
+            f"{starts[-1]['modules']}; it was started in {starts[-1]['directory']} by: "
+            f"{starts[-1]['command']}"
+        ) from error
+
+
+def _is_published(source: str | Path) -> bool:
+    """Returns True for published weights, False for a work directory.
+
+    Both kinds of directories have a config.json. That of timm has an entry 'architecture'.
+    """
+    path = Path(source)
+    if path.is_dir():
+        try:
+            return "architecture" in json.loads((path / workdir.CONFIG).read_text())
+        except (OSError, TypeError, ValueError):
+            return False  # The error for a work directory says what is missing or damaged.
+    is_name = isinstance(source, str) and os.sep not in source
+    return path.is_file() or is_name or path.suffix in _WEIGHTS
+
+
+def _published(source: str | Path, name: str | None, batch_size: int) -> Predictor:
+    path = Path(source)
+    try:
+        found = pretrained.load(path if path.exists() else source, name=name)
+    except errors.UserError as error:
+        if path.exists() or name is not None:
+            raise
+        raise errors.UserError(f"{error}; {source} is no work directory either") from error
+    preparation = found.preprocessing
+    return Predictor(
+        predict=Classification(found.model, losses.make(Loss())).predict,
+        variables=jax.device_put(found.variables),
+        preprocessing=preparation,
+        input_shape=preparation.input_shape,
+        class_names=preparation.class_names,
+        model=found.model,
+        batch_size=batch_size,
+    )
+
+
+def _check_absent(given: Mapping[str, object], reason: str) -> None:
+    """Raises a UserError for the first argument that is not None."""
+    for argument, value in given.items():
+        if value is not None:
+            raise errors.UserError(f"{argument}={value!r} {reason}; leave it out")
