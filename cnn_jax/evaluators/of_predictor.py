@@ -103,7 +103,7 @@ class _Feed:
     layout: Layout
 
     def size(self, split: str) -> int:
-        """Returns the batch of the inputs, which are a batch already."""
+        """Returns the number of examples; all of them are in the one split."""
         return len(self.examples)
 
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
@@ -128,7 +128,7 @@ class _Feed:
                 )
 
     def eval_batch(self, inputs: Inputs) -> Batch:
-        """See `contracts.Feed`."""
+        """Returns the batch of the inputs, which are a batch already."""
         return {name: jnp.asarray(part) for name, part in inputs.items()}
 
     def _row(self, index: int | None) -> tuple[np.ndarray, int, float]:
