@@ -41,6 +41,14 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
 
 
+class Wrong(Own):
+    """A network whose logits have an axis too many."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))[..., None]
+
+
 class Noisy(nn.Module):
     """Convolution, batch normalisation and dropout."""
 

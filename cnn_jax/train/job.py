@@ -105,6 +105,9 @@ def check(plan: Plan, given: Given | None = None) -> None:
         models.create(plan.model.name, num_classes=1, dtype=plan.model.dtype, **plan.model.options)
         losses.make(plan.loss)
     data.check(plan.data)
+    if given.objective is None and plan.data.image_size and plan.data.channels:
+        # The number of classes is not known yet; two are enough to trace a network of the user.
+        objectives.make(plan, Description(("0", "1"), None, plan.data.input_shape, (), ()))
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH

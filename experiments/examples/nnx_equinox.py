@@ -10,7 +10,7 @@ from cnn_jax import losses, models
 
 images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
 labels = jnp.arange(8) % 4
-linen = models.create("resnet20", num_classes=4)
+linen = models.create("resnet20", num_classes=4, stage_sizes=(1, 1), widths=(8, 16))
 variables = linen.init(jax.random.key(1), images, train=False)
 
 

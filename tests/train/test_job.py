@@ -37,6 +37,7 @@ def test_the_quickstart_is_allowed() -> None:
         ("optim.schedule.name", "cosin", "unknown learning-rate schedule 'cosin'"),
         ("optim.schedule.warmup_epochs", 151.0, "warmup_epochs must be at most"),
         ("eval.monitor", "top2", "unknown eval.monitor 'top2'; .*allowed: loss, top1, top5$"),
+        ("train.trainable", "fc9", "train.trainable 'fc9' matches none of the 10 parameters"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_read_or_written(

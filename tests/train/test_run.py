@@ -215,6 +215,18 @@ def test_an_optimizer_can_be_given(tmp_path: Path) -> None:
         run(config(), optimizer=given)
 
 
+def test_a_network_of_the_user_is_checked_before_the_data_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_source(options: plan.Data) -> Any:
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(data, "open_source", open_source)
+    values = {"model": {"name": "tests.toys:Wrong"}, "data": {"image_size": 8}}
+    with pytest.raises(errors.UserError, match=r"logits have shape \[1, 2, 1\]"):
+        train.run(values, progress=False)
+
+
 def test_another_source_is_refused_when_a_run_continues(tmp_path: Path) -> None:
     run(config(), tmp_path)
     assert workdir.load_plan(tmp_path).data.source == "given"
