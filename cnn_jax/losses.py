@@ -110,12 +110,8 @@ def _make_own(options: plan.Loss) -> Loss:
     def loss(outputs: Outputs, batch: Batch) -> jax.Array:
         values = function(outputs, batch, **options.options)
         size = len(outputs["logits"])
-        is_array = isinstance(values, jax.Array)
-        if (
-            not is_array
-            or values.shape != (size,)
-            or not jnp.isdtype(values.dtype, "real floating")
-        ):
+        if not _is_floats(values, size):
+            is_array = isinstance(values, jax.Array)
             got = f"{values.dtype} {list(values.shape)}" if is_array else type(values).__name__
             raise errors.UserError(
                 f"loss.name {name!r} must return one float per example, [{size}], got {got}; the "

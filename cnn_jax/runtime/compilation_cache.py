@@ -18,9 +18,8 @@ MAX_AGE = 30 * 24 * 3600  # Lifetime of a cached program, in seconds.
 def use_cache() -> None:
     """Enables JAX's persistent compilation cache in the user's cache directory.
 
-    A compiled program is kept for `MAX_AGE`. JAX's key of
-    a program covers its text, the versions, the devices and the instruction set of the CPU, so
-    hosts may share the directory.
+    A compiled program is kept for `MAX_AGE`. JAX's key of a program covers its text, the versions,
+    the devices and the instruction set of the CPU, so hosts may share the directory.
 
     The function changes nothing if JAX already has a cache directory, if the cache is disabled in
     JAX's configuration, or if the directory is not writable.

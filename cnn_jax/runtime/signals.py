@@ -19,7 +19,7 @@ class Interruption:
     """Context that turns a first SIGTERM or SIGINT into a request to stop.
 
     A second signal has its usual effect. Outside the main thread, where Python allows no signal
-    handlers, only `stop` requests it.
+    handlers, there is no such request.
 
     Attributes:
       signal: the number of the received signal; 0 if there was none.
@@ -28,7 +28,6 @@ class Interruption:
     def __init__(self) -> None:
         """Initialises the attributes; handlers are installed when the context is entered."""
         self.signal = 0
-        self._stopped = False
         self._sync_points = 0
         self._previous: dict[int, _Handler] = {}
 
@@ -53,15 +52,9 @@ class Interruption:
         """Restores the previous signal handlers."""
         self._restore()
 
-    def stop(self) -> None:
-        """Requests to stop, as a signal does; with several hosts, call it on each of them."""
-        self._stopped = True
-
     def requested(self) -> bool:
         """Returns True if the run should stop now; the n-th call returns the same on all hosts."""
         self._sync_points += 1
-        if self._stopped:
-            return True
         if jax.process_count() > 1:
             # JAX's preemption service sends a SIGTERM of any host to all hosts. It stops them at
             # the sync point after the largest one that a host has passed. The numbers must be

@@ -102,12 +102,8 @@ def check(plan: Plan, given: Given | None = None) -> None:
     given = given or Given()
     plan = given.record(plan)
     if given.objective is None:
-        models.create(plan.model.name, num_classes=1, dtype=plan.model.dtype, **plan.model.options)
-        losses.make(plan.loss)
+        _check_objective(plan)
     data.check(plan.data)
-    if given.objective is None and plan.data.image_size and plan.data.channels:
-        # The number of classes is not known yet; two are enough to trace a network of the user.
-        objectives.make(plan, Description(("0", "1"), None, plan.data.input_shape, (), ()))
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH
@@ -115,6 +111,16 @@ def check(plan: Plan, given: Given | None = None) -> None:
     without_fit, _ = _split_by_fit(evaluators.make(plan, given=given.evaluators))
     evaluators.check_monitor(plan.eval.monitor, without_fit)
     sharding.make_layout().check_batch_size(plan.train.batch_size)
+
+
+def _check_objective(plan: Plan) -> None:
+    """Checks network, loss and trainable parameters as far as the input size is known."""
+    if plan.data.image_size and plan.data.channels:
+        # The number of classes is not known yet; two are enough to trace a network of the user.
+        objectives.make(plan, Description(("0", "1"), None, plan.data.input_shape, (), ()))
+        return
+    models.create(plan.model.name, num_classes=2, dtype=plan.model.dtype, **plan.model.options)
+    losses.make(plan.loss)
 
 
 def make(
@@ -150,18 +156,18 @@ def make(
         programs.key(plan, feed.description, layout, given),
         lambda: _compile(plan, feed, layout, given, optimizer, measured),
     )
-    _check_names(plan, found, feed, layout, measured)
-    without_fit, with_fit = (
-        _prepare(group, found, feed, layout) for group in _split_by_fit(measured)
-    )
+    if plan.eval.metrics or given.evaluators:  # Other names are known without a trace.
+        measured = _named(measured, found, feed, layout)
+    without_fit, with_fit = _split_by_fit(measured)
+    evaluators.check_monitor(plan.eval.monitor, without_fit)
     return Job(
         plan=plan,
         feed=feed,
         programs=found,
         schedule=schedule,
         layout=layout,
-        evaluate=without_fit,
-        evaluate_last=with_fit,
+        evaluate=_prepare(without_fit, found, feed, layout),
+        evaluate_last=_prepare(with_fit, found, feed, layout),
         total_steps=total_steps,
         intervals={
             LOG: plan.log.every_steps,
@@ -171,15 +177,13 @@ def make(
     )
 
 
-def _check_names(
-    plan: Plan, found: Programs, feed: Feed, layout: Layout, measured: Mapping[str, Evaluator]
-) -> None:
-    """Traces the metrics of users, and checks that one of the values is the monitored one."""
+def _named(
+    measured: Mapping[str, Evaluator], found: Programs, feed: Feed, layout: Layout
+) -> dict[str, Evaluator]:
+    """Returns evaluators with the names of users' metrics, which are traced for that."""
     shape = feed.description.input_shape
     variables = objectives.abstract_variables(found.objective, shape, layout)
-    named = evaluators.with_names(measured, found.objective.predict, variables, shape)
-    without_fit, _ = _split_by_fit(named)
-    evaluators.check_monitor(plan.eval.monitor, without_fit)
+    return evaluators.with_names(measured, found.objective.predict, variables, shape)
 
 
 def _resolve(plan: Plan) -> Plan:

@@ -126,7 +126,7 @@ def _begin(
         print(f"reading the data set {sources.title(plan_.data)} …", file=sys.stderr)
     opened = _opened(plan_, given.source)
     weights = None
-    if not store.has_checkpoint():
+    if plan_.init.weights and not store.has_checkpoint():
         plan_, weights = start.weights(plan_, opened)
     job = jobs.make(plan_, opened, store.description(), given)
     if weights is not None:

@@ -13,25 +13,22 @@ from cnn_jax.runtime import imports
 from cnn_jax.train.job import Job
 
 
-def weights(plan: Plan, source: Source) -> tuple[Plan, Variables | None]:
+def weights(plan: Plan, source: Source) -> tuple[Plan, Variables]:
     """Loads the published weights that `init.weights` names.
 
     The plan takes over the mean and standard deviation of the weights' preprocessing, unless it has
     `data.mean` and `data.std` of its own.
 
     Args:
-      plan: the plan.
+      plan: the plan, with `init.weights`.
       source: the data set; its classes and the plan's input shape must suit the weights.
 
     Returns:
-      The plan with mean and deviation, and the variables; None instead of variables if
-      `init.weights` is empty.
+      The plan with mean and deviation, and the variables.
 
     Raises:
       UserError: the weights are missing, damaged, or not those of the network.
     """
-    if not plan.init.weights:
-        return plan, None
     if imports.is_reference(plan.model.name):
         raise errors.UserError(
             f"init.weights {plan.init.weights!r} is for networks of cnn_jax, got model.name "

@@ -112,8 +112,8 @@ class Directory:
         return workdir.find_description(self._directory)
 
     def has_checkpoint(self) -> bool:
-        """Returns True if there is a checkpoint, damaged or not."""
-        return bool(checkpoint.steps(self._checkpoints))
+        """Returns True if there is an undamaged checkpoint; moves nothing."""
+        return checkpoint.newest(self._checkpoints) is not None
 
     @contextlib.contextmanager
     def opened(self, job: Job, source: Source) -> Iterator[None]:

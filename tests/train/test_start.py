@@ -50,9 +50,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return files
 
 
-def still(file: Path, **changes: Any) -> train.Outcome:
+def still(file: Path, *, directory: Path | None = None, **changes: Any) -> train.Outcome:
     """Runs with rate 0, so that the parameters stay those of the start."""
-    return run(**{"init.weights": str(file), "optim.learning_rate": 0.0, **changes})
+    return run(directory, **{"init.weights": str(file), "optim.learning_rate": 0.0, **changes})
 
 
 def mean_of(outcome: train.Outcome) -> tuple[float, ...]:
@@ -64,7 +64,8 @@ def test_a_run_starts_from_a_file(weights: dict[int, Path]) -> None:
     given = pretrained.load(weights[4])
     outcome = still(weights[4])
     assert outcome.params_sha256 == sha256(given.variables["params"])
-    first = still(weights[4], **{"train.trainable": "head"}).batch_stats
+    frozen: dict[str, Any] = {"train.trainable": "head"}
+    first = still(weights[4], **frozen).batch_stats
     jax.tree.map(np.testing.assert_array_equal, first, given.variables["batch_stats"])
 
 
@@ -87,7 +88,7 @@ def test_the_normalisation_is_that_of_the_weights_unless_it_is_given(
     )
     preparation = pretrained.load(weights[4]).preprocessing
     assert mean_of(outcome) == preparation.mean
-    given = {"data.mean": (0.1, 0.2, 0.3), "data.std": (1.0, 1.0, 1.0)}
+    given: dict[str, Any] = {"data.mean": (0.1, 0.2, 0.3), "data.std": (1.0, 1.0, 1.0)}
     assert mean_of(still(weights[4], **given)) == (0.1, 0.2, 0.3)
 
 
@@ -108,6 +109,15 @@ def test_a_continued_run_does_not_read_the_weights(
     assert stopped.step == 1
     file.unlink()
     assert run(tmp_path / "parts", **options).params_sha256 == whole.params_sha256
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_from_the_weights_again(
+    weights: dict[int, Path], tmp_path: Path
+) -> None:
+    first = still(weights[4], directory=tmp_path)
+    for checkpoint in (tmp_path / "checkpoints").iterdir():
+        (checkpoint / "sha256.json").write_text("{")
+    assert still(weights[4], directory=tmp_path).params_sha256 == first.params_sha256
 
 
 @pytest.mark.parametrize(
