@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnn_jax import errors, plan
-from cnn_jax.runtime import imports
+from cnn_jax import errors, plan, schema
+from cnn_jax.runtime import files, imports
 
 _KEY_FLAG = "--config."
 _WIDEST = 44  # columns of a key and its value, beyond which comments are not aligned
@@ -83,42 +83,80 @@ def _parsed(text: str, old: Any) -> Any:
         return text
     try:
         value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
         return (text,) if isinstance(old, tuple) else text
     if isinstance(old, float) and type(value) is int:
-        return float(value)
+        return schema.as_float(value)
     return (value,) if isinstance(old, tuple) and isinstance(value, (int, float)) else value
 
 
-def load(argument: str) -> ConfigDict | Mapping[str, Any] | plan.Plan:
-    """Returns the return value of a config file's `get_config`, or its variable `config`.
+def load(argument: str) -> plan.Plan:
+    """Returns the plan of a config file: of `get_config()`, or of its variable `config`.
 
-    Modules beside the file can be imported, by the file and by names such as 'nets:Small' in it.
+    Modules beside the file can be imported, by the file and by names such as 'nets:Small' in it. If
+    the file is in a package, as configs/quickstart.py is, so can the package.
 
     Args:
       argument: FILE or FILE:VARIANT; `get_config` is called with the variant.
 
     Raises:
-      UserError: there is no such file, or it cannot be run.
+      UserError: there is no such file, it cannot be run, or its config has mistakes.
     """
-    name, colon, variant = argument.partition(":")
-    if not Path(name).is_file():
-        near = dict.fromkeys([*listing(Path("configs")), *listing(Path(name).parent)])
-        hint = errors.nearest(name, map(str, near)) if near else "there is none in configs/ either"
-        raise errors.UserError(f"no config file {name!r}; {hint}")
-    imports.search_also(Path(name).parent)
+    path, variant = _split(argument)
+    name = str(path)
     module = types.ModuleType("cnn_jax_config")
     module.__file__ = name
+    imports.search_also(path.parent)
     try:
+        module.__package__ = imports.make_package(path)
         importlib.machinery.SourceFileLoader(module.__name__, name).exec_module(module)
-        config = _config_of(module, name, variant if colon else None)
+        return _read(_config_of(module, name, variant), module, name)
     except errors.UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise errors.UserError(_place(error, name) + _problem(error)) from error
+
+
+def _read(config: Any, module: types.ModuleType, name: str) -> plan.Plan:
+    """Returns the plan of the config that a file made.
+
+    Raises:
+      UserError: it is no config, or has mistakes.
+    """
     if not isinstance(config, (ConfigDict, Mapping, plan.Plan)):
-        raise errors.UserError(f"{name}: {_origin(module)} must be a ConfigDict, got {config!r}")
-    return config
+        shown = repr(config)[:_WIDEST]
+        raise errors.UserError(f"{name}: {_origin(module)} must be a ConfigDict, got {shown}")
+    try:
+        return plan.read(config)
+    except errors.UserError as error:
+        code = getattr(getattr(module, "get_config", None), "__code__", None)
+        line = f", line {code.co_firstlineno}" if code else ""
+        raise errors.UserError(f"{name}{line}: {error}") from error
+
+
+def _split(argument: str) -> tuple[Path, str | None]:
+    """Returns the path of FILE or FILE:VARIANT, and the variant.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    whole = files.local(argument, "--config")
+    if _is_file(whole):
+        return whole, None
+    name, colon, variant = str(whole).partition(".py:")
+    path = Path(f"{name}.py" if colon else name.partition(":")[0])
+    if _is_file(path):
+        return path, variant if colon else None
+    near = dict.fromkeys([*listing(Path("configs")), *listing(path.parent)])
+    hint = errors.nearest(str(path), map(str, near)) if near else "there is none in configs/ either"
+    raise errors.UserError(f"no config file {str(path)!r}; {hint}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _origin(module: types.ModuleType) -> str:
@@ -169,7 +207,8 @@ def describe(settings: plan.Plan) -> str:
         if path not in keys
     ]
     width = min(max(len(text) for _, text, _ in rows), _WIDEST)
-    return "\n".join(f"{star}{text:<{width}}  # {comment}" for star, text, comment in rows)
+    lines = (f"{star}{text:<{width}}  # {comment}" for star, text, comment in rows)
+    return errors.printable("\n".join(lines), keep_lines=True)
 
 
 def listing(directory: Path) -> list[Path]:
@@ -209,8 +248,11 @@ def _problem(error: BaseException) -> str:
     """
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
-    is_text = isinstance(error, (KeyError, SyntaxError))  # str() adds quotes or the line.
-    message = (str(error.args[0]) if is_text else str(error)).partition("\n")[0]
+    if isinstance(error, (KeyError, SyntaxError)) and error.args:
+        message = str(error.args[0])  # str(error) adds quotes or the line.
+    else:  # Unlike str(error), this never raises.
+        message = traceback.format_exception_only(error)[-1].partition(": ")[2].strip()
+    message = message.partition("\n")[0]
     if key := re.match(r"""Key "(\w+)" does not exist|'(\w+)'$""", message):
         name = key[1] or key[2]
         return f"unknown config key {name!r}; {errors.nearest(name, plan.keys())}"

@@ -1,11 +1,29 @@
 """Errors that a user can correct: one clear message, no traceback, nothing changed on disk."""
 
 import difflib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Iterable
+from itertools import islice
+
+_MOST_CHARACTERS = 4_000  # of a message
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories that a terminal does not show
 
 
 class UserError(ValueError):
-    """Error in a user's input; the message names the value, what is allowed and what to do next."""
+    """Error in a user's input; the message names the value, what is allowed and what to do next.
+
+    The message can hold texts from files. Control characters in it are escaped, and the middle of a
+    message of more than 4,000 characters is left out.
+    """
+
+    def __str__(self) -> str:
+        """Returns the message, printable and cut."""
+        text = super().__str__()
+        if len(text) > _MOST_CHARACTERS:
+            left_out = len(text) - _MOST_CHARACTERS
+            half = _MOST_CHARACTERS // 2
+            text = f"{text[:half]} … {left_out:,} characters left out … {text[-half:]}"
+        return printable(text, keep_lines=True)
 
 
 class UnreadableImageError(UserError):
@@ -39,3 +57,35 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
     'nearest: optim.learning_rate, optim.name, log.every'
     """
     return f"nearest: {', '.join(difflib.get_close_matches(value, allowed, n=3, cutoff=0.0))}"
+
+
+def printable(text: object, *, keep_lines: bool = False) -> str:
+    r"""Returns `text` with each control character as an escape sequence, for a terminal or a log.
+
+    Control, format and bidirectional characters, line separators and the surrogates of file names
+    that are not UTF-8 are escaped. Names that come from files can hold such characters.
+
+    Args:
+      text: a name or a message.
+      keep_lines: True to leave line feeds as they are.
+
+    >>> printable("tensor\x1b[2J")
+    'tensor\\x1b[2J'
+    """
+
+    def shown(letter: str) -> str:
+        if unicodedata.category(letter) not in _HIDDEN or (keep_lines and letter == "\n"):
+            return letter
+        return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+    return "".join(map(shown, str(text)))
+
+
+def listed(names: Collection[object], most: int = 5) -> str:
+    """Returns the first names, printable, with the number of those left out.
+
+    >>> listed(range(200), most=3)
+    '0, 1, 2 and 197 more'
+    """
+    text = ", ".join(map(printable, islice(names, most)))
+    return f"{text} and {len(names) - most:,} more" if len(names) > most else text

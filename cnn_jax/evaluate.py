@@ -3,7 +3,9 @@ r"""Evaluate a checkpoint of a run on a whole split, every example exactly once.
   python -m cnn_jax.evaluate --workdir=DIR [--split=test] [--checkpoint=best|last|STEP]
 
 prints loss, accuracies and the accuracy on each class, and writes the same with the confusion
-matrix to DIR/evaluation-SPLIT-CHECKPOINT.json and .png.
+matrix to DIR/evaluation-SPLIT-CHECKPOINT.json and .png. A message names the files that cannot be
+written, as in a read-only DIR; the exit status is 1 only if --out asked for them. The confusion
+matrix of more than 1,000 classes is made with --confusion only, as an .npy file.
 
   python -m cnn_jax.evaluate --workdir=DIR --split='test[:50%]'
   python -m cnn_jax.evaluate --workdir=DIR --split=test \
@@ -17,10 +19,11 @@ shorter_side, workers and max_bad_images.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnn_jax import errors, limits
 from cnn_jax.runtime import console, flags
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ def main() -> int:
     from cnn_jax.evaluators import of_run
 
     sharding.start()
+    sharding.check_devices()
     if workdir.load_plan(args.workdir).compilation_cache:
         compilation_cache.use_cache()
     which = args.checkpoint or "best"
@@ -52,10 +56,19 @@ def main() -> int:
         _show if terminal and sharding.is_primary() else None,
         settings=settings,
         out=args.out,
+        show=lambda found: print(_table(_rows(found, args.split, which)), flush=True),
+        trust=args.trust,
+        confusion=args.confusion,
     )
-    if sharding.is_primary():
-        print(_table(evaluation, args.split, which))
-    return 0
+    if not sharding.is_primary():
+        return 0
+    if evaluation.written:
+        rows = _rows(evaluation, args.split, which)
+        rows["written"] = ", ".join(map(str, evaluation.written))
+        print(_table(rows).splitlines()[-1])
+    for reason in evaluation.unwritten:
+        print(f"not written: {errors.printable(reason)}", file=sys.stderr)
+    return int(bool(evaluation.unwritten) and args.out is not None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         "one, such as 'test[:50%%]'",
     )
     flags.add_batch_size(parser, 0, "over all devices; 0: the config's (default)")
+    parser.add_argument(
+        "--confusion",
+        action="store_true",
+        help=f"write the confusion matrix of more than {limits.MAX_CONFUSION_CLASSES:,} classes "
+        "too, as .npy",
+    )
     flags.add_out(parser, "a new .json file for the result, in place of the one in --workdir")
     return parser
 
@@ -77,7 +96,15 @@ def _settings(directory: Path, words: Sequence[str]) -> "Plan":
     from cnn_jax import config_files
     from cnn_jax.runs import workdir
 
-    own = ("--workdir", "--checkpoint", "--split", "--batch_size", "--out")
+    own = (
+        "--workdir",
+        "--checkpoint",
+        "--trust",
+        "--confusion",
+        "--split",
+        "--batch_size",
+        "--out",
+    )
     texts = config_files.parse_overrides(words, own)
     settings = workdir.load_plan(directory)
     if "data.source" in texts:  # The run's name and directory belong to its own source.
@@ -91,9 +118,10 @@ def _show(done: int, total: int) -> None:
     print(f"\r{done} of {total} batches", end=end, file=sys.stderr, flush=True)
 
 
-def _table(evaluation: "Evaluation", split: str, which: str) -> str:
+def _rows(evaluation: "Evaluation", split: str, which: str) -> dict[str, str]:
+    """Returns the rows of the printed table, without that of the written files."""
     chosen = {"best": "the best by validation", "last": "the last"}.get(which, "as given")
-    examples = int(evaluation.confusion.sum())
+    examples = int(evaluation.counts.sum())
     rows = {
         "checkpoint": f"step {evaluation.step}, {chosen}",
         **({"data": evaluation.data} if evaluation.data else {}),
@@ -102,8 +130,12 @@ def _table(evaluation: "Evaluation", split: str, which: str) -> str:
     }
     for name, accuracy in evaluation.class_accuracies.items():
         rows[f"class {name}"] = "no example" if accuracy is None else f"{accuracy:.4f}"
-    rows["written"] = f"{evaluation.path}, {evaluation.path.with_suffix('.png')}"
-    return console.block(rows)
+    return rows
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    """Returns one line per row, such as 'top1:  0.9700'."""
+    return console.block({f"{name}:": value for name, value in rows.items()})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Training losses: one value per example, computed in at least float32."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,7 @@ import optax
 
 from cnn_jax import errors, plan
 from cnn_jax.contracts import Batch, Loss, Outputs
+from cnn_jax.ops import dtypes
 from cnn_jax.runtime import imports, signatures
 
 # The constant j in eq. 9 of LeCun et al. 1998, who only state that it is positive. The loss hardly
@@ -50,7 +52,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     """Computes the softmax cross-entropy in nats.
 
     Args:
-      logits: `[B, K]`.
+      logits: `[B, K]`. A logit of minus infinity removes its class: it adds nothing to the loss if
+        the probability of the class is 0. Otherwise the loss is infinite.
       labels: class indices `[B]` int32, or class probabilities `[B, K]`.
       label_smoothing: share of the target probability spread evenly over all classes (Szegedy et
         al. 2015, arXiv:1512.00567, section 7).
@@ -58,11 +61,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     Returns:
       `[B]`, float32 or the dtype of `logits` if that is wider.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = dtypes.widen(logits)
     num_classes = logits.shape[-1]
     targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
     targets = optax.smooth_labels(targets.astype(logits.dtype), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    log_probabilities = jax.nn.log_softmax(logits)
+    # The product 0 * -inf is NaN; its limit, and the limits of its derivatives, are 0.
+    is_removed = jnp.isneginf(log_probabilities) & (targets == 0)
+    return -(targets * jnp.where(is_removed, 0, log_probabilities)).sum(-1)
 
 
 def distance(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -88,17 +94,18 @@ def distance(logits: jax.Array, labels: jax.Array) -> jax.Array:
             f"loss.name 'distance' needs class indices [B], got labels {list(labels.shape)}; use "
             "loss.name 'cross_entropy' for class probabilities"
         )
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = dtypes.widen(logits)
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
     return jnp.logaddexp(-_RUBBISH_CLASS_DISTANCE, jax.nn.logsumexp(logits, axis=-1)) - own
 
 
 def _make_cross_entropy(options: plan.Loss) -> Loss:
-    def loss(outputs: Outputs, batch: Batch) -> jax.Array:
-        targets = batch["target"] if "target" in batch else batch["label"]
-        return cross_entropy(outputs["logits"], targets, options.label_smoothing)
+    return functools.partial(_cross_entropy, label_smoothing=options.label_smoothing)
 
-    return loss
+
+def _cross_entropy(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> jax.Array:
+    targets = batch["target"] if "target" in batch else batch["label"]
+    return cross_entropy(outputs["logits"], targets, label_smoothing)
 
 
 def _make_own(options: plan.Loss) -> Loss:
@@ -106,25 +113,30 @@ def _make_own(options: plan.Loss) -> Loss:
     _check_no_smoothing(options)
     function = imports.load(name, "loss.name")
     signatures.check(function, "loss.name", name, ("outputs", "batch"), options.options)
+    return functools.partial(_checked, name, functools.partial(function, **options.options))
 
-    def loss(outputs: Outputs, batch: Batch) -> jax.Array:
-        values = function(outputs, batch, **options.options)
-        size = len(outputs["logits"])
-        if not _is_floats(values, size):
-            is_array = isinstance(values, jax.Array)
-            got = f"{values.dtype} {list(values.shape)}" if is_array else type(values).__name__
-            raise errors.UserError(
-                f"loss.name {name!r} must return one float per example, [{size}], got {got}; the "
-                "training step computes their mean"
-            )
-        return values
 
-    return loss
+def _checked(name: str, function: Loss, outputs: Outputs, batch: Batch) -> jax.Array:
+    """Returns the values of a loss of the user, or raises a UserError."""
+    values = function(outputs, batch)
+    size = len(outputs["logits"])
+    if not _is_floats(values, size):
+        is_array = isinstance(values, jax.Array)
+        got = f"{values.dtype} {list(values.shape)}" if is_array else type(values).__name__
+        raise errors.UserError(
+            f"loss.name {name!r} must return one float per example, [{size}], got {got}; the "
+            "training step computes their mean"
+        )
+    return values
 
 
 def _make_distance(options: plan.Loss) -> Loss:
     _check_no_smoothing(options)
-    return lambda outputs, batch: distance(outputs["logits"], batch["label"])
+    return _distance
+
+
+def _distance(outputs: Outputs, batch: Batch) -> jax.Array:
+    return distance(outputs["logits"], batch["label"])
 
 
 def _is_floats(values: Any, size: int) -> bool:

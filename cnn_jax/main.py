@@ -6,15 +6,16 @@ Every key of a config can be set on the command line; `--help` shows examples.
 """
 
 import argparse
+import contextlib
+import os
 import shlex
-import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cnn_jax import config_files, errors, plan
-from cnn_jax.runtime import console
+from cnn_jax.runtime import console, files
 
 if TYPE_CHECKING:
     from cnn_jax.train import Outcome
@@ -34,7 +35,8 @@ examples:
   python -m cnn_jax.main --config=configs/resnet50.py:smoke
 
 Ctrl-C or SIGTERM saves a checkpoint and stops the run. To continue it, repeat the command with its
---workdir. Exit status: 0, 1 after an error, 130 after Ctrl-C.
+--workdir. Exit status: 0 at the end of the run, 1 after an error, 130 after Ctrl-C, 143 after
+SIGTERM.
 """
 
 
@@ -61,11 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cnn_jax.runtime import sharding
 
     sharding.start()
-    directory = Path(flags.workdir or _new_directory(flags.config))
-    outcome = train.run(settings, directory)
+    if flags.workdir:
+        directory = files.local(flags.workdir, "--workdir")
+        outcome = train.run(settings, directory)
+    else:
+        with _new_directory(flags.config) as directory:
+            outcome = train.run(settings, directory)
     if sharding.is_primary():
         _report(outcome, directory)
-    return 128 + signal.SIGINT if outcome.signal == signal.SIGINT else 0
+    return 128 + outcome.signal if outcome.signal else 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,16 +109,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _new_directory(config: str) -> Path:
+@contextlib.contextmanager
+def _new_directory(config: str) -> Iterator[Path]:
+    """Yields a directory that no other process gets; after an error, removes it if it is empty."""
     stem = Path(config.partition(":")[0]).stem
-    return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = _claimed(Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        yield directory
+    except Exception:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+            directory.parent.rmdir()
+        raise
+
+
+def _claimed(directory: Path) -> Path:
+    """Makes a directory and returns it; adds '-2', '-3' and so on to a name that is taken.
+
+    Several processes of one run need one name, so there it is returned as it is.
+    """
+    import jax
+
+    from cnn_jax.runtime import sharding
+
+    sharding.check_devices()
+    if jax.process_count() > 1:
+        return directory
+    path, number = directory, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except OSError:
+            if not os.path.lexists(path):
+                return path  # `train.run` says why it cannot be made.
+        number += 1
+        path = directory.with_name(f"{directory.name}-{number}")
 
 
 def _report(outcome: "Outcome", directory: Path) -> None:
-    quoted = shlex.quote(str(directory))
+    quoted = errors.printable(shlex.quote(str(directory)))
     if outcome.params_sha256:
         for name, value in outcome.test.items():
-            print(f"test {name}: {value:.4f}")
+            print(f"test {errors.printable(name)}: {value:.4f}")
         print(f"params_sha256: {outcome.params_sha256}")
         print("These values belong to the final parameters (checkpoint 'last').")
         print(f"evaluate: python -m cnn_jax.evaluate --workdir={quoted} --checkpoint=last")
@@ -120,7 +159,7 @@ def _report(outcome: "Outcome", directory: Path) -> None:
     else:
         print(f"stopped and saved at step {outcome.step}; to continue, repeat the command with")
         print(f"  --workdir={quoted}")
-    print(f"work directory: {directory}")
+    print(f"work directory: {errors.printable(directory)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax import losses
 from cnn_jax.contracts import Sums
@@ -31,29 +32,43 @@ def classification(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> S
     # The rank of the label's logit. Ties go to the smaller index, as in argmax. A logit that is NaN
     # ranks last.
     own = jnp.take_along_axis(logits, indices, axis=-1)
-    later = jnp.arange(logits.shape[-1]) > indices
+    later = jnp.arange(logits.shape[-1])[None] > indices
     rank = logits.shape[-1] - 1 - ((logits < own) | ((logits == own) & later)).sum(-1)
+    # The loss of padding can be infinite, and infinity times 0 is NaN.
+    loss = jnp.where(weight > 0, losses.cross_entropy(logits, labels), 0)
     sums = {
-        "loss": (losses.cross_entropy(logits, labels) * weight).sum(),
-        "top1": ((rank < 1) * weight).sum(),
+        "loss": (loss * weight.astype(loss.dtype)).sum(),
+        "top1": jnp.where(rank < 1, weight, 0).sum(),
     }
     if logits.shape[-1] >= TOP5_MIN_CLASSES:
-        sums["top5"] = ((rank < 5) * weight).sum()
+        sums["top5"] = jnp.where(rank < 5, weight, 0).sum()
     return {name: (value, count) for name, value in sums.items()}
 
 
-def confusion(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns the confusion matrix `[K, K]` int32: true classes in rows, predicted in columns.
+def outcomes(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns true class, predicted class and count of each example, `[B, 3]` int32.
 
     Args:
       logits: `[B, K]`; the largest one is the prediction.
       labels: class indices `[B]` int32, or class probabilities `[B, K]` float, of which the largest
         one is the true class.
-      weight: `[B]` float32, 1 for examples and 0 for padding.
+      weight: `[B]` float32, 1 for examples and 0 for padding; it is the count.
     """
-    num_classes = logits.shape[-1]
-    matrix = jnp.zeros((num_classes, num_classes), jnp.int32)
-    return matrix.at[_indices(labels), logits.argmax(-1)].add(weight.astype(jnp.int32))
+    columns = _indices(labels), logits.argmax(-1), weight
+    return jnp.stack([column.astype(jnp.int32) for column in columns], -1)
+
+
+def confusion(outcomes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the confusion matrix `[K, K]` int64: true classes in rows, predicted in columns.
+
+    Args:
+      outcomes: `[N, 3]` of any number of batches; see `outcomes`.
+      num_classes: K.
+    """
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    true, predicted, count = outcomes.T
+    np.add.at(matrix, (true, predicted), count)
+    return matrix
 
 
 def add(parts: Iterable[Sums | Totals]) -> Totals:

@@ -12,14 +12,16 @@ checks the names of networks, data sources, optimizers and losses, because it ha
 """
 
 import dataclasses
-import json
 import types
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
 from cnn_jax import errors, schema
+from cnn_jax.runtime import files
 from cnn_jax.sections import (
     GIVEN,
     Checkpoint,
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 _OPEN_SECTION = "model"
+_MOST_PROBLEMS = 20  # in one message
 
 
 def keys() -> Mapping[str, schema.Key]:
@@ -85,12 +88,11 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
     """
     if isinstance(given, Plan):
         given = to_dict(given)
-    nested = given.to_dict() if isinstance(given, ConfigDict) else given
-    # Paths come last, so that they replace the values in the sections.
-    ordered = dict(sorted(nested.items(), key=lambda item: "." in item[0]))
-    values = _with_options(dict(schema.flatten(ordered, _is_leaf)))
+    values = _with_options(_values(given))
     options = {path: values.pop(path) for path in list(values) if _is_option(path)}
-    problems = [_unknown(path) for path in values if path not in _KEYS]
+    problems = list(
+        islice((_unknown(path) for path in values if path not in _KEYS), _MOST_PROBLEMS)
+    )
     checked: dict[str, Any] = {}
     for path, value in values.items():
         if path in _KEYS:
@@ -99,11 +101,32 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
             except errors.UserError as error:
                 problems.append(str(error))
     if problems:
-        raise errors.UserError("\n".join(problems))
+        raise errors.UserError("\n".join(problems[:_MOST_PROBLEMS]))
     prefix = f"{_OPEN_SECTION}."
     named = {path.removeprefix(prefix): schema.as_tuple(value) for path, value in options.items()}
     plan = schema.build(Plan, checked)
     return dataclasses.replace(plan, model=dataclasses.replace(plan.model, options=named))
+
+
+def _values(given: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a config by path.
+
+    Raises:
+      UserError: it is no mapping, lacks a required value, or contains itself.
+    """
+    if not isinstance(given, (ConfigDict, Mapping)):
+        kind = type(given).__name__
+        raise errors.UserError(f"a config must be a ConfigDict, a mapping or a Plan, got {kind}")
+    try:
+        nested = given.to_dict() if isinstance(given, ConfigDict) else given
+        values = list(schema.flatten(nested, _is_leaf))
+        values = [(path, schema.as_tuple(value)) for path, value in values]
+    except RecursionError as error:
+        raise errors.UserError("the config is nested too deeply, or contains itself") from error
+    except RequiredValueError as error:
+        raise errors.UserError(f"the config has a placeholder without a value: {error}") from error
+    # Paths come last, so that they replace the values in the sections.
+    return dict(sorted(values, key=lambda item: item[0] in nested))
 
 
 def config(plan: Plan) -> ConfigDict:
@@ -130,21 +153,19 @@ def stored(text: str) -> Plan:
     """Returns the plan in the config.json of a run that any version of cnn_jax has made.
 
     Raises:
-      UserError: the text is not JSON, or not a config of cnn_jax.
+      UserError: the text is not JSON, or not a config of this version or an earlier one.
     """
     try:
-        content = json.loads(text)
+        content = files.parse_json(text)
     except ValueError as error:
-        raise errors.UserError(f"not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise errors.UserError(f"not a JSON object but {type(content).__name__}")
-    values = dict(schema.flatten(content, _is_leaf))
+        raise errors.UserError(str(error)) from error
+    values = _values(content)
     for path, key in _KEYS.items():
         if key.since:
             values.setdefault(path, values.pop(key.renamed_from, key.before))
     missing = [path for path in _KEYS if path not in values]
     if missing:
-        raise errors.UserError(f"it lacks {', '.join(missing[:3])}")
+        raise errors.UserError(f"it lacks {errors.listed(missing, 3)}")
     return read(values)
 
 

@@ -16,7 +16,6 @@ processed, and the exit status is 1.
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn_jax import errors
@@ -51,13 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.make_parser("predict", __doc__)
     flags.add_run(parser, required=False)
     parser.add_argument(
-        "--model", help="timm's checkpoint NETWORK.TAG on the Hub, or the network of --weights"
+        "--model",
+        help="timm's checkpoint NETWORK.TAG on the Hub, or the network of the file --weights",
     )
-    parser.add_argument("--weights", type=Path, help="a .safetensors, .pth or .pt file")
+    parser.add_argument(
+        "--weights", action=flags.StorePath, help="a .safetensors, .pth or .pt file"
+    )
     parser.add_argument("--top_k", default=5, type=int, help="classes to print (default: 5)")
     flags.add_batch_size(parser, 32, "images that are computed together (default: 32)")
     flags.add_out(parser, "a new .csv or .json file for the predictions, in place of printing")
-    parser.add_argument("image", nargs="+", type=Path, help="an image file, or a folder of them")
+    parser.add_argument(
+        "image", nargs="+", action=flags.StorePath, help="an image file, or a folder of them"
+    )
     return parser
 
 
@@ -65,30 +69,34 @@ def _check_network(args: argparse.Namespace) -> None:
     published = args.model is not None or args.weights is not None
     if published == (args.workdir is not None):
         raise errors.UserError("give either --workdir, or --model, --weights or both")
-    if published and args.checkpoint is not None:
-        raise errors.UserError("--checkpoint is for --workdir, not for published weights")
+    if published and (args.checkpoint is not None or args.trust):
+        flag = "--trust" if args.trust else "--checkpoint"
+        raise errors.UserError(f"{flag} is for --workdir, not for published weights")
 
 
 def _predictor(args: argparse.Namespace) -> "Predictor":
     from cnn_jax import predictor
     from cnn_jax.runs import workdir
-    from cnn_jax.runtime import compilation_cache
+    from cnn_jax.runtime import compilation_cache, sharding
 
+    sharding.check_devices()
     if args.workdir is None or workdir.load_plan(args.workdir).compilation_cache:
         compilation_cache.use_cache()
     name = None if args.weights is None else args.model
     source = args.workdir or args.weights or args.model
-    return predictor.load(source, args.checkpoint, name=name, batch_size=args.batch_size)
+    return predictor.load(
+        source, args.checkpoint, name=name, batch_size=args.batch_size, trust=args.trust
+    )
 
 
 def _print(row: "Row") -> bool:
     """Prints the classes of an image file. Returns False, after a message, if it is unreadable."""
     if row.error:
-        print(f"error: {row.error}", file=sys.stderr)
+        print(f"error: {errors.printable(row.error)}", file=sys.stderr)
         return False
-    print(row.file)
+    print(errors.printable(row.name))
     for name, probability in row.classes:
-        print(f"  {probability:.4f}  {name}")
+        print(f"  {probability:.4f}  {errors.printable(name)}")
     return True
 
 

@@ -22,6 +22,8 @@ _TYPE_NAMES = {
     dict: "a dictionary of options",
 }
 
+_LONGEST = 200  # letters of a value in a message
+
 Check = Callable[[Any], str]
 """Returns the allowed values in words if the value is not allowed, else an empty string."""
 
@@ -31,9 +33,9 @@ def anything(_: Any) -> str:
     return ""
 
 
-def at_least(low: float) -> Check:
-    """Allows finite numbers from `low` on."""
-    return lambda value: "" if low <= value < math.inf else f"at least {low:g}"
+def at_least(low: float, below: float = math.inf) -> Check:
+    """Allows finite numbers from `low` on, less than `below`; names the bound that is broken."""
+    return lambda value: _bound(value >= low, f"at least {low:g}", value, below)
 
 
 def within(low: int, below: int) -> Check:
@@ -41,9 +43,9 @@ def within(low: int, below: int) -> Check:
     return lambda value: "" if low <= value < below else f"at least {low} and below {below}"
 
 
-def above(low: float) -> Check:
-    """Allows finite numbers greater than `low`."""
-    return lambda value: "" if low < value < math.inf else f"greater than {low:g}"
+def above(low: float, below: float = math.inf) -> Check:
+    """Allows finite numbers greater than `low`, less than `below`; names the broken bound."""
+    return lambda value: _bound(value > low, f"greater than {low:g}", value, below)
 
 
 def fraction(value: float) -> str:
@@ -62,10 +64,33 @@ def one_of(*allowed: Any) -> Check:
     return lambda value: "" if value in allowed else words
 
 
-def increasing(values: tuple[float, ...]) -> str:
-    """Allows increasing finite numbers from 0 on."""
-    finite = all(math.isfinite(value) and value >= 0 for value in values)
-    return "" if finite and list(values) == sorted(set(values)) else "increasing and at least 0"
+def each_finite(values: tuple[float, ...]) -> str:
+    """Allows finite numbers only."""
+    return "" if all(map(math.isfinite, values)) else "finite numbers"
+
+
+def each_above(low: float) -> Check:
+    """Allows finite numbers greater than `low` only."""
+    allowed = above(low)
+    return lambda values: f"numbers greater than {low:g}" if any(map(allowed, values)) else ""
+
+
+def increasing(below: float) -> Check:
+    """Allows increasing numbers from 0 on, less than `below`."""
+
+    def check(values: tuple[float, ...]) -> str:
+        if not all(value >= 0 for value in values) or list(values) != sorted(set(values)):
+            return "increasing and at least 0"
+        return "" if all(value < below for value in values) else f"increasing and below {below:,}"
+
+    return check
+
+
+def _bound(is_high_enough: bool, lower: str, value: float, below: float) -> str:
+    """Returns the bound that a value breaks, or an empty string."""
+    if is_high_enough and value >= below < math.inf:
+        return f"below {below:,}"
+    return "" if is_high_enough and value < below else lower
 
 
 class Entries(NamedTuple):
@@ -83,7 +108,7 @@ class Entries(NamedTuple):
 def _number(entry: Any) -> float:
     if type(entry) not in (int, float):
         raise TypeError(entry)
-    return float(entry)
+    return as_float(entry)
 
 
 def _text(entry: Any) -> str:
@@ -200,20 +225,49 @@ def convert(key: Key, value: Any) -> Any:
     value = as_tuple(value)
     if key.type is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if key.type is float and type(value) is int:
-        value = float(value)
-    right_type = type(value) is key.type
-    if right_type and key.type is tuple:
-        try:
+    try:
+        if key.type is float and type(value) is int:
+            value = as_float(value)
+        right_type = type(value) is key.type
+        if right_type and key.type is tuple:
             value = tuple(map(key.entries.convert, value))
-        except (TypeError, ValueError):
-            right_type = False
+    except (TypeError, ValueError):
+        right_type = False
     if not right_type:
         wanted = _TYPE_NAMES.get(key.type, f"a tuple of {key.entries.words}")
-        raise errors.UserError(f"{key.path} must be {wanted}, got {value!r}")
+        raise errors.UserError(f"{key.path} must be {wanted}, got {_shown(value)}")
+    if key.type is str and not _is_name(value):
+        raise errors.UserError(
+            f"{key.path} must have no zero byte and no lone surrogate, got {_shown(value)}"
+        )
     if allowed := key.check(value):
-        raise errors.UserError(f"{key.path} must be {allowed}, got {value!r}")
+        raise errors.UserError(f"{key.path} must be {allowed}, got {_shown(value)}")
     return value
+
+
+def _is_name(text: str) -> bool:
+    """Returns True if a file can have the name, also one that is not UTF-8."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for a message, cut to a readable length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print integers of more than 4300 digits.
+        text = f"{type(value).__name__} of {value.bit_length()} bits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} letters)"
+
+
+def as_float(value: float) -> float:
+    """Returns an integer as a float: infinity if it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def build(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:

@@ -10,8 +10,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from cnn_jax import schema
+from cnn_jax import limits, schema
 from cnn_jax.data import images, splits
+
+_SIDES = limits.MAX_IMAGE_SIDE + 1
+_INT32 = 2**31  # of steps, examples and epochs: the devices count in int32
 
 GIVEN = "given"
 """The stored value of a leaf that `train.run` received as an object."""
@@ -78,10 +81,13 @@ class Data:
         since="0.2.0",
     )
     split_shares: tuple[float, ...] = schema.key(
-        (0.8, 0.1, 0.1), "stratified: shares of training, validation and test", since="0.2.0"
+        (0.8, 0.1, 0.1),
+        "stratified: shares of training, validation and test",
+        schema.each_finite,
+        since="0.2.0",
     )
     split_seed: int = schema.key(
-        0, "stratified: seed of the division", schema.within(0, 2**32), since="0.2.0"
+        0, "stratified: seed of the division", schema.within(0, 2**64), since="0.2.0"
     )
     split_groups: str = schema.key(
         "",
@@ -109,11 +115,11 @@ class Data:
     image_size: int = schema.key(
         32,
         "height of the network's input in pixels; 0: of the images, if all are of one size",
-        schema.at_least(0),
+        schema.at_least(0, _SIDES),
         automatic=0,
     )
     image_width: int = schema.key(
-        0, "width of the input in pixels; 0 for a square", schema.at_least(0), since="0.2.0"
+        0, "width of the input in pixels; 0 for a square", schema.at_least(0, _SIDES), since="0.2.0"
     )
     channels: int = schema.key(
         1,
@@ -142,21 +148,25 @@ class Data:
     shorter_side: int = schema.key(
         0,
         "random, centre: shorter side in pixels before the crop; 0 for the input's / 0.875",
-        schema.at_least(0),
+        schema.at_least(0, _SIDES),
         since="0.2.0",
     )
     crop_scale: tuple[float, ...] = schema.key(
-        (0.08, 1.0), "random_resized: smallest and largest share of the image's area", since="0.2.0"
+        (0.08, 1.0),
+        "random_resized: smallest and largest share of the image's area",
+        schema.each_above(0),
+        since="0.2.0",
     )
     crop_ratio: tuple[float, ...] = schema.key(
         (3 / 4, 4 / 3),
         "random_resized: smallest and largest ratio of width to height",
+        schema.each_above(0),
         since="0.2.0",
     )
     crop_padding: int = schema.key(
         0,
         "pixels of padding for the random crop of training images; 0 for none",
-        schema.at_least(0),
+        schema.at_least(0, _SIDES),
     )
     flip: bool = schema.key(False, "mirror training images at random")
     augment: tuple[tuple[str, Mapping[str, Any]], ...] = schema.key(
@@ -168,11 +178,16 @@ class Data:
     mean: tuple[float, ...] = schema.key(
         (),
         "mean of each channel, of pixels in [0, 1]; empty: of the data set",
+        schema.each_finite,
         automatic=(),
         since="0.2.0",
     )
     std: tuple[float, ...] = schema.key(
-        (), "standard deviation of each channel, likewise", automatic=(), since="0.2.0"
+        (),
+        "standard deviation of each channel, likewise",
+        schema.each_above(0),
+        automatic=(),
+        since="0.2.0",
     )
     decoder: str = schema.key(
         "pillow",
@@ -184,7 +199,7 @@ class Data:
         -1,
         "streamed: worker processes per host; 0: threads of the main process; -1: one per core, "
         "at most 16",
-        schema.at_least(-1),
+        schema.at_least(-1, 1025),
         material=False,
         since="0.2.0",
     )
@@ -213,12 +228,16 @@ class Schedule:
 
     name: str = schema.key("constant", "constant, step, cosine or exponential")
     warmup_epochs: float = schema.key(
-        0.0, "length of the linear warm-up from 0", schema.at_least(0)
+        0.0, "length of the linear warm-up from 0", schema.at_least(0, _INT32)
     )
     boundary_epochs: tuple[float, ...] = schema.key(
-        (), "step: the epochs at which the rate is multiplied by decay_factor", schema.increasing
+        (),
+        "step: the epochs at which the rate is multiplied by decay_factor",
+        schema.increasing(_INT32),
     )
-    decay_epochs: float = schema.key(1.0, "exponential: epochs per decay_factor", schema.above(0))
+    decay_epochs: float = schema.key(
+        1.0, "exponential: epochs per decay_factor", schema.above(0, _INT32)
+    )
     decay_factor: float = schema.key(0.1, "step, exponential", schema.factor)
 
 
@@ -307,13 +326,17 @@ class Train:
         "for all",
         since="0.2.0",
     )
-    batch_size: int = schema.key(128, "examples per step, over all devices", schema.at_least(1))
-    epochs: float = schema.key(10.0, "length of the run", schema.at_least(0))
-    steps: int = schema.key(0, "length of the run in steps instead, if not 0", schema.at_least(0))
+    batch_size: int = schema.key(
+        128, "examples per step, over all devices", schema.at_least(1, _INT32)
+    )
+    epochs: float = schema.key(10.0, "length of the run", schema.at_least(0, _INT32))
+    steps: int = schema.key(
+        0, "length of the run in steps instead, if not 0", schema.at_least(0, _INT32)
+    )
     steps_per_call: int = schema.key(
         1,
         "steps sent to the devices at once; 8 is faster below some 20 ms a step",
-        schema.at_least(1),
+        schema.at_least(1, 10_001),  # Streamed batches of a call are in memory together.
     )
 
 
@@ -324,13 +347,13 @@ class Eval:
     every_epochs: float = schema.key(
         1.0,
         "epochs between validations; also at the end of the run",
-        schema.at_least(0),
+        schema.at_least(0, _INT32),
         material=False,
     )
     batch_size: int = schema.key(
         512,
         "examples per batch, over all devices; changes no count",
-        schema.at_least(1),
+        schema.at_least(1, _INT32),
         material=False,
     )
     monitor: str = schema.key(
@@ -390,7 +413,7 @@ class Plan:
     """A config, typed and checked: two keys of its own and one field per section."""
 
     seed: int = schema.key(
-        0, "seed of initial parameters, order, augmentation, dropout", schema.within(0, 2**32)
+        0, "seed of initial parameters, order, augmentation, dropout", schema.within(0, 2**64)
     )
     compilation_cache: bool = schema.key(
         True,

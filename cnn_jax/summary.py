@@ -18,7 +18,6 @@ In Python: `summary.rows(model, input_shape, train=False)`; see `cnn_jax.models.
 import argparse
 import ast
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnn_jax import errors
@@ -64,8 +63,9 @@ def main() -> int:
     if is_own:
         models.check(model, shape)
     layers = costs.rows(model, shape, train=False)
-    print(f"{args.name} for images of {costs.shape_text(shape)} and {num_classes} classes\n")
-    print(costs.table(layers))
+    name = errors.printable(args.name)
+    print(f"{name} for images of {costs.shape_text(shape)} and {num_classes} classes\n")
+    print(errors.printable(costs.table(layers), keep_lines=True))
     if args.csv is not None:
         costs.write_csv(layers, args.csv)
     return 0
@@ -100,7 +100,9 @@ def _parse() -> argparse.Namespace:
         type=int,
         help="default: 1000, or 10 for images of up to 32x32 pixels and for networks of your own",
     )
-    parser.add_argument("--csv", type=Path, help="also write the table to this new file")
+    parser.add_argument(
+        "--csv", action=flags.StorePath, help="also write the table to this new file"
+    )
     args = parser.parse_intermixed_args()
     if args.name is None and not args.list:
         parser.error("NAME is missing; --list prints all names")

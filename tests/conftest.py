@@ -20,6 +20,14 @@ os.environ["CNN_JAX_KEEP_MEMORY"] = "0"
 os.environ["KERAS_BACKEND"] = "jax"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of tests/fuzz."""
+    group = parser.getgroup("fuzz", "damaged files for the readers (tests/fuzz)")
+    group.addoption("--fuzz-seconds", type=float, default=10.0, help="seconds for each reader")
+    group.addoption("--fuzz-seed", type=int, default=0, help="seed of the damage")
+    group.addoption("--fuzz-number", type=int, default=-1, help="the only input to read")
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Deletes the compiled programs after a slow test, or after the last of its group.
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from PIL import Image
 from cnn_jax import errors, evaluate, predictor
 from cnn_jax.data.sources import digits
 from cnn_jax.evaluators import of_run
-from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runs import checkpoint, logs, plots, workdir
+from cnn_jax.runtime import files
 
 ROOT = Path(__file__).parents[1]
 # In one process, so that its fixtures run once.
@@ -37,7 +39,8 @@ def table(output: str) -> dict[str, str]:
     for line in lines:
         assert line[width - 2 : width] == "  "
         assert line[width] != " "
-    rows = {line[:width].rstrip(): line[width:] for line in lines}
+        assert line[:width].rstrip().endswith(":")
+    rows = {line[:width].rstrip().removesuffix(":"): line[width:] for line in lines}
     assert len(rows) == len(lines)
     return rows
 
@@ -215,8 +218,17 @@ def test_the_table_has_the_names_of_the_classes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names, confusion = ("T-shirt/top", "Bag", "Ankle boot"), np.array([[9, 1, 0], [0] * 3, [2] * 3])
-    evaluation = of_run.Evaluation({"loss": 0.25}, confusion, names, 7, Path("a.json"))
-    monkeypatch.setattr(of_run, "run", lambda *_, **__: evaluation)
+    written = (Path("a.json"), Path("a.png"))
+    counts, correct = confusion.sum(1), confusion.diagonal()
+    evaluation = of_run.Evaluation(
+        {"loss": 0.25}, counts, correct, confusion, names, 7, written[0], "", written
+    )
+
+    def run(*_: Any, show: Callable[[of_run.Evaluation], None], **__: Any) -> of_run.Evaluation:
+        show(evaluation)
+        return evaluation
+
+    monkeypatch.setattr(of_run, "run", run)
     assert exit_status(evaluate.main, f"--workdir={trained}") == 0
     assert table(capsys.readouterr().out) == {
         "checkpoint": "step 7, the best by validation",
@@ -354,6 +366,42 @@ def edited(trained: Path, directory: Path, section: str, key: str, value: object
     content[section][key] = value
     (copy / workdir.CONFIG).write_text(json.dumps(content))
     return copy
+
+
+@pytest.mark.parametrize("has_out", [False, True])
+def test_a_read_only_run_prints_its_numbers_and_says_what_was_not_written(
+    trained: Path,
+    tmp_path: Path,
+    exit_status: ExitStatus,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    has_out: bool,
+) -> None:
+    def refuse(path: Path, content: str | bytes) -> None:
+        raise errors.UserError(f"{path} cannot be written: Read-only file system")
+
+    monkeypatch.setattr(files, "write", refuse)
+    out = [f"--out={tmp_path / 'a.json'}"] if has_out else []
+    assert exit_status(evaluate.main, f"--workdir={trained}", *out) == int(has_out)
+    output, messages = capsys.readouterr()
+    assert table(output)["split"] == "test, 360 examples"
+    assert "written" not in table(output)
+    path = tmp_path / "a.json" if has_out else trained / "evaluation-test-best.json"
+    reasons = [f"{each} cannot be written: Read-only" for each in (path, path.with_suffix(".png"))]
+    for line, reason in zip(messages.splitlines(), reasons, strict=True):
+        assert line.startswith(f"not written: {reason}")
+
+
+def test_numbers_are_written_where_the_picture_fails(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("Expected end of text")
+
+    monkeypatch.setattr(plots, "confusion", fail)
+    evaluation = of_run.run(trained, "test", "last", out=tmp_path / "a.json")
+    assert evaluation.written == (tmp_path / "a.json",)
+    assert evaluation.unwritten == (f"{tmp_path}/a.png cannot be written: Expected end of text",)
 
 
 def test_a_data_set_that_was_given_as_an_object_is_given_again(

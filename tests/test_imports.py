@@ -15,27 +15,30 @@ REPOSITORY = Path(__file__).parents[1]
 # Each room with the other rooms that it may import. A file at the top of the package is a room.
 ROOMS: dict[str, str] = {
     "errors": "",
+    "limits": "",
     "schema": "errors",
-    "sections": "schema data.images data.splits",
-    "plan": "errors schema sections",
+    "sections": "limits schema data.images data.splits",
+    "plan": "errors limits schema sections runtime",
     "contracts": "",
-    "losses": "errors plan contracts runtime",
+    "losses": "errors plan contracts ops.dtypes runtime",
     "metrics": "losses contracts",
     "optim": "errors plan runtime",
     "runtime": "errors",
-    "ops": "errors runtime.compilation_cache runtime.malloc",
+    "ops": "errors runtime.compilation_cache runtime.malloc runtime.ownership",
     "models": "errors ops runtime.imports",
-    "data": "errors plan contracts runtime",
+    "data": "errors limits plan contracts runtime",
     "objectives": "errors plan contracts losses metrics models runtime",
-    "runs": "errors plan contracts metrics runtime",
-    "pretrained": "errors models data.crops data.dtypes data.imagenet data.images data.pixels",
-    "predictor": "errors plan contracts losses models data objectives pretrained runs runtime",
-    "evaluators": "errors plan contracts metrics data predictor runs runtime",
+    "runs": "errors limits plan contracts metrics runtime",
+    "pretrained": "errors limits models data.crops data.dtypes data.imagenet data.images"
+    " data.pixels runtime.files runtime.prng runtime.seeds",
+    "predictor": "errors limits plan contracts losses models data objectives pretrained runs"
+    " runtime",
+    "evaluators": "errors limits plan contracts metrics data predictor runs runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data"
     " ops.native.library predictor pretrained runs runtime",
-    "config_files": "errors plan runtime",
+    "config_files": "errors limits plan runtime schema",
     "main": "config_files errors plan runtime train",
-    "evaluate": "config_files errors evaluators plan runs runtime",
+    "evaluate": "config_files errors evaluators limits plan runs runtime",
     "predict": "errors predictor runs runtime",
     "summary": "errors models runtime",
     "benchmark": "errors config_files plan contracts data losses models objectives ops optim"
@@ -44,15 +47,17 @@ ROOMS: dict[str, str] = {
 COMMANDS = ("main", "evaluate", "predict", "summary", "benchmark.__main__", "data.pack.__main__")
 # Parts of rooms that use less than their room.
 PARTS: dict[str, str] = {
-    "ops.cpu": "ops.cpu ops.window",
-    "ops.native": "ops.native ops.window runtime.compilation_cache runtime.malloc",
-    "data.sources": "errors plan contracts data runtime.imports",
-    "data.images": "errors data.dtypes data.pillow",
+    "ops.cpu": "ops.cpu ops.dtypes ops.window",
+    "ops.native": "ops.native ops.window runtime.compilation_cache runtime.malloc"
+    " runtime.ownership",
+    "data.sources": "errors limits plan contracts data runtime.files runtime.imports",
+    "data.images": "errors limits data.dtypes data.pillow runtime.files",
     "data.dtypes": "errors",
-    "data.pillow": "errors",
+    "data.decoding_cost": "limits",
+    "data.pillow": "errors limits data.decoding_cost data.dtypes",
     "data.splits": "errors",
     "pretrained.families": "errors models pretrained.families",
-    "pretrained.formats": "errors pretrained.formats",
+    "pretrained.formats": "errors limits pretrained.formats runtime.files",
 }
 # The only modules that import an outside package.
 OWNERS: dict[str, set[str]] = {
@@ -75,7 +80,7 @@ OWNERS: dict[str, set[str]] = {
     "huggingface_hub": {"pretrained.formats.hub"},
     "tensorflow_datasets": {"data.sources.tfds"},
     "sklearn": {"data.sources.digits"},
-    "tensorboardX": {"runs.logs"},
+    "tensorboardX": {"runs.events"},
     "matplotlib": {"benchmark.plots", "runs.plots"},
     "timm": {"benchmark.torch_models"},
     "torch": {"benchmark.torch_models", "benchmark.torch_ops"},

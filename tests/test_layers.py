@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax.models import layers
+from cnn_jax import errors
+from cnn_jax.models import dropout, layers
 
 Padding = int | Literal["SAME", "HALF"]
 
@@ -102,11 +103,6 @@ def test_glorot_uniform_has_variance_two_over_fan_in_plus_fan_out() -> None:
     np.testing.assert_allclose(np.abs(weights).max(), (3 * variance) ** 0.5, rtol=0.001)
 
 
-def test_flatten_makes_channels_vary_fastest() -> None:
-    x = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    np.testing.assert_array_equal(layers.flatten(x), np.arange(120).reshape(2, 60))
-
-
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [
@@ -139,12 +135,12 @@ def test_stochastic_depth_drops_examples_and_keeps_the_mean() -> None:
 class WithStochasticDepth(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return layers.stochastic_depth(x, 0.2, train=train)
+        return dropout.stochastic_depth(x, 0.2, train=train)
 
 
 def test_linear_rates_rise_from_zero_to_the_last() -> None:
-    np.testing.assert_allclose(layers.linear_rates(0.2, 5), [0, 0.05, 0.1, 0.15, 0.2])
-    assert layers.linear_rates(0.2, 1) == [0]
+    np.testing.assert_allclose(dropout.linear_rates(0.2, 5), [0, 0.05, 0.1, 0.15, 0.2])
+    assert dropout.linear_rates(0.2, 1) == [0]
 
 
 def test_squeeze_excite_scales_channels_by_gates_from_the_image_mean() -> None:
@@ -196,3 +192,62 @@ def test_batch_norm_equals_that_of_flax(train: bool, dtype: Any) -> None:
     for result, expected in zip(*map(jax.tree.leaves, results), strict=True):
         pair = np.asarray(result, np.float32), np.asarray(expected, np.float32)
         np.testing.assert_allclose(*pair, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("ratio", [0, 1000])
+def test_layer_norm_equals_a_float64_computation_for_large_means(ratio: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(ratio, 1, (3, 5, 96)).astype(np.float32)
+    params = {name: rng.normal(size=96).astype(np.float32) for name in ("scale", "bias")}
+    exact = x.astype(np.float64)
+    deviations = exact - exact.mean(-1, keepdims=True)
+    expected = deviations / np.sqrt((deviations**2).mean(-1, keepdims=True) + 1e-6)
+    expected = expected * params["scale"] + params["bias"]
+    result: Any = layers.LayerNorm(1e-6, jnp.dtype(dtype)).apply({"params": params}, x)
+    assert result.dtype == dtype
+    # The rounded mean is wrong by up to `ratio` units in the last place, times the scale.
+    tolerance = 3e-7 * (1 + ratio) if dtype == "float32" else 2**-7
+    np.testing.assert_allclose(result.astype(np.float32), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_layer_norm_has_the_parameters_and_gradients_of_flax() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8))
+    ours, theirs = layers.LayerNorm(1e-5, jnp.float32), nn.LayerNorm(1e-5, use_fast_variance=False)
+    variables = ours.init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, theirs.init(jax.random.key(1), x))
+
+    def loss(module: Any, variables: Any, x: jax.Array) -> jax.Array:
+        return jnp.sin(module.apply(variables, x)).sum()
+
+    results = [jax.grad(loss, (1, 2))(module, variables, x) for module in (ours, theirs)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), *results)
+
+
+def test_batch_norm_of_an_empty_batch() -> None:
+    x = jnp.zeros((0, 4, 4, 3))
+    training, evaluation = (layers.BatchNorm(use_running_average=off) for off in (False, True))
+    variables = training.init(jax.random.key(0), x)
+    with pytest.raises(errors.UserError, match=r"at least one image, got \[0, 4, 4, 3\]"):
+        training.apply(variables, x, mutable=["batch_stats"])
+    assert cast("jax.Array", evaluation.apply(variables, x)).shape == x.shape
+
+
+def test_batch_norm_in_float64_keeps_the_dtype_of_the_running_statistics() -> None:
+    module = layers.BatchNorm(use_running_average=False, dtype=jnp.float64)
+    with jax.enable_x64(True):
+        x = jnp.ones((2, 3))
+        variables = module.init(jax.random.key(0), x)
+        y, updates = module.apply(variables, x, mutable=["batch_stats"])
+    assert cast("jax.Array", y).dtype == "float64"
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(updates)} == {"float32"}
+
+
+def test_dropout_draws_the_random_numbers_of_flax() -> None:
+    x = jnp.ones((4, 3, 5))
+    for shared in ((), (1, -1)):
+        options: dict[str, Any] = {"broadcast_dims": shared, "deterministic": False}
+        ours, theirs = (kind(0.3, **options) for kind in (dropout.Dropout, nn.Dropout))
+        rngs = {"dropout": jax.random.key(1)}
+        drawn, expected = (np.asarray(one.apply({}, x, rngs=rngs)) for one in (ours, theirs))
+        np.testing.assert_array_equal(drawn, expected)

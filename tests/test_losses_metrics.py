@@ -1,5 +1,6 @@
 """Tests of losses and metrics against NumPy."""
 
+import pickle
 import sys
 import types
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors, losses, metrics, plan
-from cnn_jax.contracts import Sums
+from cnn_jax.contracts import Batch, Outputs, Sums
 
 RNG = np.random.default_rng(0)
 
@@ -47,6 +48,67 @@ def test_cross_entropy_of_bfloat16_is_computed_in_float32(soft: bool) -> None:
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
+INF = np.inf
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets"),
+    [([0], [1, 0, 0]), ([2], [0, 0, 1]), ([[0.25, 0, 0.75]], [0.25, 0, 0.75])],
+)
+def test_a_class_with_a_logit_of_minus_infinity_is_left_out(labels: Any, targets: Any) -> None:
+    logits, kept = jnp.array([[0.5, -INF, 1.0]]), np.array([[0.5, 1.0]], np.float32)
+    given = jnp.asarray(labels)
+    expected = plain_cross_entropy(kept, np.delete(targets, 1))
+    np.testing.assert_allclose(losses.cross_entropy(logits, given), expected, rtol=1e-6)
+    shown = metrics.classification(logits, given, jnp.ones(1))
+    np.testing.assert_allclose(shown["loss"][0], expected[0], rtol=1e-6)
+    softmax = np.exp(kept - np.log(np.exp(kept).sum()))[0]
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, given).sum())(logits)
+    np.testing.assert_allclose(gradient, [np.insert(softmax, 1, 0) - targets], atol=1e-6)
+
+
+def test_an_infinite_distance_leaves_out_its_class() -> None:
+    logits = jnp.array([[-0.5, -INF, -1.0]])
+    expected = 0.5 + np.log(np.exp(-4) + np.exp([-0.5, -1.0]).sum())
+    np.testing.assert_allclose(losses.distance(logits, jnp.array([0])), [expected], rtol=1e-6)
+    assert losses.distance(logits, jnp.array([1]))[0] == INF
+    gradient = jax.grad(lambda logits: losses.distance(logits, jnp.array([0])).sum())(logits)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_gradient_for_targets_is_finite_beside_a_logit_of_minus_infinity() -> None:
+    targets, logits = jnp.array([[0.5, 0, 0.5]]), jnp.array([[0.0, -INF, 1.0]])
+    gradient = jax.grad(lambda targets: losses.cross_entropy(logits, targets).sum())(targets)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "smoothing", "expected"),
+    [
+        ([0, -INF, 1], 1, 0.0, INF),
+        ([0, -INF, 1], 0, 0.1, INF),
+        ([0, INF, 1], 0, 0.0, np.nan),
+        ([0, INF, 1], 1, 0.0, np.nan),
+        ([0, np.nan, 1], 0, 0.0, np.nan),
+        ([-INF, -INF, -INF], 0, 0.0, np.nan),
+    ],
+)
+def test_other_infinite_logits_and_nan_give_no_finite_loss(
+    logits: list[float], label: int, smoothing: float, expected: float
+) -> None:
+    given = jnp.array([logits]), jnp.array([label])
+    np.testing.assert_array_equal(losses.cross_entropy(*given, smoothing), [expected])
+    if not smoothing:
+        shown = metrics.classification(*given, jnp.ones(1))
+        np.testing.assert_array_equal(shown["loss"][0], expected)
+
+
+def test_the_infinite_loss_of_padding_does_not_count() -> None:
+    logits, labels = jnp.array([[0.0, 0.0, -INF], [0.0, 0.0, -INF]]), jnp.array([0, 2])
+    sums = metrics.classification(logits, labels, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(sums["loss"][0], np.log(2), rtol=1e-6)
+
+
 def plain_sums(logits: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> dict[str, float]:
     """Returns the weighted sums of loss, top-1 and top-5 hits."""
     best_first = np.argsort(
@@ -69,9 +131,8 @@ def test_classification_and_confusion_equal_numpy_with_ties_and_padding() -> Non
 
     expected = np.zeros((9, 9), int)
     np.add.at(expected, (labels, logits.argmax(-1)), weight.astype(int))
-    confusion = metrics.confusion(*given)
+    confusion = metrics.confusion(np.asarray(metrics.outcomes(*given)), 9)
     np.testing.assert_array_equal(confusion, expected)
-    assert confusion.dtype == jnp.int32
     assert np.trace(confusion) == values["top1"]
 
 
@@ -85,8 +146,8 @@ def test_soft_labels_count_by_their_largest_probability() -> None:
     expected = (plain_cross_entropy(logits, labels) * weight).sum()
     np.testing.assert_allclose(sums["loss"][0], expected, rtol=1e-5)
     np.testing.assert_array_equal(
-        metrics.confusion(given[0], soft, given[1]),
-        metrics.confusion(given[0], soft.argmax(-1), given[1]),
+        metrics.outcomes(given[0], soft, given[1]),
+        metrics.outcomes(given[0], soft.argmax(-1), given[1]),
     )
 
 
@@ -157,6 +218,18 @@ def test_make_selects_the_loss_of_distances() -> None:
 def test_distances_need_class_indices() -> None:
     with pytest.raises(errors.UserError, match=r"needs class indices \[B\], got labels \[2, 3\]"):
         losses.distance(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "distance", f"{__name__}:constant"])
+def test_losses_can_be_pickled(name: str) -> None:
+    loss = losses.make(plan.Loss(name=name))
+    inputs = {"logits": -jnp.arange(6.0).reshape(2, 3)}, {"label": jnp.array([0, 2])}
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(loss))(*inputs), loss(*inputs))
+
+
+def constant(outputs: Outputs, batch: Batch) -> jax.Array:
+    """Loss of a user."""
+    return jnp.ones(batch["label"].shape) + 0 * outputs["logits"][:, 0]
 
 
 @pytest.fixture

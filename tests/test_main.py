@@ -157,7 +157,7 @@ def test_all_mistakes_in_keys_are_listed_at_once(fail: Fail) -> None:
     )
     assert message.count("\n") == 3
     for word in (
-        "seed must be at least 0 and below 4294967296, got -1",
+        "seed must be at least 0 and below 18446744073709551616, got -1",
         "unknown config key 'sed'",
         "data.flip must be",
     ):
@@ -346,7 +346,10 @@ def test_command_line_sets_keys_by_their_type(received: list[tuple[plan.Plan, Pa
     assert settings.model.options == {"activation": "tanh", "dropout_rate": 0.5}
 
 
-def test_tuple_of_one_number(received: list[tuple[plan.Plan, Path]]) -> None:
+def test_tuple_of_one_number(
+    received: list[tuple[plan.Plan, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     main.main([config("quickstart"), "--config.optim.schedule.boundary_epochs=30"])
     ((settings, directory),) = received
     assert settings.optim.schedule.boundary_epochs == (30.0,)
@@ -369,7 +372,7 @@ def test_report_of_a_complete_run(
     ]
 
 
-@pytest.mark.parametrize(("signal", "status"), [(15, 0), (2, 130)])
+@pytest.mark.parametrize(("signal", "status"), [(15, 143), (2, 130), (0, 0)])
 def test_report_of_a_stopped_run(
     same_process: None,
     monkeypatch: pytest.MonkeyPatch,

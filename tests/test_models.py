@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnn_jax import models
 from cnn_jax.train import state
+from tests.golden import test_golden
 from tests.networks import NETWORKS
 
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
@@ -46,8 +48,34 @@ def grouped_by_class(names: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", cases)
 
 
+def kind(name: str) -> tuple[object, ...]:
+    """Returns the class of a network and the options that change its graph.
+
+    Networks of one kind differ only in widths and depth.
+    """
+    model = models.create(name, num_classes=10)
+    choices = {
+        option: value if isinstance(value, str) else bool(value)
+        for option, value in models.options(name).items()
+        if isinstance(value, str | bool | float) and not option.endswith("_factor")
+    }
+    return type(model), getattr(model, "groups", 1) > 1, tuple(sorted(choices.items()))
+
+
+def representatives() -> list[str]:
+    """Returns the network of each kind with the fewest parameters."""
+    by_size = sorted(NETWORKS, key=lambda name: NETWORKS[name].parameters, reverse=True)
+    return sorted({kind(name): name for name in by_size}.values())
+
+
 SMALL = [name for name, network in NETWORKS.items() if not network.is_large]
 each_network_grouped = grouped_by_class(NETWORKS)
+each_representative = grouped_by_class(representatives())
+# test_golden compares the gradients of the other kinds with those of torchvision and timm.
+GOLDEN_KINDS = {kind(test_golden.name_of(path)) for path in test_golden.FILES}
+each_without_golden_gradients = grouped_by_class(
+    name for name in representatives() if kind(name) not in GOLDEN_KINDS
+)
 # tests/golden runs the large networks in float64.
 each_small_network = grouped_by_class(SMALL)
 each_with_dropout = grouped_by_class(name for name in SMALL if RATES[name])
@@ -222,7 +250,7 @@ def failing(tree: Any) -> list[str]:
     ]
 
 
-@each_network_grouped
+@each_without_golden_gradients
 def test_every_parameter_has_a_gradient_and_training_updates_running_statistics(name: str) -> None:
     found = checks(name)
     assert not failing(found.finite)
@@ -231,7 +259,47 @@ def test_every_parameter_has_a_gradient_and_training_updates_running_statistics(
     assert not failing(found.updated)
 
 
+def reached(equations: Iterable[Any], start: Iterable[Any], *, backward: bool = False) -> set[Any]:
+    """Returns the variables of a jaxpr that depend on `start`, or on which `start` depends."""
+    found = set(start)
+    for equation in equations:
+        inputs = {one for one in equation.invars if isinstance(one, jax.extend.core.Var)}
+        source, target = (equation.outvars, inputs) if backward else (inputs, equation.outvars)
+        if found.intersection(source):
+            found.update(target)
+    return found
+
+
 @each_network_grouped
+def test_graph_uses_every_parameter_and_computes_every_running_statistic(name: str) -> None:
+    model = models.create(name, num_classes=10, dtype="bfloat16")
+    side, channels = NETWORKS[name].size, models.input_shape(name)[2]
+    images = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+    variables = dict(init_shapes(model, name))
+    params = variables.pop("params")
+
+    def train(images: Any, params: Any, others: Any) -> Any:
+        rngs = {"dropout": jax.random.key(0)}
+        mutable = ["batch_stats", "aux_logits"]
+        logits, updates = model.apply(
+            {"params": params, **others}, images, train=True, rngs=rngs, mutable=mutable
+        )
+        return updates.get("batch_stats", {}), (logits, updates.get("aux_logits", {}))
+
+    closed, (stats, (logits, _)) = jax.make_jaxpr(train, return_shape=True)(
+        images, params, variables
+    )
+    graph, statistics = closed.jaxpr, len(jax.tree.leaves(stats))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    used = reached(reversed(graph.eqns), graph.outvars[statistics:], backward=True)
+    assert [
+        path for path, one in zip(paths, graph.invars[1:], strict=False) if one not in used
+    ] == []
+    assert set(graph.outvars) <= reached(graph.eqns, graph.invars[:1])
+    assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
+
+
+@each_representative
 def test_bfloat16_logits_are_float32_and_close_to_those_of_float32(name: str) -> None:
     full, half = logits_of(name), logits_of(name, dtype="bfloat16")
     assert full.shape == half.shape == (2, 10)

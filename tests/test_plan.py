@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from cnn_jax import config_files, errors, plan, schema
 from configs import base
@@ -205,7 +205,7 @@ def test_one_message_lists_all_problems() -> None:
         "unknown config key 'optim.lerning_rate'; nearest: optim.learning_rate, ",
         "optim.momentum must be in [0, 1), got 1.0",
         "optim.schedule.name must be a text, got 3",
-        "seed must be at least 0 and below 4294967296, got -1",
+        "seed must be at least 0 and below 18446744073709551616, got -1",
         "unknown config key 'trian.epochs'; nearest: train.epochs, ",
         "data.channels must be at least 0 and below 17, got -1",
     ):
@@ -290,6 +290,20 @@ def test_a_value_of_another_type_is_refused(path: str, value: Any, wanted: str) 
         ("data.resize", "nearest", "pad, bilinear or bicubic"),
         ("data.channels", 17, "at least 0 and below 17"),
         ("data.image_width", -1, "at least 0"),
+        ("data.image_size", 2**16, "below 65,536"),
+        ("data.std", (0.0,), "numbers greater than 0"),
+        ("data.std", (0.5, -1.0), "numbers greater than 0"),
+        ("data.std", (math.nan,), "numbers greater than 0"),
+        ("data.mean", (math.nan,), "finite numbers"),
+        ("data.crop_ratio", (1.0, math.inf), "numbers greater than 0"),
+        ("data.crop_scale", (math.nan, 1.0), "numbers greater than 0"),
+        ("data.split_shares", (math.nan, 0.5, 0.5), "finite numbers"),
+        ("seed", 2**64, "at least 0 and below 18446744073709551616"),
+        ("train.steps", 2**31, "below 2,147,483,648"),
+        ("train.steps_per_call", 2**31, "below 10,001"),
+        ("train.epochs", 1e308, "below 2,147,483,648"),
+        ("eval.batch_size", 2**31, "below 2,147,483,648"),
+        ("optim.schedule.boundary_epochs", (1.0, 1e308), "increasing and below 2,147,483,648"),
     ],
 )
 def test_a_value_out_of_range_is_refused(path: str, value: Any, allowed: str) -> None:
@@ -307,6 +321,41 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
         assert message_of(with_value(path, value)).endswith(f", got {value!r}")
     boundaries = with_value("optim.schedule.boundary_epochs", (1.0, value))
     assert message_of(boundaries).startswith("optim.schedule.boundary_epochs must be increasing")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loss": {"auxiliary_weight": 10**400}}, "auxiliary_weight must be at least 0, got inf"),
+        ({"data": {"mean": [-(10**400)]}}, "data.mean must be finite numbers, got (-inf,)"),
+        ({"train": {"steps": 10**5000}}, "train.steps must be below 2,147,483,648, got int of 16"),
+        ({"optim": {"name": ["x"] * 10**5}}, "letters)"),
+        ({1: 2}, "unknown config key '1'"),
+        ({"optim": None}, "unknown config key 'optim'"),
+        ({"data": {"directory": "a\0b"}}, "data.directory must have no zero byte"),
+        ({"model": {"dtype": "\ud800"}}, "no lone surrogate, got '\\ud800'"),
+        (3.0, "a config must be a ConfigDict, a mapping or a Plan, got float"),
+        ({"optim": {"schedule": {"name": "constant", "boundary_epochs": "abc"}}}, "tuple of num"),
+    ],
+    ids=range(10),
+)
+def test_values_of_any_kind_give_a_short_message(given: Any, words: str) -> None:
+    message = message_of(given)
+    assert words in message
+    assert len(message) < 400
+
+
+def test_a_config_that_contains_itself_is_refused() -> None:
+    given: dict[str, Any] = {"model": {}}
+    given["model"]["x"] = given
+    assert "contains itself" in message_of(given)
+    assert "placeholder without a value" in message_of(
+        ConfigDict({"seed": config_dict.required_placeholder(int)})
+    )
+
+
+def test_many_unknown_keys_are_cut() -> None:
+    assert message_of({f"key{number}": 1 for number in range(10_000)}).count("\n") == 19
 
 
 def test_integers_are_accepted_as_numbers() -> None:
@@ -423,6 +472,8 @@ def test_a_config_without_the_key_of_the_compilation_cache_is_read() -> None:
         (STORED_BY_0_1_0[:-9], "not JSON: "),
         ("", "not JSON: "),
         ("[]", "not a JSON object but list"),
+        ('{"optim":' * 50_000, "it is nested too deeply"),
+        ('{"optim":' * 900 + "1" + "}" * 900, "it lacks "),
         ("3", "not a JSON object but int"),
         (STORED_BY_0_1_0.replace("150.0", "NaN"), "train.epochs must be at least 0, got nan"),
     ],

@@ -1,7 +1,9 @@
 """Tests of predictors of runs and of published weights, and of the command."""
 
 import csv
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from cnn_jax.data import images
 from cnn_jax.data.sources import digits
 from cnn_jax.data.sources.arrays import ArraySource, from_arrays
 from cnn_jax.evaluators import of_run
-from cnn_jax.predictor import Predictor
+from cnn_jax.predictor import Predictor, folders
 from cnn_jax.runs import checkpoint, workdir
 from cnn_jax.runtime import sharding
 
@@ -171,9 +173,11 @@ def test_the_command_predicts_readable_files_and_names_the_others(
     good, bad, missing = (tmp_path / name for name in ("good.png", "bad.png", "missing.jpg"))
     png(good, DIGITS[0])
     bad.write_text("not a picture")
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)  # It waits for a writer for ever.
     options = [f"--workdir={trained}", "--top_k=2"]
     result = subprocess.run(
-        [sys.executable, "-m", "cnn_jax.predict", *options, bad, good, missing],
+        [sys.executable, "-m", "cnn_jax.predict", *options, bad, pipe, good, missing],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -186,6 +190,7 @@ def test_the_command_predicts_readable_files_and_names_the_others(
     assert [line.split()[1] for line in answers] == [name for name, _ in expected]
     assert f"error: {bad}: not a readable image" in result.stderr
     assert f"error: {missing}: cannot be read: No such file" in result.stderr
+    assert f"error: {pipe}: cannot be read: it is no regular file" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -249,6 +254,44 @@ def test_files_and_folders_are_written_as_json(
         assert len(row["classes"]) == 5
         assert list(row["classes"][0]) == ["class", "probability"]
         assert row["error"] == ""
+
+
+NAMES = [os.fsdecode(b"a\xe9\x1b.png"), "b\ud800\n.png"]
+
+
+def rows_of_names() -> list[folders.Row]:
+    """Returns predictions with names that are not UTF-8, and with control characters."""
+    return [
+        folders.Row(Path(NAMES[0]), [("cat\x1b[2J\udcff", 0.5)]),
+        folders.Row(Path("c.png"), [], f"{NAMES[1]}: damaged"),
+    ]
+
+
+def test_names_of_any_bytes_are_printed(
+    exit_status: ExitStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(predictors, "load", lambda *_, **__: None)
+    monkeypatch.setattr(folders, "classify", lambda *_: iter(rows_of_names()))
+    assert exit_status(predict.main, "--model=resnet18", NAMES[0]) == 1
+    output, messages = (stream.buffer.getvalue().decode() for stream in streams)
+    assert output == "a\\xe9\\x1b.png\n  0.5000  cat\\x1b[2J\\udcff\n"
+    assert messages == "error: b\\ud800\\n.png: damaged\n"
+
+
+@pytest.mark.parametrize("ending", folders.FORMATS)
+def test_tables_are_valid_text_whatever_the_names_are(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out{ending}"
+    folders.write(path, rows_of_names())
+    text = path.read_bytes().decode()
+    rows: Any = json.loads(text) if ending == ".json" else list(csv.DictReader(io.StringIO(text)))
+    assert rows[0]["file"] == "a\\xe9\x1b.png"
+    assert rows[1]["error"] == "b\\ud800\n.png: damaged"
+    name = rows[0]["classes"][0]["class"] if ending == ".json" else rows[0]["class"]
+    assert name == "cat\x1b[2J\\udcff"
+    json.dumps(rows, ensure_ascii=False).encode()  # has no lone surrogate
 
 
 def test_a_folder_is_printed_without_out(

@@ -331,7 +331,7 @@ def test_weights_are_loaded_with_their_preprocessing(
     [
         ("nowhere", {}, r"unknown model 'nowhere'; .*; nowhere is no work directory either"),
         ("resnet50", {}, r"'resnet50' is a network, not a checkpoint; .* no work directory either"),
-        ("no/where", {}, "no/where is not a work directory: no config.json in it"),
+        ("no/where", {}, "not a work directory: no config.json in it; .* 'hf-hub:no/where'"),
         (Path("nowhere"), {}, "nowhere is not a work directory: no config.json in it"),
         ("nowhere.pth", {"name": "resnet50"}, "nowhere.pth cannot be read: No such file"),
         ("RUN", {"name": "lenet"}, "name='lenet' is for a file of weights, and .*run is a work di"),

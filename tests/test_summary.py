@@ -285,7 +285,8 @@ def test_rows_can_be_called_from_the_command_module() -> None:
 
 
 # Parameters, and billions of multiply-adds to two digits. Sources: torchvision's documentation, the
-# papers (AlexNet 0.72; GoogLeNet 'a budget of 1.5 billion'), and counts by hand for LeNet.
+# papers (AlexNet 0.72; GoogLeNet 'a budget of 1.5 billion'), and counts by hand for LeNet. Those of
+# the transformers contain the two products of attention.
 PUBLISHED = {
     "lenet5": (60_000, None),
     "lenet": (61_706, 0.000_42),
@@ -299,6 +300,9 @@ PUBLISHED = {
     "googlenet": (6_998_552, 1.58),
     "googlenet_bn": (6_624_904, 1.5),
     "inception_v3": (23_834_568, 5.71),
+    "mobilenetv3_small_100": (2_542_856, 0.057),
+    "vit_base_patch16_224": (86_567_656, 17.564),
+    "swin_tiny_patch4_window7_224": (28_288_354, 4.491),
 }
 
 

@@ -20,11 +20,10 @@ cnn_jax is faster.
 
 import argparse
 import itertools
-from pathlib import Path
 
 from cnn_jax import config_files, errors, plan
 from cnn_jax.benchmark import compare_models, compare_ops, data, models, ops, torch_ops
-from cnn_jax.runtime import compilation_cache, console, flags, malloc
+from cnn_jax.runtime import compilation_cache, console, flags, malloc, sharding
 
 _DATA_FLAGS = ("--config", "--workers", "--seconds", "--rounds", "--out")
 _TORCH_NOTE = f"not in requirements.txt; install with: {torch_ops.INSTALL}"
@@ -77,6 +76,7 @@ def main() -> int:
     if args.rounds < 1:
         raise errors.UserError(f"--rounds must be at least 1, got {args.rounds}")
     malloc.keep_freed_memory()
+    sharding.check_devices()
     if args.command == "data":
         settings = _settings(args.config, others)
         data.run(settings, _numbers(args.workers), args.rounds, args.seconds, args.out)
@@ -102,7 +102,9 @@ def _add_ops_flags(command: argparse.ArgumentParser) -> None:
         help=f"operations to time; default: all of {', '.join(map(repr, ops.CASES))}",
     )
     command.add_argument("--rounds", type=int, default=7, help="timed rounds; default: 7")
-    command.add_argument("--csv", type=Path, help="also write the table to this new file")
+    command.add_argument(
+        "--csv", action=flags.StorePath, help="also write the table to this new file"
+    )
 
 
 def _add_models_flags(command: argparse.ArgumentParser) -> None:
@@ -143,11 +145,15 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         f"timm, which are {_TORCH_NOTE}",
     )
     command.add_argument("--rounds", type=int, default=5, help="timed rounds; default: 5")
-    command.add_argument("--csv", type=Path, help="also write the table to this new file")
-    command.add_argument("--plot", type=Path, help="draw the speedups to this new PNG file")
+    command.add_argument(
+        "--csv", action=flags.StorePath, help="also write the table to this new file"
+    )
+    command.add_argument(
+        "--plot", action=flags.StorePath, help="draw the speedups to this new PNG file"
+    )
     command.add_argument(
         "--profile",
-        type=Path,
+        action=flags.StorePath,
         help="write traces of some steps of cnn_jax to this new directory and print the time by "
         "kind of operation",
     )
@@ -170,7 +176,9 @@ def _add_data_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--rounds", type=int, default=3, help="measurements of each figure; default: 3"
     )
-    command.add_argument("--out", type=Path, help="also write all measurements to this JSON file")
+    command.add_argument(
+        "--out", action=flags.StorePath, help="also write all measurements to this JSON file"
+    )
 
 
 def _settings(config: str, others: list[str]) -> plan.Plan:

@@ -25,7 +25,7 @@ from cnn_jax.data import pipeline, sources
 from cnn_jax.data.batches import TrainBatches
 from cnn_jax.data.streamed import Streamed
 from cnn_jax.plan import Plan
-from cnn_jax.runtime import sharding
+from cnn_jax.runtime import files, sharding
 from cnn_jax.train import job as jobs
 from cnn_jax.train.job import Job
 from cnn_jax.train.waiting import Waiting
@@ -115,7 +115,7 @@ def run(
     result = Result(job.plan, tuple(wholes), stages)
     print("", *_stage_lines(stages), sep="\n")
     if out is not None:
-        out.write_text(json.dumps(_to_json(result, rounds, seconds), indent=1) + "\n")
+        files.write(out, json.dumps(_to_json(result, rounds, seconds), indent=1) + "\n")
     return result
 
 

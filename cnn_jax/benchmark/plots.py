@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cnn_jax.runtime import files
+
 
 def speedups(groups: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
     """Draws one bar chart per group, with a bar for each network and opponent.
@@ -38,4 +40,5 @@ def speedups(groups: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path
         axes.margins(x=0.2)
         axes.invert_yaxis()
     figure.legend(*charts[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=100)
+    with files.replacing(path, ".png") as temporary:
+        figure.savefig(temporary, dpi=100)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data import images, opencv
 from cnn_jax.plan import Data
 
@@ -19,8 +19,6 @@ Size = tuple[int, int]
 
 CROP_SHARE = 0.875  # of the shorter side, for `data.shorter_side` 0: 224 of 256 pixels
 _TRIES = 10
-# Longer images lose their ends before scaling. A line of pixels would take gigabytes otherwise.
-_LARGEST_RATIO = 64
 
 
 class Box(NamedTuple):
@@ -123,7 +121,8 @@ def scale_to_cover(
       `[height, width, C]` of the dtype of `image`.
     """
     height, width = image.shape[:2]
-    limit = _LARGEST_RATIO * min(height, width)
+    # Longer images lose their ends. A line of pixels would take gigabytes otherwise.
+    limit = limits.MAX_IMAGE_RATIO * min(height, width)
     image = images.crop_centre(image, (min(height, limit), min(width, limit)))
     scaled = covering_size(*_size(image), size, shorter_side)
     return images.stretch(image, scaled, interpolation)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 from PIL import Image, ImageOps
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data import dtypes, pillow
+from cnn_jax.runtime import files
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".jp2", ".j2k"),
@@ -51,9 +52,9 @@ def read_file(path: str | os.PathLike[str], channels: int) -> np.ndarray:
       UserError: as for `decode`.
     """
     try:
-        encoded = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
+        encoded = files.content(Path(path).expanduser(), limits.MAX_IMAGE_BYTES)
+    except (OSError, RuntimeError, ValueError) as error:  # The latter of '~nobody' and '\0'.
+        reason = getattr(error, "strerror", None) or str(error)
         raise errors.UnreadableImageError(f"{path}: cannot be read: {reason}") from error
     return decode(encoded, channels, str(path))
 
@@ -65,7 +66,7 @@ def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint
 
     - Formats: `pillow.FORMATS`, recognised by the content and not by the name. Of animations and
       files with several pages, the first picture is read.
-    - Limits: `pillow.MAX_PIXELS` and `pillow.MAX_SIDE`, checked before pixels are decoded.
+    - Limits: those of `cnn_jax.limits`, checked before pixels are decoded.
     - Damage: truncated and damaged files are refused, unless all pixels are intact.
     - Orientation: tag 0x0112 of EXIF or TIFF is applied. A picture whose EXIF data is damaged
       counts as upright. Other metadata and colour profiles are ignored.
@@ -100,9 +101,11 @@ def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint
         raise errors.unknown("dtype of images", kind.name, dtypes.PEAKS)
     mode = _mode(channels, place)
     with pillow.reading(encoded, place):
-        stored = pillow.open_picture(encoded)
-        values = pillow.levels(stored, pillow.load_upright(stored), mode)
-    return _with_channels(dtypes.rescale(values, kind), channels)
+        picture = pillow.open_picture(encoded)
+        with pillow.one_at_a_time(picture):
+            turn = pillow.load(picture)
+            values = pillow.levels(picture, mode, kind)
+    return _with_channels(pillow.turned(values, turn), channels)
 
 
 def to_array(image: bytes | np.ndarray, channels: int, place: str) -> np.ndarray:
@@ -146,8 +149,9 @@ def to_pixels(image: Any, channels: int, place: str = "image") -> np.ndarray:
     if isinstance(image, Image.Image):
         mode = _mode(channels, place)
         with pillow.reading(None, place):
-            values = pillow.levels(image, pillow.upright(image), mode)
-        return _with_channels(dtypes.rescale(values, np.dtype(np.uint8)), channels)
+            turn = pillow.load(image)
+            values = pillow.levels(image, mode, np.dtype(np.uint8))
+        return _with_channels(pillow.turned(values, turn), channels)
     return convert(checked(image, place), channels, place)
 
 
@@ -313,15 +317,15 @@ def stretch(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.
 
     Raises:
       UserError: an unknown value of `interpolation`.
-      UnreadableImageError: the result would have more than `pillow.MAX_PIXELS` pixels.
+      UnreadableImageError: the result would have more than `limits.MAX_IMAGE_PIXELS` pixels.
     """
     if interpolation not in _FILTERS:
         raise errors.unknown("interpolation", interpolation, INTERPOLATIONS)
-    if math.prod(size) > pillow.MAX_PIXELS:
+    if math.prod(size) > limits.MAX_IMAGE_PIXELS:
         raise errors.UnreadableImageError(
             f"cannot scale an image of {image.shape[0]:,} x {image.shape[1]:,} pixels (height x "
-            f"width) to {size[0]:,} x {size[1]:,}, more than {pillow.MAX_PIXELS:,} pixels in all; "
-            "crop it first"
+            f"width) to {size[0]:,} x {size[1]:,}, more than {limits.MAX_IMAGE_PIXELS:,} pixels in "
+            "all; crop it first"
         )
     method = _FILTERS[interpolation]
     return _change(image, lambda picture: picture.resize(size[::-1], method))
@@ -363,6 +367,10 @@ def pictures(image: np.ndarray) -> list[Image.Image]:
 
 def _change(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """Returns an image `[h, w, C]` after a change of its pictures."""
+    if (
+        image.shape[-1] > 1 and image.strides[-1] == 0
+    ):  # A view of `_with_channels`: all channels are equal.
+        return _with_channels(_change(image[..., :1], change), image.shape[-1])
     parts = [np.asarray(change(picture)) for picture in pictures(image)]
     changed = parts[0] if parts[0].ndim == 3 else np.stack(parts, -1)
     # Bicubic interpolation overshoots. Pillow clips uint8 itself.
@@ -370,10 +378,11 @@ def _change(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> 
 
 
 def _with_channels(values: np.ndarray, channels: int) -> np.ndarray:
-    """Returns greys `[h, w]` or `[h, w, 1]` with repeated channels; RGB as it is."""
+    """Returns greys `[h, w]` or `[h, w, 1]` with repeated channels, as a view; RGB as it is."""
     if values.ndim == 2:
         values = values[..., np.newaxis]
-    return values if values.shape[-1] == channels else np.repeat(values, channels, axis=-1)
+    # A copy of a large photograph would take as much memory as the decoded file.
+    return np.broadcast_to(values, (*values.shape[:2], channels))
 
 
 def _mode(channels: int, place: str) -> str:

@@ -9,6 +9,7 @@ _LEVELS = np.arange(256)
 # A channel without contrast has deviation 0; one grey level, of 8 or 16 bits, keeps the quotient
 # finite.
 _LEAST = {255.0: 1 / 255, 1.0: 1 / 65535}
+_PART = 2**22  # values that are added together, so that copies of them need little memory
 
 
 class Moments:
@@ -30,6 +31,13 @@ class Moments:
     def add(self, image: np.ndarray) -> None:
         """Adds the pixels of an image `[h, w, C]`."""
         self._count += image.shape[0] * image.shape[1]
+        if image.strides[-1] == 0:  # All channels are equal; the sums of one serve for all.
+            image = image[..., :1]
+        rows = max(_PART // (image.shape[1] * image.shape[2]), 1)
+        for top in range(0, image.shape[0], rows):
+            self._add(image[top : top + rows])
+
+    def _add(self, image: np.ndarray) -> None:
         if self._exact:
             # Pillow counts without a copy of the pixels in a wider dtype, which matters for large
             # ones.

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn_jax import errors
-from cnn_jax.data import images, pillow
+from cnn_jax import errors, limits
+from cnn_jax.data import decoding_cost, images, pillow
 
 _REDUCTIONS = (8, 4, 2)
 _SCAN, _EXIF = 0xDA, 0xE1
@@ -82,7 +82,7 @@ def read_crop(
         slice((start + by // 2) // by, (start + length + by // 2) // by)
         for start, length in ((top, height), (left, width))
     )
-    return _scale(_upright(decoded, header.orientation)[rows, columns], size, interpolation)
+    return _scale(pillow.turned(decoded, header.orientation)[rows, columns], size, interpolation)
 
 
 def reduction(region: tuple[int, int], size: tuple[int, int]) -> int:
@@ -95,15 +95,15 @@ def read_header(encoded: bytes) -> Header | None:
     """Reads the markers of a JPEG file up to its first scan.
 
     Returns:
-      The header; None if the file is not a JPEG file of three 8-bit channels, or if it has more
-      pixels than `pillow.MAX_PIXELS`.
+      The header; None if the file is not a JPEG file of three 8-bit channels, or if its size or its
+      scans exceed `limits`.
     """
     position, size, exif = 2, (0, 0), b""
     while encoded[position : position + 1] == b"\xff" and position + 9 < len(encoded):
         marker = encoded[position + 1]
         if marker == _SCAN:
             height, width = size
-            if not 0 < height * width <= pillow.MAX_PIXELS:
+            if not _is_cheap(encoded, height * width):
                 return None
             return Header(height, width, pillow.exif_orientation(exif))
         if marker not in _SEGMENTS:
@@ -119,6 +119,17 @@ def read_header(encoded: bytes) -> Header | None:
             exif = encoded[start:end]
         position = end
     return None
+
+
+def _is_cheap(encoded: bytes, pixels: int) -> bool:
+    """Returns True if the size and the scans of a JPEG file are allowed."""
+    if not 0 < pixels <= limits.MAX_IMAGE_PIXELS:
+        return False
+    try:
+        scans = decoding_cost.check_scans(encoded, pixels)
+    except ValueError:
+        return False
+    return scans == 1 or pixels <= limits.MAX_PARALLEL_PIXELS
 
 
 def _number(encoded: bytes, position: int) -> int:
@@ -165,17 +176,6 @@ def _decode(encoded: bytes, header: Header, by: int) -> np.ndarray | None:
     except ValueError:
         return None
     return decoded
-
-
-def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation to an image `[h, w, C]`; returns a view."""
-    if orientation >= 5:
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
 
 
 def _scale(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:

@@ -9,6 +9,8 @@ import functools
 import numpy as np
 from grain import experimental
 
+from cnn_jax.runtime import seeds
+
 # Numbers that keep the two streams of random numbers apart.
 _ORDER, _CROP = 0, 1
 _ROUNDS = 4  # of Grain's shuffle, a block cipher; its `MapDataset.shuffle` takes as many
@@ -53,10 +55,22 @@ class Order:
 
 def crop_rng(seed: int, place: int) -> np.random.Generator:
     """Returns the generator of the random crop at a place in the run."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _CROP, place])))
+    return np.random.Generator(np.random.Philox(_sequence(seed, _CROP, place)))
 
 
 @functools.lru_cache(maxsize=4)
 def _epoch_seed(seed: int, epoch: int) -> int:
     """Returns the seed of an epoch: a hash of both, so that other seeds share no epoch's order."""
-    return int(np.random.SeedSequence([seed, _ORDER, epoch]).generate_state(1)[0])
+    return int(_sequence(seed, _ORDER, epoch).generate_state(1)[0])
+
+
+def _sequence(seed: int, stream: int, place: int) -> np.random.SeedSequence:
+    """Returns the random numbers of a place in a stream; no two seeds share any.
+
+    NumPy joins the 32-bit words of its numbers. Seeds of 64 bits give five words, in an order that
+    other numbers cannot make.
+    """
+    upper, lower = seeds.words(seed)
+    if not upper:
+        return np.random.SeedSequence([seed, stream, place])
+    return np.random.SeedSequence([lower, stream, *reversed(seeds.words(place)), upper])

@@ -8,35 +8,25 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
+from cnn_jax.data import decoding_cost, dtypes
 
-MAX_PIXELS = 500_000_000
-"""The largest number of pixels of an image file. Phones make pictures of 200 million."""
-MAX_SIDE = 65_535
-"""The largest height and width of an image file in pixels, as of JPEG."""
+Convert = Callable[[Image.Image], np.ndarray]
+"""Conversion of a part of a picture to an array `[h, w]` or `[h, w, C]`."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
 """The formats that are read. MPO is read as JPEG; PBM, PGM, PNM and PFM are read as PPM."""
 
 _ORIENTATION, _PHOTOMETRIC, _BITS_PER_SAMPLE = 0x0112, 0x0106, 0x0102  # Tags of TIFF.
-_TRANSPOSE: Mapping[int, Image.Transpose] = MappingProxyType(
-    {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-)
+_UPRIGHT, _ORIENTATIONS = 1, range(1, 9)
+_STRIP = 2**22  # Pixels that are converted together, so that conversions need little memory.
 _limit_lock = threading.Lock()
+_large_lock = threading.Lock()
 
 
 class Header(NamedTuple):
@@ -128,9 +118,11 @@ def _reason(encoded: bytes | None, error: Exception) -> str:
             "header"
         )
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {MAX_PIXELS:,} pixels; scale it down"
+        return f"it has more than {limits.MAX_IMAGE_PIXELS:,} pixels; scale it down"
     if isinstance(error, MemoryError):
         return "there is not enough memory for its pixels"
+    if str(error).startswith("decoder error"):
+        return f"its pixels are damaged ({error})"
     return str(error) or type(error).__name__
 
 
@@ -142,12 +134,7 @@ def open_picture(encoded: bytes) -> ImageFile.ImageFile:
     """
     with _own_limit():
         picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    width, height = picture.size
-    if max(width, height) > MAX_SIDE:
-        raise ValueError(
-            f"it has {height:,} x {width:,} pixels (height x width); sides of up to {MAX_SIDE:,} "
-            "pixels are allowed"
-        )
+    decoding_cost.check(picture, encoded)
     return picture
 
 
@@ -174,13 +161,14 @@ def header(encoded: bytes, place: str) -> Header:
 
 @contextlib.contextmanager
 def _own_limit() -> Iterator[None]:
-    """Context in which Pillow refuses images of more than `MAX_PIXELS` pixels, and no others.
+    """Context in which Pillow refuses images of more than `limits.MAX_IMAGE_PIXELS`, and no others.
 
     Pillow's limit is global. The lock keeps two threads from restoring each other's value.
     """
     with _limit_lock:
         given = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above it, and refuses above twice.
+        # Pillow warns above this value, and refuses images of more than twice as many pixels.
+        Image.MAX_IMAGE_PIXELS = limits.MAX_IMAGE_PIXELS // 2
         try:
             yield
         finally:
@@ -193,13 +181,13 @@ def orientation(picture: Image.Image) -> int:
     PNG files may store it behind the pixels; it is then known once the pixels are decoded.
     """
     found = _tiff_tags(picture).get(_ORIENTATION) or _exif(picture.info.get("exif", b""))
-    return found if found in _TRANSPOSE else 1
+    return found if found in _ORIENTATIONS else _UPRIGHT
 
 
 def exif_orientation(data: bytes) -> int:
     """Returns the orientation in EXIF data, 1 to 8; 1 if there is none or it is damaged."""
     found = _exif(data)
-    return found if found in _TRANSPOSE else 1
+    return found if found in _ORIENTATIONS else _UPRIGHT
 
 
 def _exif(data: bytes) -> int:
@@ -224,54 +212,99 @@ def _exif(data: bytes) -> int:
     return 0
 
 
-def load_upright(picture: ImageFile.ImageFile) -> Image.Image:
-    """Decodes the pixels of a picture and applies its orientation.
+def load(picture: Image.Image) -> int:
+    """Decodes the pixels of a picture; returns the orientation that is to be applied to them.
+
+    Args:
+      picture: an open file, of `open_picture` or of the caller. Other pictures may have been turned
+        already, although they keep the metadata of their file; they count as upright.
 
     Raises:
       Exception: the file is damaged.
     """
+    if not isinstance(picture, ImageFile.ImageFile):
+        return _UPRIGHT
+    if picture.format not in (*FORMATS, "MPO"):  # Pillow starts Ghostscript for EPS, for example.
+        raise ValueError(
+            f"its format is {picture.format}; readable are {', '.join(FORMATS)}. Convert it first, "
+            "by picture.convert('RGB')"
+        )
     turn = orientation(picture)
     if picture.format == "TIFF":
         _prepare_tiff(picture)
     _mend_transparency(picture)
     picture.load()
-    if turn == 1:
-        turn = orientation(picture)  # PNG files may store it behind the pixels.
-    return picture.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else picture
+    # PNG files may store it behind the pixels.
+    return orientation(picture) if turn == _UPRIGHT else turn
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """Returns a picture of the caller with its orientation applied, if it is an open file.
-
-    Other pictures may have been turned already, although they keep the metadata of their file.
-    """
-    picture.load()
-    is_file = isinstance(picture, ImageFile.ImageFile)
-    if not is_file or picture.format == "TIFF":  # Pillow has turned TIFF files.
-        return picture
-    turn = orientation(picture)
-    return picture.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else picture
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Applies an EXIF orientation to an image `[h, w]` or `[h, w, C]`; returns a view."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
-def levels(stored: Image.Image, picture: Image.Image, mode: str) -> np.ndarray:
-    """Returns the pixels of a picture as numbers, by the rules of `images.decode`.
+def one_at_a_time(picture: Image.Image) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which no other thread decodes an image, if the picture is large."""
+    is_large = picture.width * picture.height > limits.MAX_PARALLEL_PIXELS
+    return _large_lock if is_large else contextlib.nullcontext()
+
+
+def levels(picture: Image.Image, mode: str, dtype: np.dtype) -> np.ndarray:
+    """Returns the stored pixels of a picture as numbers, by the rules of `images.decode`.
 
     Args:
-      stored: the picture as it was opened, with its format and its tags.
-      picture: its pixels, upright.
+      picture: the picture as it was opened, with its format and its tags, and decoded.
       mode: 'L' or 'RGB', for pictures of up to 8 bits.
+      dtype: of the result: uint8, uint16 or float32.
 
     Returns:
-      `[h, w]` or `[h, w, 3]` uint8 by `mode`; `[h, w]` uint16 or float32 in [0, 1] for deep greys.
+      `[h, w]` or `[h, w, 3]` of `dtype`; opaque greys are `[h, w]` for any `mode`.
 
     Raises:
       Exception: values out of range, or a mode that Pillow cannot convert.
     """
     if picture.mode == "F":
-        return _floats(stored, picture)
-    if picture.mode.startswith("I"):
-        return _integers(stored, picture)
-    return np.asarray(_convert(_opaque(picture), mode))
+        convert = _floats(picture)
+    elif picture.mode.startswith("I"):
+        convert = _integers(picture)
+    else:
+
+        def convert(strip: Image.Image) -> np.ndarray:
+            opaque = _opaque(strip)
+            return np.asarray(_convert(opaque, "L" if opaque.mode in ("1", "L") else mode))
+
+    parts = (dtypes.rescale(convert(strip), dtype) for strip in _strips(picture))
+    return _joined(parts, picture.im.size[1])
+
+
+def _strips(picture: Image.Image) -> Iterator[Image.Image]:
+    """Yields the rows of a picture in parts of about `_STRIP` pixels, with its information."""
+    width, height = picture.im.size  # Of TIFF files, `picture.size` is that of the upright picture.
+    rows = max(_STRIP // width, 1)
+    if rows >= height and picture.size == (width, height):
+        yield picture
+        return
+    for top in range(0, height, rows):
+        yield picture.crop((0, top, width, min(top + rows, height)))
+
+
+def _joined(parts: Iterable[np.ndarray], height: int) -> np.ndarray:
+    """Returns arrays `[rows, ...]` as one array `[height, ...]`."""
+    whole, row = np.empty(0), 0
+    for part in parts:
+        if len(part) == height:
+            return part
+        if not row:
+            whole = np.empty((height, *part.shape[1:]), part.dtype)
+        whole[row : row + len(part)] = part
+        row += len(part)
+    return whole
 
 
 def _prepare_tiff(picture: ImageFile.ImageFile) -> None:
@@ -302,32 +335,38 @@ def _mend_transparency(picture: ImageFile.ImageFile) -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
-def _floats(stored: Image.Image, picture: Image.Image) -> np.ndarray:
-    """Returns floating-point greys `[h, w]` float32 in [0, 1]."""
-    values = np.asarray(picture)
-    low, high = values.min(), values.max()
+def _floats(picture: Image.Image) -> Convert:
+    """Returns the conversion of floating-point greys to `[h, w]` float32 in [0, 1]."""
+    extrema = [(part.min(), part.max()) for part in map(np.asarray, _strips(picture))]
+    low, high = np.min([least for least, _ in extrema]), np.max([most for _, most in extrema])
     if not (low >= 0 and high <= 1):  # NaN fails too.
         raise ValueError(
             f"its floating-point values are from {low:g} to {high:g}; only finite values from 0 to "
             "1 are allowed: scale them, or save 16-bit integers"
         )
-    return 1 - values if _white_is_zero(stored) else values
+    invert = _white_is_zero(picture)
+    return lambda strip: 1 - np.asarray(strip) if invert else np.asarray(strip)
 
 
-def _integers(stored: Image.Image, picture: Image.Image) -> np.ndarray:
-    """Returns greys of more than 8 bits as `[h, w]` uint16; uint8 for small 32-bit integers."""
-    values = np.asarray(picture)
+def _integers(picture: Image.Image) -> Convert:
+    """Returns the conversion of other greys to `[h, w]` uint16; uint8 for small 32-bit integers."""
     if picture.mode == "I":  # 32 bits, whatever the depth of the file.
-        if values.max() <= 255 and stored.format != "PPM":
-            return values.clip(0).astype(np.uint8)
-        return values.clip(0, 65535).astype(np.uint16)
-    values = values.astype(np.uint16, copy=False)  # In the byte order of this machine.
-    if _is_12_bit(stored):
-        values = np.rint(values * np.float32(65535 / 4095)).astype(np.uint16)
-    if _white_is_zero(stored):
-        values = 65535 - values
+        largest = max(np.asarray(strip).max() for strip in _strips(picture))
+        if largest <= 255 and picture.format != "PPM":
+            return lambda strip: np.asarray(strip).clip(0).astype(np.uint8)
+        return lambda strip: np.asarray(strip).clip(0, 65535).astype(np.uint16)
+    is_12_bit, invert = _is_12_bit(picture), _white_is_zero(picture)
     transparent = picture.info.get("transparency")
-    return values if transparent is None else np.where(values == transparent, 65535, values)
+
+    def convert(strip: Image.Image) -> np.ndarray:
+        values = np.asarray(strip).astype(np.uint16, copy=False)  # In this machine's byte order.
+        if is_12_bit:
+            values = np.rint(values * np.float32(65535 / 4095)).astype(np.uint16)
+        if invert:
+            values = 65535 - values
+        return values if transparent is None else np.where(values == transparent, 65535, values)
+
+    return convert
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

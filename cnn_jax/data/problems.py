@@ -41,4 +41,4 @@ class Problems:
                 f"data.max_bad_images allows {self._allowed}: mend or remove the file, or skip "
                 f"such images with --config.data.max_bad_images={max(count, 10)}"
             )
-        logging.warning("skipped an unreadable image of %s: %s", split, problem)
+        logging.warning("skipped an unreadable image of %s: %s", split, errors.printable(problem))

@@ -1,5 +1,7 @@
 """Decoded images of many examples, read and decoded in parallel."""
 
+import collections
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -11,7 +13,7 @@ from cnn_jax.contracts import Examples
 from cnn_jax.data import dtypes, images, pipeline
 
 _FETCHED = 1024  # examples whose encoded images are in memory together
-_DECODED = 16  # examples whose decoded images are in memory together
+_AHEAD = 2  # examples of each thread whose decoded images are in memory together
 
 
 def decoded(
@@ -48,17 +50,23 @@ def decoded(
         dtypes.check_same(image, dtype, place)
         return image, int(found["label"])
 
-    with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:
+    def pairs() -> Iterator[tuple[int, dict[str, Any] | None]]:
         for chunk in _parts(indices, _FETCHED):
-            fetched = _fetch(examples, chunk)
-            for part in _parts(range(len(chunk)), _DECODED):
-                wanted = [chunk[position] for position in part]
-                for found in pool.map(decode, wanted, [fetched[position] for position in part]):
-                    if isinstance(found, errors.UnreadableImageError):
-                        report(str(found))
-                        yield None, 0
-                    else:
-                        yield found
+            yield from zip(chunk, _fetch(examples, chunk), strict=True)
+
+    threads = pipeline.num_cores()
+    with futures.ThreadPoolExecutor(threads) as pool:
+        started = (pool.submit(decode, *pair) for pair in pairs())
+        # Few decoded images are held at a time, because photographs can have gigabytes.
+        waiting = collections.deque(itertools.islice(started, _AHEAD * threads))
+        while waiting:
+            found = waiting.popleft().result()
+            waiting.extend(itertools.islice(started, 1))
+            if isinstance(found, errors.UnreadableImageError):
+                report(str(found))
+                yield None, 0
+            else:
+                yield found
 
 
 def _fetch(examples: Any, indices: Sequence[int]) -> Sequence[dict[str, Any] | None]:

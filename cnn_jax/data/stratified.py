@@ -7,9 +7,9 @@ never fall into two splits.
 
 import csv
 import hashlib
+import io
 import itertools
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data.division import Parts, Pool, divide
+from cnn_jax.runtime import files, seeds
 
 SPLITS = ("train", "validation", "test")
 _TRAIN, _VALIDATION, _TEST = range(3)
@@ -107,6 +108,7 @@ def split(
     {'train': [8, 8], 'validation': [1, 1], 'test': [1, 1]}
     """
     check(shares, folds, fold, groups)
+    seed = seeds.check(seed)
     texts = [names(i) for i in range(len(labels))] if callable(names) else list(names)
     if not texts:
         raise errors.UserError("there is no example to divide by data.split_shares")
@@ -141,14 +143,13 @@ def write(directory: Path, names: Mapping[str, Sequence[str]]) -> None:
     folder = directory / _DIRECTORY
     contents = {split: _encoded(split, given) for split, given in names.items()}
     try:
-        stored = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.txt"))}
+        paths = sorted(folder.glob("*.txt"))
+        stored = {path.stem: files.read(path, limits.MAX_SET_BYTES) for path in paths}
         for split, content in stored.items():
             _compare(folder / f"{split}.txt", content, contents.get(split))
         folder.mkdir(parents=True, exist_ok=True)
         for split in contents.keys() - stored.keys():
-            temporary = folder / f"{split}.txt.tmp"
-            temporary.write_bytes(contents[split])
-            os.replace(temporary, folder / f"{split}.txt")
+            files.write(folder / f"{split}.txt", contents[split])
     except OSError as error:
         raise errors.UserError(f"the lists of splits cannot be stored: {error}") from error
 
@@ -267,7 +268,8 @@ def _read_table(path: Path) -> dict[str, str]:
     """
     table: dict[str, str] = {}
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with files.open_regular(path) as stored:
+            file = io.TextIOWrapper(stored, "utf-8-sig", "surrogateescape", newline="")
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
             if not {"name", "group"} <= set(columns):

@@ -25,6 +25,7 @@ def evaluate(
     *,
     batch_size: int = 0,
     rows: bool = False,
+    confusion: bool = False,
     tell: Tell | None = None,
 ) -> Result:
     """Evaluates a predictor on a split of any source with its classes.
@@ -38,6 +39,7 @@ def evaluate(
       split: a stored split of the source, or a slice of one, such as 'test[:50%]'.
       batch_size: examples per batch over all devices; 0 for the predictor's.
       rows: True to keep the outputs of each example, which are held on the host.
+      confusion: True for the confusion matrix of more than 1,000 classes too.
       tell: called after each batch with two counts: batches finished, batches in total.
 
     Returns:
@@ -55,7 +57,7 @@ def evaluate(
     name, first, last = splits.resolve(split, sizes)
     layout = sharding.make_layout()
     examples = Selected(source.splits[name], range(first, last))
-    evaluator = classification.make(len(predictor.class_names), rows=rows)
+    evaluator = classification.make(len(predictor.class_names), rows=rows, confusion=confusion)
     feed = _Feed(predictor, examples, layout)
     measured = whole_split.prepare(predictor.predict, feed, evaluator, layout)
     result = measured(predictor.variables, split, batch_size or predictor.batch_size, tell)

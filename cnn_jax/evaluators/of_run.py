@@ -6,20 +6,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnn_jax import data, errors, evaluators, plan, predictor
+from cnn_jax import data, errors, evaluators, limits, plan, predictor
 from cnn_jax.contracts import Feed, Objective, Source
 from cnn_jax.data import sources
+from cnn_jax.evaluators import classification
 from cnn_jax.evaluators.of_predictor import check_classes
 from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.predictor import Restored
 from cnn_jax.runs import plots, workdir
-from cnn_jax.runtime import sharding
+from cnn_jax.runtime import files, sharding
 
 _OWN_SPLITS = ("train", "validation", "test")
 _PLACE = ("data.source", "data.name", "data.directory", "data.classes")
@@ -35,27 +36,34 @@ class Evaluation:
 
     Attributes:
       values: metrics by name, such as 'top1'.
-      confusion: `[K, K]` counts, a row for each true class.
+      counts: `[K]`, the number of examples of each class.
+      correct: `[K]`, the number of those that were predicted rightly.
+      confusion: `[K, K]` counts, a row for each true class; `[0, 0]` where it was left out.
       class_names: the name of each class.
       step: the step of the checkpoint.
       path: the JSON file with the result; a PNG file of the same name has the confusion matrix.
       data: the name of the data set if it is not the run's, such as 'folder photos'; else empty.
+      written: the files that were written.
+      unwritten: the reasons why others were not, such as a read-only work directory.
     """
 
     values: dict[str, float]
+    counts: np.ndarray
+    correct: np.ndarray
     confusion: np.ndarray
     class_names: Sequence[str]
     step: int
     path: Path
     data: str = ""
+    written: tuple[Path, ...] = ()
+    unwritten: tuple[str, ...] = ()
 
     @property
     def class_accuracies(self) -> dict[str, float | None]:
         """The accuracy on the examples of each class; None for a class without examples."""
-        counts, correct = self.confusion.sum(1), self.confusion.diagonal()
         return {
             name: float(right / count) if count else None
-            for name, right, count in zip(self.class_names, correct, counts, strict=True)
+            for name, right, count in zip(self.class_names, self.correct, self.counts, strict=True)
         }
 
 
@@ -69,12 +77,17 @@ def run(
     settings: Plan | None = None,
     source: Source | None = None,
     objective: Objective | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
+    show: Callable[[Evaluation], None] | None = None,
+    trust: bool = False,
+    confusion: bool = False,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run and writes the result into the work directory of the run.
 
-    The files are `evaluation-SPLIT-CHECKPOINT.json` and `.png`; earlier ones are replaced. For a
-    slice of a split or another data set, the names also tell these.
+    The files are `evaluation-SPLIT-CHECKPOINT.json` and `.png`; earlier ones are replaced. With
+    more classes than `limits.MAX_CONFUSION_CLASSES`, no confusion matrix is made by default. For a
+    slice of a split or another data set, the names also tell these. If a file cannot be written,
+    the result says so in `unwritten`.
 
     Args:
       directory: the work directory.
@@ -89,28 +102,35 @@ def run(
       source: the data set of a run that was made with `train.run(source=...)`.
       objective: the objective of a run that was made with `train.run(objective=...)`.
       out: a new .json file for the result, in place of the one in the work directory.
+      show: called with the result before files are written, on the primary process.
+      trust: True to import modules that the run's config names also from the work directory and
+        from `data.directory`. By default, these are data, never code.
+      confusion: True for the confusion matrix of any number of classes; that of more classes than
+        the limit is written as an array of NumPy, `.npy`.
 
     Raises:
       UserError: there is no such run, split or checkpoint, an object is missing, other keys differ,
-        the data set has other classes, or `out` exists.
+        the data set has other classes, `out` exists, or the config names a module that is not
+        trusted.
     """
-    directory = Path(directory)
+    directory = files.local(directory, "directory")
     if batch_size < 0:
         raise errors.UserError(f"the batch size must be at least 1, got {batch_size}")
     if out is not None:
+        out = files.local(out, "out")
         _check_out(out)
     stored = workdir.load_plan(directory)
     changed = {} if settings is None else _changed(stored, settings)
-    restored = predictor.restore(directory, which, objective=objective)
-    if settings is not None and changed:
-        restored = dataclasses.replace(restored, plan=_checked(settings))
-    source = _opened(restored.plan, directory, source)
-    other_set = not changed.keys().isdisjoint(_PLACE)
-    own = split in _OWN_SPLITS and not other_set
-    feed = _bind(restored, source, split, own)
-    with contextlib.closing(feed):
-        size = batch_size or restored.plan.eval.batch_size
-        values, confusion = _measure(restored, feed, split, size, tell)
+    with workdir.outside(directory, stored, *filter(None, [settings]), trust=trust):
+        restored = predictor.restore(directory, which, objective=objective, trust=trust)
+        if settings is not None and changed:
+            restored = dataclasses.replace(restored, plan=_checked(settings))
+        source = _opened(restored.plan, directory, source)
+        other_set = not changed.keys().isdisjoint(_PLACE)
+        own = split in _OWN_SPLITS and not other_set
+        with contextlib.closing(_bind(restored, source, split, own)) as feed:
+            size = batch_size or restored.plan.eval.batch_size
+            values, details = _measure(restored, feed, split, size, tell, confusion)
     title = sources.title(restored.plan.data)
     usual = own and changed.keys().isdisjoint(_CROP)
     name = f"evaluation-{split}-{which}.json"
@@ -118,16 +138,20 @@ def run(
         name = _file_name(split, which, title if other_set else "", restored.plan.data, changed)
     evaluation = Evaluation(
         values=values,
-        confusion=confusion,
+        counts=details["counts"],
+        correct=details["correct"],
+        confusion=details.get("confusion", np.zeros((0, 0), np.int64)),
         class_names=restored.description.class_names,
         step=restored.step,
         path=out or directory / name,
         data=title if other_set else "",
     )
-    if sharding.is_primary():
-        about = {} if usual else {"split": split, "overridden": changed}
-        _write(evaluation, f"{restored.plan.model.name}, {title}, {split}", about)
-    return evaluation
+    if not sharding.is_primary():
+        return evaluation
+    if show is not None:
+        show(evaluation)
+    about = {} if usual else {"split": split, "overridden": changed}
+    return _write(evaluation, f"{restored.plan.model.name}, {title}, {split}", about)
 
 
 def _changed(stored: Plan, settings: Plan) -> dict[str, Any]:
@@ -186,18 +210,26 @@ def _bind(restored: Restored, source: Source, split: str, own: bool) -> Feed:
 
 
 def _measure(
-    restored: Restored, feed: Feed, split: str, batch_size: int, tell: evaluators.Tell | None
-) -> tuple[dict[str, float], np.ndarray]:
-    """Returns the values of all evaluators of the run by label, and the confusion matrix."""
+    restored: Restored,
+    feed: Feed,
+    split: str,
+    batch_size: int,
+    tell: evaluators.Tell | None,
+    confusion: bool,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Returns the values of all evaluators of the run by label, and the details of the main one."""
     values: dict[str, float] = {}
-    confusion = np.zeros((0, 0))
-    given = evaluators.make(restored.plan, restored.description.num_classes)
+    details: dict[str, Any] = {}
+    num_classes = restored.description.num_classes
+    main = classification.make(num_classes, confusion=confusion)
+    given = evaluators.make(restored.plan, num_classes, {evaluators.MAIN: main})
     for name, evaluator in given.items():
         evaluate = evaluators.prepare(restored.predict, feed, evaluator, restored.layout)
         result = evaluate(restored.variables, split, batch_size, tell)
         values |= {evaluators.label(name, key): value for key, value in result.values.items()}
-        confusion = result.details.get("confusion", confusion)
-    return values, confusion
+        if name == evaluators.MAIN:
+            details = result.details
+    return values, details
 
 
 def _file_name(
@@ -229,23 +261,50 @@ def _safe(text: str) -> str:
 def _check_out(out: Path) -> None:
     if out.suffix != ".json":
         raise errors.UserError(f"--out must end in .json, got {out}; a .png file is written beside")
-    for path in (out, out.with_suffix(".png")):
+    for path in (out, out.with_suffix(".png"), out.with_suffix(".npy")):
         if os.path.lexists(path):
             raise errors.UserError(f"{path} exists and is not overwritten; choose another --out")
     if not out.absolute().parent.is_dir():
         raise errors.UserError(f"the folder of --out {out} does not exist; make it first")
+    if not os.access(out.absolute().parent, os.W_OK | os.X_OK):
+        raise errors.UserError(f"the folder of --out {out} cannot be written; choose another --out")
 
 
-def _write(evaluation: Evaluation, subject: str, about: Mapping[str, Any]) -> None:
+def _write(evaluation: Evaluation, subject: str, about: Mapping[str, Any]) -> Evaluation:
+    """Writes the files of an evaluation; returns it with those that were and were not written."""
+    matrix, is_small = evaluation.confusion, len(evaluation.counts) <= limits.MAX_CONFUSION_CLASSES
     content = {
         **evaluation.values,
-        "examples": int(evaluation.confusion.sum()),
+        "examples": int(evaluation.counts.sum()),
         "checkpoint_step": evaluation.step,
         **about,
         "per_class_accuracy": evaluation.class_accuracies,
-        "confusion": evaluation.confusion.tolist(),
+        **({"confusion": matrix.tolist()} if is_small else {}),
     }
-    workdir.save(evaluation.path.parent, evaluation.path.name, content)
-    title = f"{subject}, step {evaluation.step}"
-    picture = evaluation.path.with_suffix(".png")
-    plots.confusion(evaluation.confusion, evaluation.class_names, title, picture)
+
+    def save() -> None:
+        workdir.save(evaluation.path.parent, evaluation.path.name, content)
+
+    def draw() -> None:
+        title = f"{subject}, step {evaluation.step}"
+        plots.confusion(matrix, evaluation.class_names, title, picture)
+
+    def store() -> None:
+        with files.replacing(array, ".npy") as temporary:
+            np.save(temporary, matrix)
+
+    picture, array = evaluation.path.with_suffix(".png"), evaluation.path.with_suffix(".npy")
+    writers = [(evaluation.path, save)]
+    if is_small:
+        writers.append((picture, draw))
+    elif matrix.size:
+        writers.append((array, store))
+    written, reasons = [], []
+    for path, write in writers:
+        try:
+            write()
+            written.append(path)
+        except (OSError, RuntimeError, ValueError) as error:  # Matplotlib has no class of its own.
+            known = isinstance(error, errors.UserError)
+            reasons.append(str(error) if known else f"{path} cannot be written: {error}")
+    return dataclasses.replace(evaluation, written=tuple(written), unwritten=tuple(reasons))

@@ -1,6 +1,7 @@
 """Evaluators of a user's metrics: weighted means of values of each example."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -68,11 +69,9 @@ def of_metric(metric: Metric, name: str = "") -> Evaluator:
     {'top2': 2.0}
     """
     title = f"the metric {name or getattr(metric, '__name__', type(metric).__name__)}"
-
-    def measure(outputs: Outputs, batch: Batch) -> Sums:
-        return _sums(metric(outputs, batch), batch["weight"], title)
-
-    return Evaluator(measure=measure, finish=_finish, names=(ANY,))
+    return Evaluator(
+        measure=functools.partial(_measure, metric, title), finish=_finish, names=(ANY,)
+    )
 
 
 def with_names(
@@ -96,6 +95,10 @@ def with_names(
         return evaluator.measure(predict(variables, batch), batch)
 
     return dataclasses.replace(evaluator, names=tuple(jax.eval_shape(measure, variables, batch)))
+
+
+def _measure(metric: Metric, title: str, outputs: Outputs, batch: Batch) -> Sums:
+    return _sums(metric(outputs, batch), batch["weight"], title)
 
 
 def _sums(values: Any, weight: jax.Array, title: str) -> Sums:

@@ -9,6 +9,10 @@ from cnn_jax.contracts import Batch, Evaluator, Inputs, Predict, Result, Tree, V
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.sharding import Layout
 
+# Batches are at most the split, rounded up to this number, so that no number of examples is too
+# large. A batch of the usual size keeps its shape, and so the bits of its results.
+_ROUNDING = 512
+
 Tell = Callable[[int, int], None]
 """Called after each batch of a split with two counts: batches finished, batches in total."""
 
@@ -110,6 +114,7 @@ def _parts(
 ) -> list[Tree]:
     """Returns the parts of all batches; a few of them are computed at a time."""
     size = feed.size(split)
+    batch_size = min(batch_size, -(-max(size, 1) // _ROUNDING) * _ROUNDING)
     num_batches = -(-size // batch_size)
     results: list[tuple[jax.Array, Tree]] = []
     if tell is not None:

@@ -18,8 +18,9 @@ Departures from the papers:
 - AlexNet takes images of 227x227 pixels; the paper states 224x224. Each stream normalises its own
   maps. The formula leaves this open; in Fig. 2 the streams meet only in conv3 and the dense layers.
 - torchvision's conv4 has 256 maps, Krizhevsky 2014 has 384. Weights are initialised as in
-  torchvision, biases with zeros. The shape of fc6 depends on the image size at `init`; torchvision
-  pools every image to 6x6 pixels.
+  torchvision, biases with zeros.
+- The shape of fc6 depends on the image size at `init`. Maps of images of another size are pooled to
+  the size that fc6 takes, as in torchvision, where it is always 6x6 pixels.
 - The zoo's ZFNet normalises before pooling. Its conv4 has 512 maps; the paper's widened network has
   1024. Its fc7 has 1024 units. Two details are uncertain: the constants of the normalisation
   (AlexNet's here) and the pooling (3x3, sizes rounded up, here).
@@ -37,7 +38,8 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import Dropout
 
 # Numbers of the convolutions with these properties, in all of these networks.
 NORMALIZED = frozenset({1, 2})
@@ -162,17 +164,18 @@ class AlexNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, self._min_image_size(), "alexnet")
         activation = layers.activation(self.activation)
-        drop = nn.Dropout(self.dropout_rate, deterministic=not train)
+        drop = Dropout(self.dropout_rate, deterministic=not train)
         x = images
         for number in range(1, len(self.convolutions) + 1):
             # AlexNet: [B, 27, 27, 96], [B, 13, 13, 256], [B, 13, 13, 384] twice, [B, 6, 6, 256]
             stage = partial(AlexNet._stage, number=number)
             x = layers.remat(stage, self.remat)(self, x)
             layers.feature(self, f"stage{number}", x)
-        x = layers.flatten(x)  # [B, 9216]
+        first = "fc6" if self.hidden else "fc8" if self.num_classes else ""
+        x = shapes.flatten_for(self, first, x, images, pooled=6)  # [B, 9216]
         for number, width in enumerate(self.hidden, 6):
             x = drop(x) if self.dropout_on_input else x
             x = activation(self._dense(f"fc{number}", width, x))
@@ -227,7 +230,8 @@ class AlexNet(nn.Module):
         norm = self.response_norm
         parts = 1 if norm.across_streams else self.streams
         # Each stream becomes extra columns, so that no window of channels reaches across streams.
-        separate = x.reshape(*x.shape[:2], x.shape[2] * parts, x.shape[3] // parts)
+        batch, height, width, channels = x.shape
+        separate = shapes.reshape(x, batch, height, width * parts, channels // parts)
         normalized = ops.local_response_norm(
             separate,
             size=norm.size,
@@ -236,7 +240,7 @@ class AlexNet(nn.Module):
             k=norm.k,
             divide_by_size=norm.divide_by_size,
         )
-        return normalized.reshape(x.shape)
+        return shapes.reshape(normalized, *x.shape)
 
     def _pool(self, x: jax.Array) -> jax.Array:
         return ops.max_pool(x, self._window(), stride=2, ceil_mode=self.ceil_mode)

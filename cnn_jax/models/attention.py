@@ -14,7 +14,9 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax import errors
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import Dropout, stochastic_depth
+from cnn_jax.ops import dtypes
 
 # The authors' code truncates the distribution at 2, a hundred standard deviations: no effect.
 normal: Initializer = nn.initializers.normal(0.02)
@@ -46,9 +48,9 @@ class Mlp(nn.Module):
         channels = x.shape[-1]
         y = nn.Dense(4 * channels, kernel_init=normal, dtype=self.dtype, name="fc1")(x)
         y = nn.gelu(y, approximate=False)
-        y = nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
+        y = Dropout(self.dropout_rate, deterministic=not self.train)(y)
         y = nn.Dense(channels, kernel_init=normal, dtype=self.dtype, name="fc2")(y)
-        return nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
+        return Dropout(self.dropout_rate, deterministic=not self.train)(y)
 
 
 class LayerScale(nn.Module):
@@ -66,7 +68,7 @@ class LayerScale(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.constant(self.initial)
         gamma = self.param("gamma", init, x.shape[-1:], jnp.float32)
-        return x * gamma.astype(x.dtype)
+        return x * layers.per_channel(gamma.astype(x.dtype), x)
 
 
 def attention(
@@ -86,11 +88,11 @@ def attention(
     Returns:
       `[..., N, heads, D]`, with the dtype of `value`.
     """
-    precise = jnp.promote_types(query.dtype, jnp.float32)
+    precise = dtypes.at_least_float32(query.dtype)
     logits = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=precise)
     logits *= query.shape[-1] ** -0.5
     if bias is not None:
-        logits += bias.astype(precise)
+        logits += jax.lax.expand_dims(bias.astype(precise), range(logits.ndim - bias.ndim))
     weights = nn.softmax(logits).astype(value.dtype)
     return jnp.einsum("...hqk,...khd->...qhd", weights, value)
 
@@ -125,11 +127,11 @@ class Attention(nn.Module):
                 f"model.heads must divide the {channels} channels, got {self.heads}"
             )
         qkv = nn.Dense(3 * channels, kernel_init=normal, dtype=self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, channels // self.heads)
+        qkv = shapes.reshape(qkv, *x.shape[:-1], 3, self.heads, channels // self.heads)
         query, key, value = jnp.moveaxis(qkv, -3, 0)
-        y = attention(query, key, value, bias).reshape(x.shape)
+        y = shapes.reshape(attention(query, key, value, bias), *x.shape)
         y = nn.Dense(channels, kernel_init=normal, dtype=self.dtype, name="proj")(y)
-        return nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
+        return Dropout(self.dropout_rate, deterministic=not self.train)(y)
 
 
 class WindowAttention(Attention):
@@ -167,22 +169,25 @@ class WindowAttention(Attention):
         shape = (self.heads, (2 * self.window - 1) ** 2)
         table = self.param("relative_position_bias_table", normal, shape, jnp.float32)
         bias = table[None, :, relative_positions(window, self.window)]
-        return bias + shift_mask(size, window, shift) if any(shift) else bias
+        if not any(shift):
+            return bias
+        return bias + jnp.asarray(shift_mask(size, window, shift), bias.dtype)
 
 
 def partition(x: jax.Array, window: Pair) -> jax.Array:
     """Splits images `[B, H, W, C]` into windows `[B, windows, pixels per window, C]`."""
     batch, height, width, channels = x.shape
     rows, columns = height // window[0], width // window[1]
-    x = x.reshape(batch, rows, window[0], columns, window[1], channels).swapaxes(2, 3)
-    return x.reshape(batch, rows * columns, window[0] * window[1], channels)
+    x = shapes.reshape(x, batch, rows, window[0], columns, window[1], channels).swapaxes(2, 3)
+    return shapes.reshape(x, batch, rows * columns, window[0] * window[1], channels)
 
 
 def merge(windows: jax.Array, window: Pair, size: Pair) -> jax.Array:
     """Inverts `partition`: joins windows into images of height and width `size`."""
     rows, columns = size[0] // window[0], size[1] // window[1]
-    x = windows.reshape(-1, rows, columns, *window, windows.shape[-1]).swapaxes(2, 3)
-    return x.reshape(-1, *size, windows.shape[-1])
+    batch, *_, channels = windows.shape
+    x = shapes.reshape(windows, batch, rows, columns, *window, channels).swapaxes(2, 3)
+    return shapes.reshape(x, batch, *size, channels)
 
 
 def relative_positions(window: Pair, largest: int) -> np.ndarray:
@@ -243,9 +248,9 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm1")(x)
+        y = layers.LayerNorm(self.epsilon, self.dtype, name="norm1")(x)
         y = self.attention(name="attn")(y)
-        x = x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
-        y = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm2")(x)
+        x = x + stochastic_depth(y, self.drop_rate, train=self.train)
+        y = layers.LayerNorm(self.epsilon, self.dtype, name="norm2")(x)
         y = Mlp(self.dropout_rate, self.train, self.dtype, name="mlp")(y)
-        return x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+        return x + stochastic_depth(y, self.drop_rate, train=self.train)

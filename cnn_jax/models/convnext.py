@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import attention, layers
+from cnn_jax.models.dropout import linear_rates, stochastic_depth
 
 MIN_IMAGE_SIZE = 32  # smaller images have no pixels in the last stage
 EPSILON = 1e-6  # added to the variance in all normalisations
@@ -52,13 +53,13 @@ class ConvNeXt(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "convnext")
         conv = partial(layers.Conv, kernel_init=attention.normal, dtype=self.dtype)
-        norm = partial(nn.LayerNorm, EPSILON, dtype=self.dtype)
+        norm = partial(layers.LayerNorm, EPSILON, self.dtype)
         x = conv(self.widths[0], (4, 4), stride=4, name="stem_conv")(images)
         x = layers.feature(self, "stem", norm(name="stem_norm")(x))
-        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        rates = iter(linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             name = f"stages_{stage}"
             if stage > 0:
@@ -101,10 +102,10 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         y = self.conv(channels, (7, 7), padding="HALF", groups=channels, name="conv_dw")(x)
-        y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(y)
+        y = layers.LayerNorm(EPSILON, self.dtype, name="norm")(y)
         y = attention.Mlp(0.0, self.train, self.dtype, name="mlp")(y)
         y = attention.LayerScale(self.layer_scale_init, name="layer_scale")(y)
-        return x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+        return x + stochastic_depth(y, self.drop_rate, train=self.train)
 
 
 def _variant(stage_sizes: tuple[int, ...], widths: tuple[int, ...], rate: float) -> layers.Variant:

@@ -2,13 +2,12 @@
 
 Costs are computed from shapes alone, which takes a few seconds for the largest network.
 
-A layer costs the number of its output positions times the size of its `kernel`: H'W'C'CK^2/g
-multiply-adds for a convolution, inputs times outputs for a dense layer, 0 for normalisation.
-Products of two activations, such as the attention scores, are not counted.
+A layer costs the multiply-adds of its convolutions and matrix products: H'W'C'CK^2/g for a
+convolution, inputs times outputs for a dense layer, 2N^2C for the attention of N tokens, and 0 for
+normalisation. Element-wise operations are not counted.
 """
 
 import csv
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from cnn_jax import errors, models
+from cnn_jax.models import products
 from cnn_jax.runtime import imports
 
 UNUSED = "unused"  # `Row.kind` for parameters that the forward pass does not use
@@ -46,11 +46,11 @@ class Row(NamedTuple):
 
 
 def rows(model: nn.Module, input_shape: tuple[int, ...], **arguments: Any) -> list[Row]:
-    """Returns the costs of all layers with parameters, in order of execution.
+    """Returns the costs of all layers with parameters or products, in order of execution.
 
-    The network is traced with `jax.eval_shape`: no array is allocated. The sum of `parameters`
-    over all rows is the size of the network. Layers that this pass does not call, such as
-    auxiliary heads in inference, are the last rows, with kind `UNUSED`.
+    The network is traced: no array is allocated. The sum of `parameters` over all rows is the size
+    of the network. Layers that this pass does not call, such as auxiliary heads in inference, are
+    the last rows, with kind `UNUSED`.
 
     Args:
       model: a Linen module that maps one array to another, or to a mapping with arrays.
@@ -66,21 +66,30 @@ def rows(model: nn.Module, input_shape: tuple[int, ...], **arguments: Any) -> li
     """
     batch = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **arguments), batch)
-    counter = _Counter(variables)
-    found: list[Row] = []
+    counter, parts = _Counter(variables), products.Parts()
+    calls: list[_Call] = []
 
     def record(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, context: Any) -> Any:
-        output = call(*args, **kwargs)
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        with parts.part() as number:
+            output = call(*args, **kwargs)
         path, kind = context.module.path, type(context.module).__name__
-        if context.method_name == "__call__" and counter.has(path):
-            found.append(counter.row(path, kind, _shape(output)))
+        calls.append(_Call(number, path, kind, _shape(output)))
         return output
 
     def apply(given: Any, x: jax.Array) -> Any:
         return model.apply(given, x, rngs=jax.random.key(0), mutable=True, **arguments)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(apply, variables, batch)
+        jaxpr = jax.make_jaxpr(apply)(variables, batch)
+    weights = {call.number: counter.kernel(call.path) for call in calls}
+    costs = parts.multiply_adds(jaxpr, weights)
+    found = [
+        counter.row(call, costs[call.number])
+        for call in calls
+        if counter.has(call.path) or costs[call.number]
+    ]
     return found + counter.unused()
 
 
@@ -88,10 +97,27 @@ def _shape(output: Any) -> tuple[int, ...]:
     """Returns the shape of a layer's output without the batch axis; the logits' in a mapping."""
     if isinstance(output, Mapping):
         output = output.get("logits", output)
-    return tuple(jax.tree.leaves(output)[0].shape[1:])
+    leaves = jax.tree.leaves(output)
+    return tuple(jnp.shape(leaves[0])[1:]) if leaves else ()
 
 
 _Path = tuple[str, ...]
+
+
+class _Call(NamedTuple):
+    """Call of a module.
+
+    Attributes:
+      number: number of the call in `products.Parts`.
+      path: path of the module.
+      kind: class name of the module.
+      output_shape: see `Row`.
+    """
+
+    number: int
+    path: _Path
+    kind: str
+    output_shape: tuple[int, ...]
 
 
 class _Counter:
@@ -108,19 +134,19 @@ class _Counter:
         self.statistics = _sizes(variables.get("batch_stats", {}))
         self.called: set[_Path] = set()
 
-    def row(self, path: _Path, kind: str, shape: tuple[int, ...]) -> Row:
+    def row(self, call: _Call, multiply_adds: int) -> Row:
         """Returns the row of one call and marks the layer as called."""
-        parameters, statistics = self.parameters.get(path, {}), self.statistics.get(path, {})
-        first = path not in self.called
-        self.called.add(path)
-        return Row(
-            path=".".join(path),
-            kind=kind,
-            output_shape=shape,
-            parameters=sum(parameters.values()) if first else 0,
-            statistics=sum(statistics.values()) if first else 0,
-            multiply_adds=math.prod(shape[:-1]) * parameters.get("kernel", 0) if shape else 0,
+        parameters, statistics = (
+            0 if call.path in self.called else sum(sizes.get(call.path, {}).values())
+            for sizes in (self.parameters, self.statistics)
         )
+        self.called.add(call.path)
+        path = ".".join(call.path)
+        return Row(path, call.kind, call.output_shape, parameters, statistics, multiply_adds)
+
+    def kernel(self, path: _Path) -> int:
+        """Returns the size of the array `kernel` of the module at `path`; 0 if it has none."""
+        return self.parameters.get(path, {}).get("kernel", 0)
 
     def has(self, path: _Path) -> bool:
         """Returns True if the module at `path` itself holds variables."""
@@ -129,7 +155,9 @@ class _Counter:
     def unused(self) -> list[Row]:
         """Returns a row for each module whose variables no call has used."""
         paths = self.parameters | self.statistics
-        return [self.row(path, UNUSED, ()) for path in paths if path not in self.called]
+        return [
+            self.row(_Call(-1, path, UNUSED, ()), 0) for path in paths if path not in self.called
+        ]
 
 
 def _sizes(tree: Mapping[str, Any]) -> dict[_Path, dict[str, int]]:

@@ -27,6 +27,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout, linear_rates, stochastic_depth
 
 BLOCKS = ("bottleneck", "dark")
 
@@ -73,7 +74,7 @@ class CSPNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         if self.block not in BLOCKS:
             raise errors.unknown("model.block", self.block, BLOCKS)
         dark = self.block == "dark"
@@ -97,7 +98,7 @@ class CSPNet(nn.Module):
             train=train,
         )
         x = self._stem(images, conv)
-        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        rates = iter(linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         stages = zip(self.stage_sizes, self.widths, self.expansions, strict=True)
         for index, (size, width, expansion) in enumerate(stages):
             x = CrossStage(
@@ -112,7 +113,7 @@ class CSPNet(nn.Module):
                 name=f"stages_{index}",
             )(x)
             layers.feature(self, f"stage{index + 1}", x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
+        x = Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
         normal = nn.initializers.normal(0.01)
         head = partial(nn.Dense, kernel_init=normal, dtype=self.dtype, name="fc")
         return layers.logits(x, self.num_classes, head)
@@ -200,7 +201,7 @@ class Bottleneck(Block):
         y = self.conv(self.inner, (3, 3), groups=self.groups, name="conv2")(y)
         last = partial(self.conv, norm=self.last_norm, activation=jax.nn.identity)
         y = last(x.shape[-1], (1, 1), name="conv3")(y)
-        return self.activation(x + layers.stochastic_depth(y, self.drop_rate, train=self.train))
+        return self.activation(x + stochastic_depth(y, self.drop_rate, train=self.train))
 
 
 class DarkBlock(Block):
@@ -211,7 +212,7 @@ class DarkBlock(Block):
         y = self.conv(self.inner, (1, 1), name="conv1")(x)
         last = partial(self.conv, norm=self.last_norm, groups=self.groups)
         y = last(x.shape[-1], (3, 3), name="conv2")(y)
-        return x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+        return x + stochastic_depth(y, self.drop_rate, train=self.train)
 
 
 def _variant(stage_sizes: tuple[int, ...], first_width: int, **fields: Any) -> layers.Variant:

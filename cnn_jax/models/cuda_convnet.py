@@ -25,7 +25,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import Dropout
+from cnn_jax.ops import dtypes
 
 MIN_IMAGE_SIZE = 8  # smaller images have no pixels after three poolings with stride 2
 
@@ -61,7 +63,7 @@ class CudaConvnet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "cuda_convnet")
         activation = layers.activation(self.activation)
         x = images
@@ -69,11 +71,12 @@ class CudaConvnet(nn.Module):
             stage = partial(CudaConvnet._stage, number=number)
             x = layers.remat(stage, self.remat)(self, x)
             layers.feature(self, f"stage{number}", x)
-        x = layers.flatten(x)  # [B, 1024]
+        first = "fc64" if self.hidden else "fc10" if self.num_classes else ""
+        x = shapes.flatten_for(self, first, x, images)  # [B, 1024]
         init = nn.initializers.normal(self.output_scale)
         if self.hidden:
             x = activation(nn.Dense(64, kernel_init=init, dtype=self.dtype, name="fc64")(x))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="fc10")
         return layers.logits(x, self.num_classes, head)
 
@@ -101,7 +104,7 @@ class CudaConvnet(nn.Module):
     def _normalize(self, x: jax.Array) -> jax.Array:
         if not self.local_response_norm:
             return x
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = dtypes.widen(x)
         energy = ops.avg_pool(jnp.square(wide), 3, stride=1, padding=1)
         return (wide * (1 + 5e-5 * energy) ** -0.75).astype(x.dtype)
 

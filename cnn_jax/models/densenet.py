@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 29  # smaller images have no pixels after the last transition
 
@@ -53,11 +54,11 @@ class DenseNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "densenet")
         conv = partial(layers.Conv, padding="HALF", use_bias=False, dtype=self.dtype)
         norm = layers.batch_norm(train=train, dtype=self.dtype, epsilon=self.epsilon)
-        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        dropout = partial(Dropout, self.dropout_rate, deterministic=not train)
         parts = (conv, norm, dropout)
         x = conv(2 * self.growth, (7, 7), 2, name="conv0")(images)
         x = layers.feature(self, "stem", nn.relu(norm(name="norm0")(x)))

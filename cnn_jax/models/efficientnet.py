@@ -26,6 +26,7 @@ from flax import linen as nn
 
 from cnn_jax import ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import linear_rates
 from cnn_jax.models.inverted_residual import InvertedResidual, MobileNetwork, inputs_and_strides
 
 
@@ -73,7 +74,7 @@ class EfficientNet(MobileNetwork):
     stochastic_depth_rate: float = 0.2
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         unit = self.unit(nn.relu6 if self.lite else nn.silu, train=train)
         stem, head = (32, 1280) if self.lite else (self.width(32), self.width(1280))
         x = layers.feature(self, "stem", unit(stem, (3, 3), stride=2, name="stem")(images))
@@ -90,7 +91,7 @@ class EfficientNet(MobileNetwork):
     def _blocks(
         self, inputs: int, unit: layers.ModuleDef, train: bool
     ) -> Iterator[list[layers.ModuleDef]]:
-        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.depths) + 1))
+        rates = iter(linear_rates(self.stochastic_depth_rate, sum(self.depths) + 1))
         for stage, depth in zip(STAGES, self.depths, strict=True):
             features = self.width(stage.width)
             block = partial(

@@ -14,7 +14,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 8  # smaller images have no pixels after three poolings with stride 2
 
@@ -42,18 +43,18 @@ class FashionCNN(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "fashion_cnn")
         x = images
         for number in (1, 2, 3):
             # [B, 14, 14, 64] for a 28x28 image, [B, 7, 7, 128], [B, 3, 3, 256]
             x = layers.remat(partial(FashionCNN._stage, number=number), self.remat)(self, x)
             layers.feature(self, f"stage{number}", x)
-        x = layers.flatten(x)
+        x = shapes.flatten_for(self, "dense1", x, images)
         for name, width in (("dense1", 128), ("dense2", 64)):
             dense = nn.Dense(width, kernel_init=layers.he_normal, dtype=self.dtype, name=name)
             x = nn.relu(dense(x))
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, dtype=self.dtype, name="output")
         return layers.logits(x, self.num_classes, head)
 

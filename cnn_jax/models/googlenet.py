@@ -28,8 +28,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
-from cnn_jax.models import branches, layers
+from cnn_jax.models import branches, layers, shapes
 from cnn_jax.models.branches import Branches, Pair, Part, padded
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 31  # smaller images have no pixels in inception5a
 MIN_IMAGE_SIZE_AUXILIARY = 47  # smaller images have no pixels in the auxiliary heads
@@ -72,7 +73,7 @@ class GoogLeNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         heads = self.auxiliary_heads and self.num_classes > 0
         auxiliary = layers.wants_auxiliary(self, heads, train)
         minimum = self._min_image_size(auxiliary)
@@ -91,12 +92,12 @@ class GoogLeNet(nn.Module):
                     self.auxiliary_dropout_rate,
                     conv,
                     dense,
-                    adaptive_pool if self.batch_norm else _pool_5x5,
+                    _pool_4x4 if self.batch_norm else _pool_5x5,
                     name=head_name,
                 )
-                layers.sow_auxiliary(self, logits_name, head(x, train=train))
+                layers.sow_auxiliary(self, logits_name, head(x, images, train))
         x = ops.global_avg_pool(x)  # [B, 1024]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         return layers.logits(x, self.num_classes, partial(dense, name="fc"))
 
     def _min_image_size(self, auxiliary: bool) -> int:
@@ -153,30 +154,20 @@ class AuxiliaryHead(nn.Module):
     pool: Callable[[jax.Array], jax.Array]
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, images: jax.Array, train: bool) -> jax.Array:
         x = self.conv(128, (1, 1), name="conv")(self.pool(x))  # [B, 4, 4, 128]
-        x = nn.relu(self.dense(1024, name="fc1")(layers.flatten(x)))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = shapes.flatten_for(self, "fc1", x, images)
+        x = nn.relu(self.dense(1024, name="fc1")(x))
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         return self.dense(self.num_classes, name="fc2")(x)
+
+
+def _pool_4x4(x: jax.Array) -> jax.Array:
+    return shapes.adaptive_pool(x, (4, 4))
 
 
 def _pool_5x5(x: jax.Array) -> jax.Array:
     return ops.avg_pool(x, 5, 3, ceil_mode=True)
-
-
-def adaptive_pool(x: jax.Array, size: int = 4) -> jax.Array:
-    """Applies adaptive average pooling, `[B, H, W, C]` to `[B, size, size, C]`.
-
-    As in torch, window `i` starts at pixel `i H / size`, rounded down, and ends before pixel
-    `(i + 1) H / size`, rounded up. If `H` is not a multiple of `size`, windows overlap by a pixel
-    or differ in height. The same holds for `W`.
-    """
-    for axis in (1, 2):
-        length = x.shape[axis]
-        bounds = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
-        means = [jax.lax.slice_in_dim(x, *ends, axis=axis).mean(axis) for ends in bounds]
-        x = jnp.stack(means, axis)
-    return x
 
 
 def _block(one: int, three: Pair, five: Pair, projection: int, size: int = 5) -> Branches:

@@ -34,6 +34,7 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import branches, layers
 from cnn_jax.models.branches import Branches, Pair, Part, padded, valid
+from cnn_jax.models.dropout import Dropout
 
 Pool = Callable[[jax.Array], jax.Array]
 
@@ -64,7 +65,7 @@ class BNInception(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE_V2, "bn_inception")
         norm = layers.batch_norm(train=train, dtype=self.dtype)
         conv = partial(layers.ConvNorm, norm=norm, dtype=self.dtype)
@@ -73,7 +74,7 @@ class BNInception(nn.Module):
             x = branches.apply(name, part, x, conv, remat=self.remat)
             layers.feature(self, name, x)
         x = ops.global_avg_pool(x)  # [B, 1024]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, dtype=self.dtype, name="classifier")
         return layers.logits(x, self.num_classes, head)
 
@@ -100,7 +101,7 @@ class InceptionV3(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         heads = self.auxiliary_heads and self.num_classes > 0
         auxiliary = layers.wants_auxiliary(self, heads, train)
         minimum = MIN_IMAGE_SIZE_V3_AUXILIARY if auxiliary else MIN_IMAGE_SIZE_V3
@@ -116,7 +117,7 @@ class InceptionV3(nn.Module):
                 auxiliary_head = AuxiliaryHead(self.num_classes, conv, self.dtype, name="aux")
                 layers.sow_auxiliary(self, "aux1", auxiliary_head(x))
         x = ops.global_avg_pool(x)  # [B, 2048]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, dtype=self.dtype, name="fc")
         return layers.logits(x, self.num_classes, head)
 

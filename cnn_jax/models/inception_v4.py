@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 from cnn_jax import ops
 from cnn_jax.models import branches, layers
 from cnn_jax.models.branches import Branches, Items, Part, padded, valid
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 75  # Smaller images have no pixels left before the last blocks.
 
@@ -50,7 +51,7 @@ class InceptionV4(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_v4")
         conv = _conv_norm(train, self.dtype)
         x = images
@@ -58,7 +59,7 @@ class InceptionV4(nn.Module):
             x = branches.apply(name, part, x, conv, remat=self.remat)
             layers.feature(self, name, x)
         x = ops.global_avg_pool(x)  # [B, 1536]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, dtype=self.dtype, name="last_linear")
         return layers.logits(x, self.num_classes, head)
 
@@ -80,7 +81,7 @@ class InceptionResNetV2(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
         conv = _conv_norm(train, self.dtype)
         apply = partial(branches.apply, conv=conv, remat=self.remat)
@@ -103,7 +104,7 @@ class InceptionResNetV2(nn.Module):
         )  # The last block has no ReLU.
         layers.feature(self, "block8", x)
         x = apply("conv2d_7b", padded(1536), x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
+        x = Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
         head = partial(nn.Dense, dtype=self.dtype, name="classif")
         return layers.logits(x, self.num_classes, head)
 

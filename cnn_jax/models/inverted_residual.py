@@ -17,6 +17,7 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout, stochastic_depth
 
 # Uniform between -1 / sqrt(fan_out) and 1 / sqrt(fan_out).
 classifier_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
@@ -60,7 +61,7 @@ class InvertedResidual(nn.Module):
         y = self.unit(self.features, (1, 1), activation=jax.nn.identity, name="project")(y)
         if self.stride > 1 or self.features != x.shape[-1]:
             return y
-        return x + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+        return x + stochastic_depth(y, self.drop_rate, train=self.train)
 
 
 def depthwise(unit: layers.ModuleDef, channels: int, kernel_size: int, stride: int) -> nn.Module:
@@ -162,7 +163,7 @@ class MobileNetwork(nn.Module):
 
     def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the logits for pooled features `[B, C]`: dropout and a dense layer."""
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, kernel_init=classifier_init, dtype=self.dtype, name="classifier")
         return layers.logits(x, self.num_classes, head)
 

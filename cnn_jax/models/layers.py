@@ -13,6 +13,7 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
+from cnn_jax.ops import dtypes
 
 Activation = Callable[[jax.Array], jax.Array]
 ModuleDef = Callable[..., nn.Module]
@@ -98,7 +99,15 @@ class Conv(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
-        return y if bias is None else y + bias
+        return y if bias is None else y + per_channel(bias, y)
+
+
+def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns `values` `[C]` with the rank of `x`, `[1, ..., 1, C]`.
+
+    Users may forbid implicit broadcasting to a higher rank: `jax_numpy_rank_promotion`.
+    """
+    return jax.lax.expand_dims(values, range(x.ndim - 1))
 
 
 class BatchNorm(nn.Module):
@@ -118,6 +127,10 @@ class BatchNorm(nn.Module):
       epsilon: constant added to the variance.
       dtype: dtype of the result; moments and scales are computed in at least float32.
       scale_init: initialiser of `scale`. With zeros, a residual block starts as its shortcut.
+
+    Raises:
+      UserError: the batch is empty in training: it has no mean, and NaN would stay in the running
+        statistics. In evaluation, the result is empty.
     """
 
     use_running_average: bool
@@ -133,14 +146,22 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        x = x.astype(self.dtype)
+        x, wide = x.astype(self.dtype), dtypes.at_least_float32(self.dtype)
+        scale, bias = scale.astype(wide), bias.astype(wide)
         if self.use_running_average:
-            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            return ops.scale_and_shift(x, factor, bias - running_mean.value * factor)
+            factor = scale * jax.lax.rsqrt(running_var.value.astype(wide) + self.epsilon)
+            return ops.scale_and_shift(x, factor, bias, running_mean.value.astype(wide))
         y, mean, var = ops.batch_normalize(ops.materialize(x), scale, bias, self.epsilon)
-        if not self.is_initializing():
-            for running, value in ((running_mean, mean), (running_var, var)):
-                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        if self.is_initializing():
+            return y
+        if 0 in x.shape:
+            raise errors.UserError(
+                f"batch normalisation in training needs at least one image, got {list(x.shape)}; "
+                "leave out empty batches"
+            )
+        for running, value in ((running_mean, mean), (running_var, var)):
+            old, new = running.value, value.astype(running.value.dtype)
+            running.value = self.momentum * old + (1 - self.momentum) * new
         return y
 
 
@@ -155,6 +176,38 @@ def batch_norm(
         epsilon=epsilon,
         dtype=dtype,
     )
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the channels, `[..., C]` to the same shape.
+
+    Ba, Kiros & Hinton 2016 (arXiv:1607.06450), eqs. 2 and 4. The variance is the mean of the
+    squared distances from the mean. Flax's default, the mean of the squares minus the squared mean,
+    cancels where the mean is large. Here the relative error of the variance is a few units in the
+    last place. Rounding the mean adds an error of `k` units to results of 1, where the mean is `k`
+    standard deviations.
+
+    Parameters: `scale` `[C]` and `bias` `[C]`.
+
+    Attributes:
+      epsilon: constant added to the variance.
+      dtype: dtype of the result, which is computed in at least float32.
+    """
+
+    epsilon: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        wide = x.astype(dtypes.at_least_float32(self.dtype))
+        scale, bias = (per_channel(one, x).astype(wide.dtype) for one in (scale, bias))
+        deviations = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(deviations).mean(-1, keepdims=True)
+        y = deviations * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -262,26 +315,6 @@ def check_stages(**fields: Sequence[Any]) -> None:
         )
 
 
-def stochastic_depth(residual: jax.Array, rate: float, *, train: bool) -> jax.Array:
-    """Applies stochastic depth to a residual `[B, ...]` and returns the same shape.
-
-    In training, each example becomes zero with probability `rate`; all others are multiplied by
-    `1 / (1 - rate)`. Evaluation returns the residual unchanged; Huang et al. 2016
-    (arXiv:1603.09382), section 3, scale it there instead of in training. The random numbers come
-    from the PRNG stream 'dropout' of the calling module.
-    """
-    others = tuple(range(1, residual.ndim))
-    return nn.Dropout(rate, broadcast_dims=others, deterministic=not train)(residual)
-
-
-def linear_rates(last: float, count: int) -> list[float]:
-    """Returns rates of stochastic depth that rise linearly from 0 to `last` over `count` blocks.
-
-    Huang et al. 2016, eq. 4.
-    """
-    return [last * index / max(count - 1, 1) for index in range(count)]
-
-
 def divisible(channels: float, divisor: int = 8, least_share: float = 0.9) -> int:
     """Rounds a number of channels to the nearest multiple of `divisor`, at least `divisor`.
 
@@ -355,11 +388,6 @@ def logits(x: jax.Array, num_classes: int, head: ModuleDef) -> jax.Array:
     return as_logits(head(num_classes)(x) if num_classes else x)
 
 
-def flatten(x: jax.Array) -> jax.Array:
-    """Flattens `[B, ..., C]` to `[B, N]`; the channel index varies fastest."""
-    return x.reshape(x.shape[0], -1)
-
-
 def as_logits(x: jax.Array) -> jax.Array:
     """Converts logits or features to at least float32: a softmax in 16 bits loses precision."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return dtypes.widen(x)

@@ -26,7 +26,8 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
-from cnn_jax.models import digit_codes, layers
+from cnn_jax.models import digit_codes, layers, shapes
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 16  # Smaller images have no pixels left after S4.
 
@@ -52,7 +53,7 @@ class LeNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "lenet")
         activation = layers.activation(self.activation)
         init = layers.glorot_uniform
@@ -62,10 +63,10 @@ class LeNet(nn.Module):
             stage = partial(LeNet._stage, name=name, features=features)
             x = layers.remat(stage, self.remat)(self, x)
             layers.feature(self, pooled, x)
-        x = layers.flatten(x)
+        x = shapes.flatten_for(self, "C5", x, images)
         for name, width in (("C5", 120), ("F6", 84)):
             x = activation(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="output")
         return layers.logits(x, self.num_classes, head)
 
@@ -113,7 +114,8 @@ class Subsampling(nn.Module):
         coefficient = self.param("coefficient", init, shape, jnp.float32)
         bias = self.param("bias", init, shape, jnp.float32)
         x, coefficient, bias = promote_dtype(x, coefficient, bias, dtype=self.dtype)
-        return 4 * ops.avg_pool(x, 2) * coefficient + bias
+        y = 4 * ops.avg_pool(x, 2)
+        return y * layers.per_channel(coefficient, y) + layers.per_channel(bias, y)
 
 
 class SparseConv(nn.Module):
@@ -137,7 +139,8 @@ class SparseConv(nn.Module):
         fan_ins = 25 * np.bincount(targets)
 
         def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
-            return uniform_by_fan_in(1)(key, shape, dtype) / fan_ins[targets].astype(dtype)
+            fan_in = jnp.asarray(fan_ins[targets], dtype)[None, None]
+            return uniform_by_fan_in(1)(key, shape, dtype) / fan_in
 
         kernel = self.param("kernel", init, (5, 5, len(sources)), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (len(self.inputs),), jnp.float32)
@@ -150,7 +153,7 @@ class SparseConv(nn.Module):
             padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + bias
+        return y + layers.per_channel(bias, y)
 
 
 class LeNet5(nn.Module):
@@ -173,7 +176,7 @@ class LeNet5(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "lenet5")
         if self.num_classes > len(digit_codes.CODES):
             raise errors.UserError(
@@ -184,7 +187,7 @@ class LeNet5(nn.Module):
         for name in ("S2", "S4"):  # [B, 14, 14, 6] for a 32x32 image, then [B, 5, 5, 16]
             stage = partial(LeNet5._stage, name=name)
             x = layers.feature(self, name, layers.remat(stage, self.remat)(self, x))
-        x = layers.flatten(x)
+        x = shapes.flatten_for(self, "C5", x, images)
         for name, width in (("C5", 120), ("F6", 84)):
             init = uniform_by_fan_in(x.shape[-1])
             x = scaled_tanh(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
@@ -192,7 +195,7 @@ class LeNet5(nn.Module):
         if not self.num_classes:
             return x
         codes = jnp.asarray(digit_codes.CODES[: self.num_classes], x.dtype)
-        return -jnp.square(x[:, None] - codes).sum(-1)
+        return -jnp.square(x[:, None] - codes[None]).sum(-1)
 
     def _stage(self, x: jax.Array, *, name: str) -> jax.Array:
         """Applies the subsampling layer `name`, S2 or S4, to the maps `x` of a convolution."""

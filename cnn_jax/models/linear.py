@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -39,8 +40,9 @@ class MLP(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = layers.flatten(images)  # [B, H W C]
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        first = "hidden1" if self.widths else "output" if self.num_classes else ""
+        x = shapes.flatten_for(self, first, images, images)  # [B, H W C]
         for index, width in enumerate(self.widths, start=1):
             name = f"hidden{index}"
             layer = partial(MLP._layer, width=width, train=train, name=name)
@@ -53,7 +55,7 @@ class MLP(nn.Module):
         init = layers.he_normal
         x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x)
         x = layers.activation(self.activation)(x)
-        return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return Dropout(self.dropout_rate, deterministic=not train)(x)
 
 
 class LogisticRegression(nn.Module):
@@ -70,9 +72,11 @@ class LogisticRegression(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         zeros = nn.initializers.zeros_init()
-        pixels = layers.feature(self, "pixels", layers.flatten(images))
+        first = "output" if self.num_classes else ""
+        x = shapes.flatten_for(self, first, images, images)
+        pixels = layers.feature(self, "pixels", x)
         head = partial(nn.Dense, kernel_init=zeros, dtype=self.dtype, name="output")
         return layers.logits(pixels, self.num_classes, head)
 

@@ -21,7 +21,7 @@ import jax
 from flax import linen as nn
 
 from cnn_jax import errors, ops
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
 from cnn_jax.models.inverted_residual import (
     InvertedResidual,
     MobileNetwork,
@@ -53,7 +53,7 @@ class MobileNetV1(MobileNetwork):
     strides: tuple[int, ...] = (2, 1, 2, 2, 2, 2)
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         first, *strides = _check_strides(self.strides, len(V1_STAGES))
         unit = self.unit(nn.relu6, train=train)
         x = unit(self.width(32), (3, 3), stride=first, name="stem")(images)
@@ -101,7 +101,7 @@ class MobileNetV2(MobileNetwork):
     strides: tuple[int, ...] = (2, 1, 2, 2, 2, 1, 2, 1)
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         first, *strides = _check_strides(self.strides, len(V2_STAGES))
         unit = self.unit(nn.relu6, train=train)
         x = unit(self.width(32), (3, 3), stride=first, name="stem")(images)
@@ -224,7 +224,7 @@ class MobileNetV3(MobileNetwork):
     form: str = "large"
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         if self.form not in FORMS:
             raise errors.unknown("model.form", self.form, FORMS)
         unit = partial(self.unit, train=train)
@@ -238,7 +238,7 @@ class MobileNetV3(MobileNetwork):
             dtype=self.dtype,
             name="head",
         )
-        return self.classify(layers.flatten(nn.hard_swish(conv(x))), train=train)
+        return self.classify(shapes.flatten(nn.hard_swish(conv(x))), train=train)
 
     def _blocks(
         self, unit: Callable[[layers.Activation], layers.ModuleDef], train: bool

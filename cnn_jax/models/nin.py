@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout
 
 
 class Block(NamedTuple):
@@ -83,14 +84,14 @@ class NiN(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, self.min_image_size, "nin")
         x = images
         for number, block in enumerate(self.blocks, 1):
             apply = layers.remat(partial(NiN._block, number=number), self.remat)
             x = _POOLS[block.pool](layers.feature(self, f"stage{number}", apply(self, x)))
             if block.dropout:
-                x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+                x = Dropout(self.dropout_rate, deterministic=not train)(x)
         return layers.as_logits(x)
 
     def _block(self, x: jax.Array, *, number: int) -> jax.Array:

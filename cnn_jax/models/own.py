@@ -83,7 +83,8 @@ def check(
       `num_classes` (int), `dtype` (the `jnp.dtype` of the computation), and the options of the
       config's section `model`.
     - The module is called as `module(images, train=train)`. `images` is `[B, H, W, C]` float32,
-      normalised; B may be any number. `train` is a bool.
+      normalised; B may be any number. `train` is a bool. Flax's transformations of a whole network,
+      such as `nn.remat`, also need it by position: `__call__(self, images, train)`.
     - It returns logits `[B, num_classes]`, or a dict with these as 'logits'. Logits are float32 or
       float64, whatever `dtype` is. Further entries of the dict are further outputs.
     - `init` creates equal parameters and running statistics for both values of `train`.
@@ -148,7 +149,7 @@ class _Check:
             return
         if not any(one.name == "train" or one.kind is one.VAR_KEYWORD for one in parameters):
             raise self._error(
-                "__call__ takes no argument 'train'; write __call__(self, images, *, train: bool)"
+                "__call__ takes no argument 'train'; write __call__(self, images, train: bool)"
             )
 
     def _init(self, *, train: bool) -> Mapping[str, Any]:

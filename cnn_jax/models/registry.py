@@ -149,6 +149,8 @@ def create(
     Returns:
       A Linen module. `variables = model.init(prng, images, train=False)` creates its variables;
       `logits = model.apply(variables, images, train=False)` applies it to images `[B, H, W, C]`.
+      Flax's transformations take `train` by position as a static argument:
+      `nn.jit(type(model), static_argnums=(2,))`.
 
     Raises:
       ValueError: the name, a field or a value is not allowed. The message says what is allowed.

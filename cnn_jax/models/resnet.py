@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout, linear_rates, stochastic_depth
 
 STEMS = ("7x7", "3x3", "deep")
 
@@ -92,7 +93,7 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         conv = partial(
             layers.Conv,
             padding=self.padding,
@@ -105,7 +106,7 @@ class ResNet(nn.Module):
         if self.stem != "3x3":
             x = ops.max_pool(x, 3, 2, self.padding)
         block = self._block(conv, norm, train)
-        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        rates = iter(linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
             for index in range(size):
                 x = block(
@@ -117,7 +118,7 @@ class ResNet(nn.Module):
                 )(x)
             layers.feature(self, f"stage{stage}", x)
         x = ops.global_avg_pool(x)  # [B, C]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, dtype=self.dtype, name="fc")
         return layers.logits(x, self.num_classes, head)
 
@@ -201,7 +202,7 @@ class Block(nn.Module):
             reduced = layers.divisible(self.squeeze_share * features, least_share=0.0)
             squeeze = layers.SqueezeExcite(reduced, dtype=residual.dtype, name="se")
             residual = squeeze(residual)
-        residual = layers.stochastic_depth(residual, self.drop_rate, train=self.train)
+        residual = stochastic_depth(residual, self.drop_rate, train=self.train)
         if self.shortcut is None:
             return nn.relu(residual)
         if self.reshapes:

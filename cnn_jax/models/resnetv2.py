@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout, linear_rates, stochastic_depth
 
 
 class ResNetV2(nn.Module):
@@ -67,7 +68,7 @@ class ResNetV2(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         conv = partial(
             layers.Conv,
             padding="HALF",
@@ -85,7 +86,7 @@ class ResNetV2(nn.Module):
             bias=self.conv_bias,
             train=train,
         )
-        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        rates = iter(linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
             for index in range(size):
                 x = block(
@@ -97,7 +98,7 @@ class ResNetV2(nn.Module):
                 )(x)
             layers.feature(self, f"stage{stage}", x)
         x = ops.global_avg_pool(nn.relu(norm(name="norm")(x)))  # [B, C]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         init = nn.initializers.normal(0.01)
         head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="head_fc")
         return layers.logits(x, self.num_classes, head)
@@ -155,7 +156,7 @@ class Bottleneck(nn.Module):
         y = self.conv(self.channels, (3, 3), self.stride, name="conv2")(y)
         y = nn.relu(self.norm(name="norm3")(y))
         y = self.conv(features, (1, 1), use_bias=self.bias, name="conv3")(y)
-        return shortcut + layers.stochastic_depth(y, self.drop_rate, train=self.train)
+        return shortcut + stochastic_depth(y, self.drop_rate, train=self.train)
 
 
 def _variant(stage_sizes: tuple[int, ...], **fields: Any) -> layers.Variant:

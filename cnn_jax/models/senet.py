@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import layers, resnet
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 3  # The stem's max-pooling of `SENet` has no output for smaller images.
 
@@ -62,7 +63,7 @@ class SENet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "senet")
         conv = partial(
             layers.Conv,
@@ -84,7 +85,7 @@ class SENet(nn.Module):
                     name=f"layer{stage}_{index}",
                 )(x)
             layers.feature(self, f"stage{stage}", x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
+        x = Dropout(self.dropout_rate, deterministic=not train)(ops.global_avg_pool(x))
         head = partial(nn.Dense, dtype=self.dtype, name="last_linear")
         return layers.logits(x, self.num_classes, head)
 

@@ -51,7 +51,7 @@ class ShuffleNetV2(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         first, *widths, last = self.widths
         norm = layers.batch_norm(train=train, dtype=self.dtype)
         conv = partial(layers.ConvNorm, norm=norm, padding="HALF", dtype=self.dtype)

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout
 
 # Channels of the squeeze layers of fire2 to fire9. The expand layers have eight times as many.
 SQUEEZE = (16, 16, 32, 32, 48, 48, 64, 64)
@@ -70,7 +71,7 @@ class SqueezeNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         channels, size = self.conv1
         # conv1 must leave at least 8 pixels: each of the three poolings in ceil mode halves them.
         layers.check_image_size(images, 14 + size, "squeezenet")
@@ -80,7 +81,7 @@ class SqueezeNet(nn.Module):
             fire = layers.remat(Fire, self.remat)
             x = fire(squeeze, dtype=self.dtype, name=f"fire{number}")(x)
             x = self._pool(number, layers.feature(self, f"fire{number}", x))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)  # [B, 13, 13, 512] for 224
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)  # [B, 13, 13, 512] for 224
         if not self.num_classes:
             return layers.as_logits(ops.global_avg_pool(x))
         conv10 = layers.Conv(

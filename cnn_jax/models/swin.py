@@ -21,7 +21,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
-from cnn_jax.models import attention, layers
+from cnn_jax.models import attention, layers, shapes
+from cnn_jax.models.dropout import linear_rates
 
 PATCH_SIZE = 4
 EPSILON = 1e-5  # of layer normalisation
@@ -61,11 +62,11 @@ class SwinTransformer(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        norm = partial(nn.LayerNorm, EPSILON, dtype=self.dtype)
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        norm = partial(layers.LayerNorm, EPSILON, self.dtype)
         x = layers.feature(self, "stem", self._embed_patches(images, norm))  # [B, H / 4, W / 4, C]
         shared: dict[str, Any] = {"dropout_rate": 0.0, "train": train, "dtype": self.dtype}
-        rates = iter(layers.linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
+        rates = iter(linear_rates(self.stochastic_depth_rate, sum(self.stage_sizes)))
         for stage, (size, heads) in enumerate(zip(self.stage_sizes, self.heads, strict=True)):
             if stage > 0:
                 x = self._merge_patches(x, norm, f"layers_{stage}_downsample")
@@ -100,9 +101,10 @@ class SwinTransformer(nn.Module):
         """Merges 2x2 patches: `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), 2 C]`."""
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, height, width, channels = x.shape
-        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        x = shapes.reshape(x, batch, height // 2, 2, width // 2, 2, channels)
         # Concatenates the pixels of a 2x2 patch column by column, as the authors' code does.
-        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        x = x.transpose(0, 1, 3, 4, 2, 5)
+        x = shapes.reshape(x, batch, height // 2, width // 2, 4 * channels)
         reduce = nn.Dense(
             2 * channels,
             use_bias=False,

@@ -8,7 +8,8 @@ convolution, which keeps its bias.
 
 Departures from the paper: convolutions use He normal initialisation with the fan-out, as in
 torchvision. The paper initialises the deep networks with a trained shallow network. The shape of
-fc6 depends on the image size at `init`; torchvision instead pools every image to 7x7 pixels.
+fc6 depends on the image size at `init`. Maps of images of another size are pooled to the size that
+fc6 takes, as in torchvision, where it is always 7x7 pixels.
 """
 
 from functools import partial
@@ -19,7 +20,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
-from cnn_jax.models import layers
+from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 32  # Five poolings each halve the image.
 
@@ -65,17 +67,18 @@ class VGG(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "vgg")
         x = images
         for number in range(1, len(self.depths) + 1):
             stage = partial(VGG._stage, number=number, train=train)
             x = layers.remat(stage, self.remat)(self, x)  # [B, H / 2^number, W / 2^number, width]
             layers.feature(self, f"stage{number}", x)
-        x = layers.flatten(x)  # [B, 25088] for images of 224x224
+        # [B, 25088] for images of 224x224
+        x = shapes.flatten_for(self, "fc6", x, images, pooled=7)
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(4096, kernel_init=_dense_init, dtype=self.dtype, name=name)(x))
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, kernel_init=_dense_init, dtype=self.dtype, name="fc8")
         return layers.logits(x, self.num_classes, head)
 

@@ -22,7 +22,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from cnn_jax import errors
-from cnn_jax.models import attention, layers
+from cnn_jax.models import attention, layers, shapes
+from cnn_jax.models.dropout import Dropout, linear_rates
 
 EPSILON = 1e-6  # of layer normalisation
 
@@ -59,10 +60,10 @@ class VisionTransformer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         patches = layers.feature(self, "stem", self._embed_patches(images))
-        x = self._tokens(patches)  # [B, 1 + N, C] for N patches
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = self._tokens(patches, images)  # [B, 1 + N, C] for N patches
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         shared: dict[str, Any] = {
             "dropout_rate": self.dropout_rate,
             "train": train,
@@ -72,13 +73,13 @@ class VisionTransformer(nn.Module):
         block = layers.remat(attention.TransformerBlock, self.remat)
         block = partial(block, make_attention, EPSILON, **shared)
         quarters = {self.depth * quarter // 4: quarter for quarter in range(1, 5)}
-        rates = layers.linear_rates(self.stochastic_depth_rate, self.depth)
+        rates = linear_rates(self.stochastic_depth_rate, self.depth)
         for index, rate in enumerate(rates):
             x = block(drop_rate=rate, name=f"blocks_{index}")(x)
             if index + 1 in quarters:
                 name = f"stage{quarters[index + 1]}"
-                layers.feature(self, name, x[:, 1:].reshape(patches.shape))
-        x = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(x)
+                layers.feature(self, name, shapes.reshape(x[:, 1:], *patches.shape))
+        x = layers.LayerNorm(EPSILON, self.dtype, name="norm")(x)
         head = partial(nn.Dense, kernel_init=attention.normal, dtype=self.dtype, name="head")
         return layers.logits(x[:, 0], self.num_classes, head)
 
@@ -102,15 +103,21 @@ class VisionTransformer(nn.Module):
         )
         return embed(images)
 
-    def _tokens(self, patches: jax.Array) -> jax.Array:
+    def _tokens(self, patches: jax.Array, images: jax.Array) -> jax.Array:
         """Returns class token and patches plus position embeddings, `[B, 1 + H W, C]`."""
         batch, height, width, channels = patches.shape
         near_zero = nn.initializers.normal(1e-6)
         token = self.param("cls_token", near_zero, (1, 1, channels), jnp.float32)
         shape = (1, 1 + height * width, channels)
+        shapes.check_parameter(self, "pos_embed", shape, images)
         positions = self.param("pos_embed", attention.normal, shape, jnp.float32)
-        first = jnp.broadcast_to(token.astype(patches.dtype), (batch, 1, channels))
-        x = jnp.concatenate([first, patches.reshape(batch, height * width, channels)], axis=1)
+        first = jnp.broadcast_to(
+            token.astype(patches.dtype),
+            (batch, 1, channels),
+            out_sharding=shapes.batch_sharding(patches),
+        )
+        rest = shapes.reshape(patches, batch, height * width, channels)
+        x = jnp.concatenate([first, rest], axis=1)
         return x + positions.astype(x.dtype)
 
 

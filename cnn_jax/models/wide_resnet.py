@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout
 
 
 class WideResNet(nn.Module):
@@ -45,7 +46,7 @@ class WideResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         size, rest = divmod(self.depth - 4, 6)
         if size < 1 or rest:
             raise errors.UserError(
@@ -59,7 +60,7 @@ class WideResNet(nn.Module):
             dtype=self.dtype,
         )
         norm = layers.batch_norm(train=train, dtype=self.dtype)
-        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        dropout = partial(Dropout, self.dropout_rate, deterministic=not train)
         x = layers.feature(self, "stem", conv(16, (3, 3), name="conv1")(images))
         for stage in (1, 2, 3):
             for index in range(size):

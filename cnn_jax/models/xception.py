@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import ops
 from cnn_jax.models import layers
+from cnn_jax.models.dropout import Dropout
 
 MIN_IMAGE_SIZE = 7  # Smaller images have no pixels left after the first two convolutions.
 
@@ -57,7 +58,7 @@ class Xception(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         layers.check_image_size(images, MIN_IMAGE_SIZE, "xception")
         conv = partial(
             layers.Conv, use_bias=False, kernel_init=layers.he_normal_fan_out, dtype=self.dtype
@@ -83,7 +84,7 @@ class Xception(nn.Module):
             x = SeparableConv(width, conv, name=f"conv{number}")(x)
             x = nn.relu(norm(name=f"bn{number}")(x))
         x = ops.global_avg_pool(layers.feature(self, "stage4", x))  # [B, 2048]
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, dtype=self.dtype, name="fc")
         return layers.logits(x, self.num_classes, head)
 

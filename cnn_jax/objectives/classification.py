@@ -74,7 +74,9 @@ class Classification:
 
     def _mean_loss(self, outputs: Outputs, batch: Batch) -> jax.Array:
         weight = batch["weight"]
-        return (self.example_loss(outputs, batch) * weight).sum() / jnp.maximum(weight.sum(), 1)
+        # The loss of padding can be infinite, and infinity times 0 is NaN.
+        values = jnp.where(weight > 0, self.example_loss(outputs, batch), 0)
+        return (values * weight).sum() / jnp.maximum(weight.sum(), 1)
 
 
 def _outputs(result: Any) -> Outputs:

@@ -2,16 +2,21 @@
 
 The primitives are chosen so that each makes as few passes over the images as possible:
 
-- `_sums`: `S(x; y) = (sum x, sum x y)` over all pixels, `[2, C]`.
-- `_affine`: `A(p; y) = p_0 + p_1 y` at each pixel. `A` and `S` are linear in their first operand,
-  and for a fixed `y` they are transposes of each other.
-- `_planes`: `p_0 + p_1 x + p_2 y` at each pixel.
-- `_normalized`: batch normalisation, composed of `_sums` and `_affine`.
+- `_moments`: mean and variance over all pixels, `[2, C]`.
+- `_sums`: `S(x; y, c) = (sum x, sum x (y - c))` over all pixels, `[2, C]`.
+- `_affine`: `A(p; y, c) = p_0 + p_1 (y - c)` at each pixel. `A` and `S` are linear in their first
+  operand, and for fixed `y` and `c` they are transposes of each other.
+- `_planes`: `p_0 + p_1 x + p_2 (y - p_3)` at each pixel.
+- `_normalized`: batch normalisation, composed of `_moments` and `_affine`.
 - `_input_gradient`: gradient of batch normalisation with respect to its input, composed of `_sums`
   and `_planes`. It is linear in its first operand and its own transpose.
 - `_materialized`: identity that XLA does not fuse.
+
+`c` and `p_3` are the mean of the images. It is subtracted before any product or sum, because the
+difference of two large products would lose the digits that both have in common.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -24,10 +29,11 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from cnn_jax.ops import primitive, rules
+from cnn_jax.ops import dtypes, primitive, rules
 from cnn_jax.ops.native import channels as native
 
 Triple = tuple[jax.Array, jax.Array, jax.Array]
+Planes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
@@ -35,6 +41,12 @@ def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
 
     Computes in float32 or wider. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), algorithm 1, and
     section 3 for the gradients.
+
+    The moments have the rounding errors that `moments` states. The mean is a float32, with an error
+    of up to `u |mean|`, where `u` is `2**-24`. This error is `k u` standard deviations if the mean
+    is `k` standard deviations. The normalised images therefore have an error of about `k u`, and
+    the gradient for `scale` one of about `k u` times the sum of the given gradient. Relative errors
+    of a few `u` are added to both.
 
     Args:
       x: `[..., C]`.
@@ -44,7 +56,7 @@ def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
 
     Returns:
       Normalised images with the shape and dtype of `x`, and the mean `[C]` and variance `[C]` of
-      `x`.
+      `x`. Without pixels, both are NaN.
     """
     y, mean, variance = _apply(_normalized, x, scale, bias, epsilon=epsilon)
     return y, mean, variance
@@ -53,24 +65,46 @@ def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the mean `[C]` and variance `[C]` of each channel of `[..., C]`, in float32 or wider.
 
-    The variance is the biased one: the mean of the squares minus the square of the mean, as in
-    Flax. It is clipped at 0, because rounding can make it negative.
+    The variance is the biased one, as in Flax. Both are NaN if there are no pixels.
+
+    Rounding errors, with `u = 2**-24` in float32: the mean is wrong by about `u |mean|`, and by a
+    few `u` standard deviations. The relative error of the variance is at most about
+
+    - `s k u` in the native kernel, where `k**2` is `1 + (mean - first pixel)**2 / variance`. `k` is
+      usually 1 to 3. For `n` pixels it is at most `sqrt(1 + n)`, because the first pixel is one of
+      them. The kernel adds `s` numbers one after the other, `n / 128` to `n / 8`.
+    - `s k**2 u` in operations of XLA, where `k**2` is `1 + (mean - c)**2 / variance`, and `c` is
+      the mean as XLA rounds it. `k` is 1 unless that error exceeds a standard deviation.
+
+    The bounds assume that all roundings have one sign. Tests find errors of less than 100 `u`, also
+    if the mean is a million standard deviations. Source: Chan, Golub & LeVeque 1983
+    (doi:10.1080/00031305.1983.10483115), table 1: updating, and two passes with a correction.
     """
-    return _compute_moments(partial(_apply, _sums), x)
+    mean, variance = _apply(_moments, x)
+    return mean, variance
 
 
-def scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """Returns `scale * x + shift` for each channel, computed in float32 or wider.
+def scale_and_shift(
+    x: jax.Array, scale: jax.Array, shift: jax.Array, centre: jax.Array | None = None
+) -> jax.Array:
+    """Returns `scale * (x - centre) + shift` for each channel, computed in float32 or wider.
+
+    To normalise, give the mean as `centre`. The result then has a relative error of a few units in
+    the last place. With the mean as a part of `shift`, the error is as many times larger as the
+    mean is larger than the standard deviation.
 
     Args:
       x: `[..., C]`.
       scale: `[C]`, in the dtype that `moments` returns for `x`.
       shift: `[C]`, in the dtype of `scale`.
+      centre: `[C]`, in the dtype of `scale`. None for 0.
 
     Returns:
       Array with the shape and dtype of `x`.
     """
-    result: jax.Array = _apply(_affine, jnp.stack([shift, scale]), x)
+    if centre is None:
+        centre = jnp.zeros_like(scale)
+    result: jax.Array = _apply(_affine, jnp.stack([shift, scale]), x, centre)
     return result
 
 
@@ -86,35 +120,49 @@ def materialize(x: jax.Array) -> jax.Array:
 
 
 def _pixels(x: jax.Array) -> int:
-    return x.size // x.shape[-1]
+    return math.prod(x.shape[:-1])
 
 
-def _widen(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _per_pixel(channels: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns `[C]` with the rank of `x`; `jax_numpy_rank_promotion` may forbid to do without."""
+    return jnp.expand_dims(channels, tuple(range(x.ndim - 1)))
 
 
-def _reference_sums(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the sums of `x` and of `x * y` over all pixels, `[..., C]` to `[2, C]`."""
-    pixels = tuple(range(x.ndim - 1))
-    return jnp.stack([_widen(x).sum(pixels), (_widen(x) * _widen(y)).sum(pixels)])
+def _reference_moments(x: jax.Array) -> jax.Array:
+    """Returns mean and variance, `[..., C]` to `[2, C]`, by the corrected two-pass algorithm.
+
+    The second pass also sums the deviations, which corrects the rounded mean of the first pass.
+    """
+    wide, pixels = dtypes.widen(x), tuple(range(x.ndim - 1))
+    # No term of the result depends on the centre, except by rounding.
+    centre = lax.stop_gradient(wide.mean(pixels))
+    deviations = wide - _per_pixel(centre, x)
+    correction = deviations.mean(pixels)
+    variance = jnp.square(deviations).mean(pixels) - jnp.square(correction)
+    # Rounding can make the difference negative if all pixels are equal.
+    return jnp.stack([centre + correction, jnp.maximum(variance, 0)])
 
 
-def _reference_affine(coefficients: jax.Array, y: jax.Array) -> jax.Array:
-    return (coefficients[0] + coefficients[1] * _widen(y)).astype(y.dtype)
+def _reference_sums(x: jax.Array, y: jax.Array, centre: jax.Array) -> jax.Array:
+    """Returns the sums of `x` and of `x * (y - centre)` over all pixels, `[..., C]` to `[2, C]`."""
+    wide, pixels = dtypes.widen(x), tuple(range(x.ndim - 1))
+    products = wide * (dtypes.widen(y) - _per_pixel(centre, y))
+    return jnp.stack([wide.sum(pixels), products.sum(pixels)])
 
 
-def _reference_planes(planes: jax.Array | Triple, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns an affine function of `x` and `y`; `planes` are its coefficients, three of `[C]`."""
-    return (planes[0] + planes[1] * _widen(x) + planes[2] * _widen(y)).astype(y.dtype)
+def _reference_affine(coefficients: jax.Array, y: jax.Array, centre: jax.Array) -> jax.Array:
+    shift, scale, centre = (_per_pixel(one, y) for one in (*coefficients, centre))
+    return (shift + scale * (dtypes.widen(y) - centre)).astype(y.dtype)
 
 
-def _compute_moments(sums: primitive.Function, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    mean, mean_square = sums(x, x) / _pixels(x)
-    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+def _reference_planes(planes: jax.Array | Planes, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns an affine function of `x` and `y`; `planes` are its coefficients, four of `[C]`."""
+    shift, first, second, centre = (_per_pixel(one, x) for one in planes)
+    return (shift + first * dtypes.widen(x) + second * (dtypes.widen(y) - centre)).astype(y.dtype)
 
 
 def _compute_normalized(
-    sums: primitive.Function,
+    moments: primitive.Function,
     affine: primitive.Function,
     x: jax.Array,
     scale: jax.Array,
@@ -125,19 +173,19 @@ def _compute_normalized(
     """Returns the results of `batch_normalize`.
 
     Args:
-      sums: implementation of the primitive `_sums`, native or XLA's.
+      moments: implementation of the primitive `_moments`, native or XLA's.
       affine: implementation of the primitive `_affine`, native or XLA's.
       x: see `batch_normalize`.
       scale: see `batch_normalize`.
       bias: see `batch_normalize`.
       epsilon: see `batch_normalize`.
     """
-    mean, variance = _compute_moments(sums, x)
+    mean, variance = moments(x)
     factor = scale * lax.rsqrt(variance + epsilon)
-    return affine(jnp.stack([bias - mean * factor, factor]), x), mean, variance
+    return affine(jnp.stack([bias, factor]), x, mean), mean, variance
 
 
-_reference_normalized = partial(_compute_normalized, _reference_sums, _reference_affine)
+_reference_normalized = partial(_compute_normalized, _reference_moments, _reference_affine)
 
 
 def _compute_input_gradient(
@@ -156,33 +204,39 @@ def _compute_input_gradient(
       x: input of the normalisation, `[..., C]`.
       statistics: `[3, C]`, see `_gradient_coefficients`.
     """
-    return planes(_gradient_coefficients(sums(dy, x) / _pixels(x), statistics), dy, x)
+    means = sums(dy, x, statistics[1]) / _pixels(x)
+    return planes(_gradient_coefficients(means, statistics), dy, x)
 
 
 _reference_input_gradient = partial(_compute_input_gradient, _reference_sums, _reference_planes)
 
 
-def _gradient_coefficients(means: jax.Array, statistics: jax.Array) -> Triple:
-    """Returns the gradient with respect to `x` as coefficients of 1, `dy` and `x` per channel.
+def _gradient_coefficients(means: jax.Array, statistics: jax.Array) -> Planes:
+    """Returns the gradient with respect to `x` as the operands `planes` of `_planes`.
 
     The gradient is `factor * (dy - mean(dy) - z * mean(dy * z))`, where `z` is the normalised `x`
     and `factor` is `scale` divided by the standard deviation.
 
-    The coefficients are not stacked. Two of them are linear in `dy` and the other one is constant,
+    The coefficients are not stacked. Two of them are linear in `dy` and the others are constant,
     and JAX cannot transpose a `stack` of both kinds.
 
     Args:
-      means: means of `dy` and of `dy * x` over all pixels, `[2, C]`.
+      means: means of `dy` and of `dy * (x - mean)` over all pixels, `[2, C]`.
       statistics: `factor`, and the mean and inverse standard deviation of `x`, `[3, C]`.
 
     Returns:
-      Three coefficients `[C]`.
+      Coefficients `[C]` of 1, `dy` and `x - mean`, and the mean `[C]`.
     """
     factor, mean, inverse = statistics
-    slope = -factor * jnp.square(inverse) * (means[1] - mean * means[0])
-    return -factor * means[0] - mean * slope, factor, slope
+    return -factor * means[0], factor, -factor * jnp.square(inverse) * means[1], mean
 
 
+_moments = primitive.define(
+    "channel_moments",
+    _reference_moments,
+    _reference_moments,
+    primitive.Native(native.supports_moments, native.moments),
+)
 _sums = primitive.define(
     "channel_sums",
     _reference_sums,
@@ -199,7 +253,7 @@ _planes = primitive.define(
 )
 
 
-def _bind_planes(planes: Triple, x: jax.Array, y: jax.Array) -> jax.Array:
+def _bind_planes(planes: Planes, x: jax.Array, y: jax.Array) -> jax.Array:
     return _planes.bind(jnp.stack(planes), x, y)
 
 
@@ -211,7 +265,7 @@ _input_gradient = primitive.define(
 _normalized = primitive.define(
     "batch_normalize",
     _reference_normalized,
-    partial(_compute_normalized, _sums.bind, _affine.bind),
+    partial(_compute_normalized, _moments.bind, _affine.bind),
     multiple_results=True,
 )
 _materialized = primitive.define(
@@ -219,7 +273,7 @@ _materialized = primitive.define(
 )
 _REFERENCES: Mapping[Primitive, Callable[..., Any]] = MappingProxyType(
     {
-        _sums: _reference_sums,
+        _moments: _reference_moments,
         _affine: _reference_affine,
         _normalized: _reference_normalized,
         _materialized: lambda x: x,
@@ -241,35 +295,62 @@ def _normalized_jvp(
     dx, dscale, dbias = map(ad.instantiate_zeros, tangents)
     y, mean, variance = _normalized.bind(*primals, epsilon=epsilon)
     inverse = lax.rsqrt(variance + epsilon)
-    sums = _sums.bind(dx, x) / _pixels(x)
-    dfactor = inverse * dscale
     dy = _input_gradient.bind(dx, x, jnp.stack([scale * inverse, mean, inverse]))
-    dy += scale_and_shift(x, dfactor, dbias - mean * dfactor)
-    return (y, mean, variance), (dy, sums[0], 2 * (sums[1] - mean * sums[0]))
+    dy += scale_and_shift(x, inverse * dscale, dbias, mean)
+    dmean, dvariance = _moments_tangent(dx, x, mean)
+    return (y, mean, variance), (dy, dmean, dvariance)
+
+
+def _moments_tangent(dx: jax.Array, x: jax.Array, mean: jax.Array) -> jax.Array:
+    """Returns the tangents of mean and variance, `[2, C]`."""
+    means = _sums.bind(dx, x, mean) / _pixels(x)
+    return jnp.stack([means[0], 2 * means[1]])
 
 
 ad.primitive_jvps[_normalized] = _normalized_jvp
+ad.defjvp2(_moments, lambda dx, moments, x: _moments_tangent(dx, x, moments[0]))
 _SECOND_SUM = np.array([[False], [True]])  # Mask over the sums `[2, C]`.
 
 
-def _sums_tangent(dy: jax.Array, x: jax.Array) -> jax.Array:
-    """Tangent of `S(x; y)` with respect to `y`: `(0, sum x dy)`."""
-    return jnp.where(_SECOND_SUM, _sums.bind(dy, x), 0)
+def _sums_tangent(dy: jax.Array, x: jax.Array, centre: jax.Array) -> jax.Array:
+    """Returns the tangent of `S(x; y, c)` with respect to `y`: `(0, sum x dy)`."""
+    return jnp.where(_SECOND_SUM, _sums.bind(dy, x, jnp.zeros_like(centre)), 0)
 
 
-ad.defjvp(
+def _affine_tangent(dy: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns the tangent of `A(p; y, c)` with respect to `y`: `p_1 dy` at each pixel."""
+    return (_per_pixel(scale, dy) * dtypes.widen(dy)).astype(dy.dtype)
+
+
+def _affine_centre_tangent(dcentre: jax.Array, scale: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the tangent of `A(p; y, c)` with respect to `c`: `-p_1 dc` at each pixel."""
+    return jnp.broadcast_to(_per_pixel(-scale * dcentre, y), y.shape).astype(y.dtype)
+
+
+# The rules of `_sums` also get its result, after the tangent.
+ad.defjvp2(
     _sums,
-    lambda dx, _, y: _sums.bind(dx, y),
-    lambda dy, x, _: _sums_tangent(dy, x),
+    lambda dx, *others: _sums.bind(dx, *others[2:]),
+    lambda dy, _, x, *others: _sums_tangent(dy, x, others[1]),
+    lambda dcentre, sums, *_: jnp.where(_SECOND_SUM, -dcentre[None] * sums[:1], 0),
 )
 ad.defjvp(
     _affine,
-    lambda tangent, _, y: _affine.bind(tangent, y),
-    lambda dy, coefficients, _: (coefficients[1] * _widen(dy)).astype(dy.dtype),
+    lambda tangent, _, y, centre: _affine.bind(tangent, y, centre),
+    lambda dy, coefficients, *_: _affine_tangent(dy, coefficients[1]),
+    lambda dcentre, coefficients, y, _: _affine_centre_tangent(dcentre, coefficients[1], y),
 )
-# Both maps are linear in their first operand when the second one is fixed.
-ad.primitive_transposes[_sums] = lambda cotangent, _, y: (_affine.bind(cotangent, y), None)
-ad.primitive_transposes[_affine] = lambda cotangent, _, y: (_sums.bind(cotangent, y), None)
+# Both maps are linear in their first operand when the other ones are fixed.
+ad.primitive_transposes[_sums] = lambda cotangent, _, y, centre: (
+    _affine.bind(cotangent, y, centre),
+    None,
+    None,
+)
+ad.primitive_transposes[_affine] = lambda cotangent, _, y, centre: (
+    _sums.bind(cotangent, y, centre),
+    None,
+    None,
+)
 
 
 def _tangent_rule(index: int) -> primitive.Function:

@@ -9,12 +9,12 @@ derivatives of any order use only these three primitives.
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax import lax
 from jax.interpreters import ad
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from cnn_jax import errors
@@ -84,9 +84,31 @@ def conv_general_dilated(
         rhs,
     )
     window = _window(lhs, rhs, window_strides, padding, options)
-    if window is None or result.size == 0 or not all(map(primitive.is_auto_sharded, (lhs, rhs))):
+    if window is None or result.size == 0:
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    if not all(map(primitive.is_auto_sharded, (lhs, rhs))):
+        return _on_each_device(functools.partial(_reference_output, window=window), lhs, rhs)
     return _output.bind(lhs, rhs, window=window)
+
+
+def _on_each_device(
+    convolve: primitive.Function, images: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """Returns `convolve(images, kernel)` where the sharding is not chosen by XLA.
+
+    XLA multiplies the kernel gradient of a grouped convolution by the number of devices that have
+    the same images (seen in JAX 0.10.2 and 0.12). So on an Explicit mesh that splits the images
+    over the batch only, each device convolves its own part.
+    """
+    sharding, of_kernel = jax.typeof(images).sharding, jax.typeof(kernel).sharding
+    batch, *others = sharding.spec
+    is_explicit = all(kind == AxisType.Explicit for kind in sharding.mesh.axis_types)
+    if not is_explicit or any(others) or any(of_kernel.spec) or sharding.mesh != of_kernel.mesh:
+        return cast("jax.Array", convolve(images, kernel))
+    specs = PartitionSpec(batch), PartitionSpec()
+    return jax.shard_map(convolve, mesh=sharding.mesh, in_specs=specs, out_specs=specs[0])(
+        images, kernel
+    )
 
 
 def _window(

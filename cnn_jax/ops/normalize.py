@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax import errors
+from cnn_jax.ops import dtypes
 
 
 def local_response_norm(
@@ -36,7 +37,7 @@ def local_response_norm(
             "size must be at least 1, alpha at least 0, and k greater than 0; got"
             f" size={size}, alpha={alpha}, k={k}"
         )
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = dtypes.widen(x)
     scale = alpha / size if divide_by_size else alpha
     denominator = k + scale * _window_sum(jnp.square(wide), size)
     # With `denominator**-beta`, this function and its gradient take nearly three times as long on a

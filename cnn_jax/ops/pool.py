@@ -103,7 +103,7 @@ def avg_pool(
     else:
         counted = ends if count_include_pad else _NO_PADDING
         pixels = np.outer(_counts(rows, counted[0]), _counts(columns, counted[1]))
-        y = total / jnp.asarray(pixels[..., None])
+        y = total / jnp.asarray(pixels[None, ..., None], total.dtype)
     return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 

@@ -25,6 +25,7 @@ DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 # Lowerings for a CPU; see the context manager `lowering`.
 LOWERINGS = ("native", "xla", "plain")
 _lowering = contextvars.ContextVar("lowering", default="native")
+_references: dict[Primitive, Function] = {}  # Reference implementations; see `reference`.
 
 
 @contextlib.contextmanager
@@ -55,6 +56,11 @@ def lowering(name: str) -> Iterator[None]:
         yield
     finally:
         _lowering.reset(token)
+
+
+def reference(primitive: Primitive) -> Function | None:
+    """Returns the implementation in terms of `jax.lax` of a primitive; None if it is JAX's own."""
+    return _references.get(primitive)
 
 
 def is_auto_sharded(x: jax.Array) -> bool:
@@ -135,6 +141,7 @@ def define(
 def _register(primitive: Primitive, implementations: _Implementations) -> None:
     """Defines the evaluation, the abstract evaluation and the lowerings of `primitive`."""
     reference = implementations.reference
+    _references[primitive] = reference
 
     @functools.lru_cache(maxsize=256)
     def compiled(**static: Any) -> Function:
@@ -173,34 +180,49 @@ def _mapped_implementations(
         )(*operands)
 
     if native is None:
-        return _Implementations(vmap(reference), vmap(cpu), vmap(reference), None)
+        return _Implementations(vmap(reference), vmap(cpu), vmap(cpu), None)
     supports = native.supports
 
     def supports_parts(*operands: jax.Array, axes: rules.Axes, **static: Any) -> bool:
         return supports(*rules.parts(operands, axes), **static)
 
     mapped_native = Native(supports_parts, rules.loop(native.function))
-    return _Implementations(vmap(reference), rules.loop(cpu), vmap(reference), mapped_native)
+    return _Implementations(vmap(reference), rules.loop(cpu), vmap(cpu), mapped_native)
 
 
 def _cpu_rule(implementations: _Implementations, multiple_results: bool) -> Callable[..., Any]:
     """Returns the lowering rule for a CPU. The context manager `lowering` selects its result."""
 
+    @functools.lru_cache(maxsize=256)
+    def counted(**static: Any) -> Function:
+        # JAX traces a function under `jit` once for all operands of equal shapes.
+        return jax.jit(functools.partial(implementations.reference, **static))
+
     def rule(context: mlir.LoweringRuleContext, *operands: Any, **static: Any) -> Any:
-        selected, native = _lowering.get(), implementations.native
-
-        def function(*operands: jax.Array) -> Any:
-            if selected == "plain":
-                return implementations.reference(*operands, **static)
-            if _is_portable(context):
-                return implementations.portable(*operands, **static)
-            if native is None or selected == "xla" or not native.supports(*operands, **static):
-                return implementations.cpu(*operands, **static)
-            return native.function(*operands, **static)
-
+        function, is_native = _selected(implementations, context, static)
+        if is_native:
+            # XLA's cost analysis counts nothing for a native kernel. It counts this call of a
+            # function whose result nothing uses; the compiler removes the call.
+            unused = mlir.lower_fun(counted(**static), multiple_results)
+            unused(dataclasses.replace(context), *operands)
+        function = functools.partial(function, **static)
         return mlir.lower_fun(function, multiple_results)(context, *operands)
 
     return rule
+
+
+def _selected(
+    implementations: _Implementations, context: mlir.LoweringRuleContext, static: dict[str, Any]
+) -> tuple[Function, bool]:
+    """Returns the implementation for a CPU, and True if it is the native kernel."""
+    selected, native = _lowering.get(), implementations.native
+    if selected == "plain":
+        return implementations.reference, False
+    if _is_portable(context):
+        return implementations.portable, False
+    if native is None or selected == "xla" or not native.supports(*context.avals_in, **static):
+        return implementations.cpu, False
+    return native.function, True
 
 
 def _is_portable(context: mlir.LoweringRuleContext) -> bool:

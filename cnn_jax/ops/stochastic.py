@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax import errors
+from cnn_jax.ops import dtypes
 from cnn_jax.ops.channels import materialize
 from cnn_jax.ops.cpu import views
 from cnn_jax.ops.pool import as_batch, avg_pool, axes
@@ -43,7 +44,7 @@ def stochastic_pool(
     Raises:
       UserError: see `max_pool`.
     """
-    wide = as_batch(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = dtypes.widen(as_batch(x))
     if key is None:
         y = _weighted_mean(wide, window, stride, padding)
     else:

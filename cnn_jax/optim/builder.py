@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_jax import errors
-from cnn_jax.optim.schedules import check_range, make_schedule
+from cnn_jax.optim.schedules import Number, check_range, is_off, make_schedule
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 WEIGHT_DECAYS = ("coupled", "decoupled")
@@ -38,24 +38,28 @@ CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
 def make(
     *,
     name: str,
-    learning_rate: float | Callable[[Any], Any],
-    total_steps: int = 1,
-    steps_per_epoch: int = 1,
+    learning_rate: Number | Callable[[Any], Any],
+    total_steps: Number = 1,
+    steps_per_epoch: Number = 1,
     schedule: Mapping[str, Any] = CONSTANT,
-    momentum: float = 0.0,
+    momentum: Number = 0.0,
     nesterov: bool = False,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    rms_decay: float = 0.9,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    rms_decay: Number = 0.9,
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.0,
     weight_decay_kind: str = AUTO,
-    clip_norm: float = 0.0,
+    clip_norm: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a run.
 
     Its stages, in order: gradient clipping, coupled weight decay, the update rule, decoupled weight
     decay, and scaling by the learning rate.
+
+    Numbers can be JAX arrays, also traced ones: under `jax.vmap` over learning rates, or with
+    `optax.inject_hyperparams`. The stage of an array is always part of the optimizer, so that its
+    state has the same structure for all values. The stage of a Python number 0 is not.
 
     Args:
       name: one of `OPTIMIZERS`.
@@ -83,7 +87,7 @@ def make(
       schedule's. It ignores other extra arguments.
 
     Raises:
-      UserError: a name is unknown, or a value is out of range.
+      UserError: a name is unknown, or a known value is out of range.
 
     >>> optimizer = make(name="sgd", learning_rate=0.1, total_steps=10, momentum=0.9)
     >>> state = optimizer.init({"kernel": jax.numpy.ones(2)})
@@ -101,10 +105,12 @@ def make(
         )
     # Clipping and momentum that are off keep their position in the chain, and weight decay that is
     # off has none. The positions are part of the paths in older checkpoints.
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    trace = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    clip = optax.identity() if is_off(clip_norm) else _clip(clip_norm)
+    trace = optax.identity() if is_off(momentum) else optax.trace(momentum, nesterov)
     rule = _rule(name, trace, b1=b1, b2=b2, rms_decay=rms_decay, eps=eps)
-    decay = optax.add_decayed_weights(weight_decay, decay_mask) if weight_decay else None
+    decay = None
+    if not is_off(weight_decay):
+        decay = optax.add_decayed_weights(weight_decay, decay_mask)
     stages = [clip, decay, rule] if kind == "coupled" else [clip, rule, decay]
     stages.append(_scale_by_rate(rates))
     return optax.chain(*[stage for stage in stages if stage is not None])
@@ -131,22 +137,38 @@ def decay_mask(params: Any) -> Any:
 
     >>> decay_mask({"conv1": {"kernel": 0, "bias": 0}})
     {'conv1': {'bias': False, 'kernel': True}}
+
+    Args:
+      params: a tree. The name of an array is the last key or attribute in its path, without
+        positions in lists and the attribute `value` of boxes such as `nn.Partitioned`. An array
+        without a name has weight decay.
     """
 
     def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
-        return path[-1].key not in UNDECAYED
+        names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
+        return next((name for name in reversed(names) if _is_name(name)), None) not in UNDECAYED
 
     return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key != "value"
+
+
+def _clip(norm: Number) -> optax.GradientTransformation:
+    """Limits the global norm of the gradient; an array of 0 sets no limit."""
+    limit = jnp.where(norm == 0, jnp.inf, norm) if isinstance(norm, jax.Array) else norm
+    return optax.clip_by_global_norm(limit)
 
 
 def _rule(
     name: str,
     trace: optax.GradientTransformation,
     *,
-    b1: float,
-    b2: float,
-    rms_decay: float,
-    eps: float,
+    b1: Number,
+    b2: Number,
+    rms_decay: Number,
+    eps: Number,
 ) -> optax.GradientTransformation:
     match name:
         case "sgd":
@@ -159,10 +181,10 @@ def _rule(
             raise errors.unknown("optimizer", name, OPTIMIZERS)
 
 
-def _decay_kind(name: str, given: str, weight_decay: float) -> str:
+def _decay_kind(name: str, given: str, weight_decay: Number) -> str:
     if given not in (AUTO, *WEIGHT_DECAYS):
         raise errors.unknown("optim.weight_decay_kind", given, (AUTO, *WEIGHT_DECAYS))
-    if name == "adamw" and weight_decay and given == "coupled":
+    if name == "adamw" and given == "coupled" and not is_off(weight_decay):
         raise errors.UserError(
             "optim.name 'adamw' requires decoupled weight decay, got 'coupled'; set "
             "optim.weight_decay_kind to 'auto' or 'decoupled', or optim.name to 'adam'"

@@ -1,8 +1,14 @@
-"""Learning-rate schedules: functions of the step and the array module."""
+"""Learning-rate schedules: functions of the step and the array module.
 
+Their numbers can be JAX arrays, also traced ones, as under `jax.vmap` over learning rates. Errors
+are raised for known values only.
+"""
+
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -10,6 +16,7 @@ from cnn_jax import errors
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 
+Number = float | jax.Array
 _Rule = Callable[[Any, Any], Any]
 """`(steps since the warm-up, array module) -> factor of the learning rate`."""
 
@@ -32,15 +39,15 @@ class Schedule(Protocol):
 
 
 def make_schedule(
-    learning_rate: float,
+    learning_rate: Number,
     *,
     name: str,
-    total_steps: int,
-    steps_per_epoch: int = 1,
-    warmup_epochs: float = 0.0,
-    boundary_epochs: tuple[float, ...] = (),
-    decay_epochs: float = 1.0,
-    decay_factor: float = 0.1,
+    total_steps: Number,
+    steps_per_epoch: Number = 1,
+    warmup_epochs: Number = 0.0,
+    boundary_epochs: tuple[Number, ...] = (),
+    decay_epochs: Number = 1.0,
+    decay_factor: Number = 0.1,
 ) -> Schedule:
     """Returns a learning-rate schedule: a linear warm-up from 0, then one of `SCHEDULES`.
 
@@ -69,10 +76,10 @@ def make_schedule(
     """
     check_range("learning_rate", learning_rate, low=0.0)
     check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
-    if not 0 < decay_factor <= 1:
+    if is_known(decay_factor) and not 0 < decay_factor <= 1:
         raise errors.UserError(f"optim.schedule.decay_factor must be in (0, 1], got {decay_factor}")
-    warmup_steps = round(warmup_epochs * steps_per_epoch)
-    if warmup_steps > total_steps:
+    warmup_steps: Any = round(warmup_epochs * steps_per_epoch)
+    if is_known(warmup_steps, total_steps) and warmup_steps > total_steps:
         raise errors.UserError(
             f"optim.schedule.warmup_epochs must be at most the run's {total_steps} steps, got "
             f"{warmup_epochs} ({warmup_steps} steps)"
@@ -82,7 +89,7 @@ def make_schedule(
         case "constant":
             rule = _constant
         case "cosine":
-            rule = _cosine(max(total_steps - warmup_steps, 1))
+            rule = _cosine(_at_least_1(total_steps - warmup_steps))
         case "exponential":
             rule = _exponential(decay_epochs, steps_per_epoch, decay_factor)
         case "step":
@@ -94,18 +101,37 @@ def make_schedule(
     def schedule(step: ArrayLike, xp: Any = jnp) -> Any:
         count = xp.asarray(step)
         factor = rule(count - warmup_steps, xp)
-        if warmup_steps:
-            factor = xp.where(count < warmup_steps, _floats(count, xp) / warmup_steps, factor)
-        return learning_rate * factor
+        if not is_off(warmup_steps):
+            warm = _floats(count, xp) / _at_least_1(warmup_steps)
+            factor = xp.where(count < warmup_steps, warm, factor)
+        return xp.asarray(learning_rate, dtype=factor.dtype) * factor
 
     return schedule
 
 
-def check_range(key: str, value: float, low: float, below: float = float("inf")) -> None:
-    """Raises a UserError unless `low <= value < below` for the key `optim.KEY`."""
-    if not low <= value < below:
+def check_range(key: str, value: Number, low: float, below: float = float("inf")) -> None:
+    """Raises a UserError if a known value of the key `optim.KEY` is not in `[low, below)`."""
+    if is_known(value) and not low <= value < below:
         limit = " and finite" if below == float("inf") else f" and below {below:g}"
         raise errors.UserError(f"optim.{key} must be at least {low:g}{limit}, got {value}")
+
+
+def is_known(*values: Number) -> bool:
+    """Returns True unless JAX traces one of the values, so that it has no number yet."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def is_off(value: Number) -> bool:
+    """Returns True for a Python number 0, which switches off what it is the size of.
+
+    A JAX array switches off nothing, because a traced one is not known. So an optimizer has the
+    same state for all values of an array.
+    """
+    return not isinstance(value, jax.Array) and value == 0
+
+
+def _at_least_1(value: Any) -> Any:
+    return jnp.maximum(value, 1) if isinstance(value, jax.Array) else max(value, 1)
 
 
 def _floats(values: Any, xp: Any) -> Any:
@@ -117,15 +143,15 @@ def _constant(step: Any, xp: Any) -> Any:
     return xp.ones_like(_floats(step, xp))
 
 
-def _cosine(decay_steps: int) -> _Rule:
+def _cosine(decay_steps: Number) -> _Rule:
     def rule(step: Any, xp: Any) -> Any:
         return 0.5 * (1 + xp.cos(xp.pi * xp.minimum(_floats(step, xp) / decay_steps, 1)))
 
     return rule
 
 
-def _exponential(decay_epochs: float, steps_per_epoch: int, decay_factor: float) -> _Rule:
-    if decay_epochs <= 0:
+def _exponential(decay_epochs: Number, steps_per_epoch: Number, decay_factor: Number) -> _Rule:
+    if is_known(decay_epochs) and decay_epochs <= 0:
         raise errors.UserError(f"optim.schedule.decay_epochs must be positive, got {decay_epochs}")
     decay_steps = decay_epochs * steps_per_epoch
 
@@ -135,7 +161,7 @@ def _exponential(decay_epochs: float, steps_per_epoch: int, decay_factor: float)
     return rule
 
 
-def _step(edges: list[int], boundary_epochs: tuple[float, ...], decay_factor: float) -> _Rule:
+def _step(edges: list[Any], boundary_epochs: tuple[Number, ...], decay_factor: Number) -> _Rule:
     """Returns the schedule `(step, xp) -> factor` that multiplies by `decay_factor` at each edge.
 
     Args:
@@ -143,7 +169,10 @@ def _step(edges: list[int], boundary_epochs: tuple[float, ...], decay_factor: fl
       boundary_epochs: the same in epochs, for messages.
       decay_factor: the factor.
     """
-    if edges != sorted(set(edges)) or any(edge < 0 for edge in edges):
+    increasing = not is_known(*edges) or (
+        all(edge >= 0 for edge in edges) and all(a < b for a, b in itertools.pairwise(edges))
+    )
+    if not increasing:
         raise errors.UserError(
             "optim.schedule.boundary_epochs must increase and come after the warm-up, got "
             f"{boundary_epochs}"

@@ -27,6 +27,11 @@ class Row(NamedTuple):
     classes: list[tuple[str, float]]
     error: str = ""
 
+    @property
+    def name(self) -> str:
+        """The path as text; bytes that are not UTF-8 are escape sequences."""
+        return listing.text(self.file)
+
 
 def find(paths: Iterable[Path]) -> list[Path]:
     """Returns image files: files as they are given, and in place of a folder the files below it.
@@ -64,6 +69,10 @@ def check_out(path: Path) -> None:
         raise errors.UserError(f"{path} exists and is not overwritten; choose another --out")
     if not path.absolute().parent.is_dir():
         raise errors.UserError(f"the folder of --out {path} does not exist; make it first")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise errors.UserError(
+            f"the folder of --out {path} cannot be written; choose another --out"
+        )
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -71,15 +80,14 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
     The columns of CSV are `file`, `class`, `probability`, then `class_2`, `probability_2` and so on
     for the next classes, and `error`. JSON is a list of objects with the entries `file`, `classes`
-    and `error`.
+    and `error`. Either is valid UTF-8: other bytes of names are escape sequences.
 
     Raises:
       UserError: the file exists or cannot be written.
     """
     text = _json(rows) if path.suffix == ".json" else None
     try:
-        # Names of files need not be UTF-8; surrogates keep their bytes.
-        with path.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             if text is None:
                 csv.writer(file).writerows(_table(rows))
             else:
@@ -114,16 +122,25 @@ def _table(rows: Sequence[Row]) -> Iterator[list[object]]:
     yield ["file", *(f"{word}{end}" for end in names for word in ("class", "probability")), "error"]
     for row in rows:
         empty = [""] * 2 * (columns - len(row.classes))
-        yield [row.file, *(part for pair in row.classes for part in pair), *empty, row.error]
+        cells = row.name, *(part for pair in row.classes for part in pair), *empty, row.error
+        # A table is often printed in a terminal.
+        yield [errors.printable(cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 def _json(rows: Sequence[Row]) -> str:
     content = [
         {
-            "file": str(row.file),
-            "classes": [{"class": name, "probability": value} for name, value in row.classes],
-            "error": row.error,
+            "file": row.name,
+            "classes": [
+                {"class": _valid(name), "probability": value} for name, value in row.classes
+            ],
+            "error": _valid(row.error),
         }
         for row in rows
     ]
     return json.dumps(content, indent=1) + "\n"
+
+
+def _valid(text: str) -> str:
+    """Returns a text that every reader of JSON accepts, without lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()

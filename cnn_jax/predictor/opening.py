@@ -1,7 +1,7 @@
 """Predictors of work directories, of published weights, and of the parts of a run."""
 
 import dataclasses
-import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +9,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnn_jax import errors, losses, objectives, pretrained
+from cnn_jax import errors, limits, losses, objectives, pretrained
 from cnn_jax.contracts import Description, Objective, Predict, Variables
 from cnn_jax.data import crops, dtypes, pixels
 from cnn_jax.objectives import Classification
 from cnn_jax.plan import Loss, Plan
 from cnn_jax.predictor.predicting import BATCH_SIZE, Predictor, Preprocessing
+from cnn_jax.pretrained.network import check_input_size
+from cnn_jax.pretrained.source import hub_hint, hub_repository, is_directory
 from cnn_jax.runs import checkpoint, environment, workdir
-from cnn_jax.runtime import sharding
+from cnn_jax.runtime import files, sharding
 from cnn_jax.runtime.sharding import Layout
 
 _WEIGHTS = (".safetensors", ".pth", ".pt")
@@ -49,7 +51,11 @@ class Restored:
 
 
 def restore(
-    directory: str | Path, which: str = "best", *, objective: Objective | None = None
+    directory: str | Path,
+    which: str = "best",
+    *,
+    objective: Objective | None = None,
+    trust: bool = False,
 ) -> Restored:
     """Returns a checkpoint of a run.
 
@@ -57,17 +63,21 @@ def restore(
       directory: the work directory.
       which: the checkpoint: 'best' by validation, 'last' or a step.
       objective: the objective of a run that was made with `train.run(objective=...)`.
+      trust: True to import modules that the run's config names also from the work directory and
+        from `data.directory`. By default, these are data, never code.
 
     Raises:
-      UserError: there is no such run or checkpoint, it is damaged, or the objective is missing.
+      UserError: there is no such run or checkpoint, it is damaged, the objective is missing, or the
+        config names a module that is not trusted.
       NotImportableError: the run's network or loss cannot be imported. The message names the
         directory and the command of the run's last start.
     """
-    directory = Path(directory)
+    directory = files.local(directory, "directory")
     plan = workdir.load_plan(directory)
     description = workdir.load_description(directory)
     layout = sharding.make_layout()
-    objective = objective or _objective(directory, plan, description)
+    with workdir.outside(directory, plan, trust=trust):
+        objective = objective or _objective(directory, plan, description)
     checkpoints = directory / workdir.CHECKPOINTS
     step = checkpoint.choose(checkpoints, which)
     like = objectives.abstract_variables(objective, description.input_shape, layout)
@@ -82,28 +92,35 @@ def load(
     name: str | None = None,
     objective: Objective | None = None,
     batch_size: int = BATCH_SIZE,
+    trust: bool = False,
 ) -> Predictor:
     """Returns the predictor of a run or of published weights.
 
     Args:
       source: a work directory; or published weights as `pretrained.load` takes them: a file, a
-        directory with timm's config.json, or a name on the Hub such as 'resnet50.a1_in1k'. An
-        existing directory or file is preferred to a name on the Hub.
+        directory with timm's config.json, or a name on the Hub such as 'resnet50.a1_in1k' or
+        'timm/resnet50.a1_in1k'. An existing directory or file is preferred to a name on the Hub.
       which: of a run: the checkpoint, 'best' by validation (the default), 'last' or a step.
       name: of a file of weights: the network, where the file does not name its own.
       objective: of a run that was made with `train.run(objective=...)`: that objective.
       batch_size: the number of images that are computed together.
+      trust: of a run: see `restore`.
 
     Raises:
       UserError: there is neither a run nor weights, an argument is for the other of the two, or as
         for `restore` and `pretrained.load`.
     """
+    path = files.local(source, "source")
+    source = path if str(source).startswith("~") else source
     if _is_published(source):
         given = {"which": which, "objective": objective}
         _check_absent(given, f"is for a work directory, and {source} is published weights")
         return _published(source, name, batch_size)
     _check_absent({"name": name}, f"is for a file of weights, and {source} is a work directory")
-    found = restore(source, which or "best", objective=objective)
+    if isinstance(source, str) and not os.path.lexists(source) and (hint := hub_hint(source)):
+        raise errors.UserError(f"{source} is not a work directory: no config.json in it; {hint}")
+    found = restore(source, which or "best", objective=objective, trust=trust)
+    check_input_size(*found.description.input_shape)
     return of_parts(
         found.plan, found.description, found.objective, found.variables, batch_size=batch_size
     )
@@ -155,7 +172,18 @@ class EvalPreprocessing(Preprocessing):
     std: tuple[float, ...]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the input `[H, W, C]` float32 of an image `[h, w, C]`, uint8 or float32."""
+        """Returns the input `[H, W, C]` float32 of an image `[h, w, C]`, uint8 or float32.
+
+        Raises:
+          UserError: the image would be scaled to more than `limits.MAX_NATIVE_PIXELS` pixels.
+        """
+        native = self.crop.native_size if isinstance(self.crop, crops.Fit) else None
+        if native not in (None, image.shape[:2]) and math.prod(native) > limits.MAX_NATIVE_PIXELS:
+            raise errors.UserError(
+                f"the run's images have {native[0]} x {native[1]} pixels (height x width), more "
+                "than the limit MAX_NATIVE_PIXELS of cnn_jax/limits.py, "
+                f"{limits.MAX_NATIVE_PIXELS:,}; give images of that size"
+            )
         return pixels.normalise(self.crop(image), self.mean, self.std, dtypes.peak(image.dtype))
 
     def undo(self, inputs: np.ndarray | jax.Array) -> np.ndarray:
@@ -172,8 +200,8 @@ def _objective(directory: Path, plan: Plan, description: Description) -> Objecti
             raise
         raise errors.NotImportableError(
             f"{error}. The run's environment.json names the directory of each module: "
-            f"{starts[-1]['modules']}; it was started in {starts[-1]['directory']} by: "
-            f"{starts[-1]['command']}"
+            f"{starts[-1].get('modules')}; it was started in {starts[-1].get('directory')} by: "
+            f"{starts[-1].get('command')}"
         ) from error
 
 
@@ -183,21 +211,28 @@ def _is_published(source: str | Path) -> bool:
     Both kinds of directories have a config.json. That of timm has an entry 'architecture'.
     """
     path = Path(source)
-    if path.is_dir():
+    if is_directory(path):
         try:
-            return "architecture" in json.loads((path / workdir.CONFIG).read_text())
-        except (OSError, TypeError, ValueError):
+            config = files.read_json(path / workdir.CONFIG, limits.MAX_JSON_BYTES)
+        except (OSError, errors.UserError):
             return False  # The error for a work directory says what is missing or damaged.
-    is_name = isinstance(source, str) and os.sep not in source
-    return path.is_file() or is_name or path.suffix in _WEIGHTS
+        return "architecture" in config
+    is_name = os.sep not in source if isinstance(source, str) else False
+    return os.path.lexists(path) or is_name or path.suffix in _WEIGHTS or _on_hub(source)
+
+
+def _on_hub(source: str | Path) -> bool:
+    """Returns True for a name on the Hub with a slash, such as 'timm/resnet50.a1_in1k'."""
+    return os.sep in str(source) and hub_repository(str(source)) is not None
 
 
 def _published(source: str | Path, name: str | None, batch_size: int) -> Predictor:
     path = Path(source)
     try:
-        found = pretrained.load(path if path.exists() else source, name=name)
+        exists = os.path.lexists(path)
+        found = pretrained.load(path if exists else os.fspath(source), name=name)
     except errors.UserError as error:
-        if path.exists() or name is not None:
+        if exists or name is not None or path.suffix in _WEIGHTS or _on_hub(source):
             raise
         raise errors.UserError(f"{error}; {source} is no work directory either") from error
     preparation = found.preprocessing

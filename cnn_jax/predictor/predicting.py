@@ -18,6 +18,10 @@ from cnn_jax.predictor import pictures
 from cnn_jax.predictor.pictures import Named, Picture, Pictures
 
 BATCH_SIZE = 32
+_NOT_FINITE = (
+    "the network's probabilities are not finite; its weights or statistics may be damaged, or too "
+    "large for its dtype"
+)
 
 Compute = Callable[[Variables, Any], Tree]
 """`(variables, inputs [B, H, W, C]) -> tree of arrays [B, ...]`, compiled."""
@@ -86,6 +90,10 @@ class Predictor:
         if self.batch_size < 1:
             raise errors.UserError(f"batch_size must be at least 1, got {self.batch_size}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the attributes to pickle or copy, without compiled functions."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def __call__(self, images: Pictures) -> Prediction:
         """Returns logits and probabilities: `[K]` each for one image, `[N, K]` for many.
 
@@ -95,13 +103,25 @@ class Predictor:
         return Prediction(*self._run(self._classify, images))
 
     def each(self, images: Pictures) -> Iterator[Prediction | errors.UserError]:
-        """Yields the prediction of each image in order, or the error of an unreadable image."""
+        """Yields the prediction of each image in order, or its error.
+
+        An image has an error if it is unreadable or its probabilities are not finite.
+        """
         _, items = pictures.split(images, self.input_shape[-1])
-        for row in self._each(self._classify, items):
-            yield row if isinstance(row, errors.UserError) else Prediction(*row)
+        for place, row in self._each(self._classify, items):
+            if isinstance(row, errors.UserError):
+                yield row
+                continue
+            found = Prediction(*row)
+            finite = np.isfinite(found.probabilities).all()
+            yield found if finite else errors.UserError(f"{place}: {_NOT_FINITE}")
 
     def top(self, image: Picture, top_k: int) -> list[tuple[str, float]]:
-        """Returns the `top_k` most probable class names of an image, with their probabilities."""
+        """Returns the `top_k` most probable class names of an image, with their probabilities.
+
+        Raises:
+          UserError: as for `__call__`, or the probabilities are not finite.
+        """
         probabilities = self(image).probabilities
         if probabilities.ndim != 1:
             raise errors.UserError(
@@ -110,7 +130,13 @@ class Predictor:
         return self.ranked(probabilities, top_k)
 
     def ranked(self, probabilities: np.ndarray, top_k: int) -> list[tuple[str, float]]:
-        """Returns the `top_k` largest of the probabilities `[K]`, with their class names."""
+        """Returns the `top_k` largest of the probabilities `[K]`, with their class names.
+
+        Raises:
+          UserError: the probabilities are not finite.
+        """
+        if not np.isfinite(probabilities).all():
+            raise errors.UserError(_NOT_FINITE)
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         return [(self.class_names[index], float(probabilities[index])) for index in order]
 
@@ -187,6 +213,8 @@ class Predictor:
             return self.preprocessing(pixels)
         except errors.UserError as error:
             raise errors.UserError(f"{place}: {error}") from error
+        except MemoryError as error:  # It must not cost the answers for other images.
+            raise errors.UserError(f"{place}: there is not enough memory to scale it") from error
 
     def undo(self, inputs: np.ndarray | jax.Array) -> np.ndarray:
         """Returns the pixels of the network's inputs, for plots: `preprocess` without the crop.
@@ -202,7 +230,7 @@ class Predictor:
     def _run(self, compute: Compute, images: Pictures) -> Any:
         """Returns the tree of `compute`: of one image, or with a leading axis of N."""
         one, items = pictures.split(images, self.input_shape[-1])
-        rows = [_checked(row) for row in self._each(compute, items)]
+        rows = [_checked(row) for _, row in self._each(compute, items)]
         if one:
             return rows[0]
         if not rows:
@@ -210,15 +238,20 @@ class Predictor:
             return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
-    def _each(self, compute: Compute, items: Iterator[Named]) -> Iterator[Any | errors.UserError]:
-        """Yields one tree per image, or its error. Prepares a batch while another is computed."""
+    def _each(
+        self, compute: Compute, items: Iterator[Named]
+    ) -> Iterator[tuple[str, Any | errors.UserError]]:
+        """Yields the name of each image with its tree, or with its error.
+
+        Prepares a batch while another is computed.
+        """
         waiting: Iterator[Any] = iter(())
         with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:
             for chunk in pictures.chunks(items, self.batch_size):
                 prepared = list(pool.map(self._attempt, chunk))
                 computed = self._compute(compute, prepared)
                 yield from waiting
-                waiting = _in_order(prepared, computed)
+                waiting = _in_order([item.place for item in chunk], prepared, computed)
         yield from waiting
 
     def _compute(
@@ -326,16 +359,16 @@ def _no_embedding(predictor: Predictor) -> errors.UserError:
 
 
 def _in_order(
-    prepared: list[np.ndarray | errors.UserError], computed: Tree | None
-) -> Iterator[Any | errors.UserError]:
+    places: list[str], prepared: list[np.ndarray | errors.UserError], computed: Tree | None
+) -> Iterator[tuple[str, Any | errors.UserError]]:
     """Yields the rows of a computed batch, and the errors between them, in the order of images."""
     computed = jax.device_get(computed)
     row = 0
-    for one in prepared:
+    for place, one in zip(places, prepared, strict=True):
         if isinstance(one, errors.UserError):
-            yield one
+            yield place, one
         else:
-            yield jax.tree.map(lambda leaf, index=row: leaf[index], computed)
+            yield place, jax.tree.map(lambda leaf, index=row: leaf[index], computed)
             row += 1
 
 

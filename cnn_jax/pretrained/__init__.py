@@ -1,6 +1,7 @@
 """Conversion of published weights to variables of these networks, and back.
 
 - `loading`: `load`, a network with published weights and their preprocessing, in one call.
+- `source`: finds weights on the Hub, in directories and in files.
 - `saving`, `record`: `save`, weights files that describe their network in the metadata.
 - `convert`, `layout`, `fit`, `heads`: state dict to variables and back, with strict checks; new
   heads.

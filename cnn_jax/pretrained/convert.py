@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cnn_jax import models
+from cnn_jax import errors, models
 from cnn_jax.pretrained import fit, layout
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.families.names import Names
@@ -42,8 +43,12 @@ class Entry(NamedTuple):
     torch: bool
 
     def to_variable(self, array: np.ndarray) -> np.ndarray:
-        """Converts the entry's array in a state dict to the variable, in float32 or float64."""
-        array = floats(array).reshape(self.shape)
+        """Converts the entry's array in a state dict to the variable, in float32 or float64.
+
+        Raises:
+          UserError: as for `floats`.
+        """
+        array = floats(self.name, array).reshape(self.shape)
         if self.torch:
             array = layout.from_torch(array, self.channels)
         return layout.owned(array.reshape(self.variable_shape))
@@ -86,7 +91,8 @@ def from_torch(
 
     Raises:
       UserError: the network is unknown, or entries are missing, unexpected or of the wrong shape.
-        The message has their number, the likely cause, and examples.
+        The message has their number, the likely cause, and examples. Also if an entry has another
+        dtype than floating point, or a value that is not finite in float32.
     """
     tables.for_network(name)  # Raises for a network without a rename table.
     network = Network.of(name, input_shape, overrides)
@@ -196,9 +202,32 @@ def options(network: Network, state_dict: Mapping[str, np.ndarray]) -> dict[str,
     return dict(_best_table(network.name, network.shapes(1), state_dict).options)
 
 
-def floats(array: np.ndarray) -> np.ndarray:
-    """Returns a float64 array unchanged and converts any other to float32."""
-    return np.asarray(array, np.float64 if array.dtype == np.float64 else np.float32)
+def floats(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns weights in float64 if they are float64, else in float32.
+
+    Args:
+      name: of the entry, for messages.
+      array: the weights, in any floating-point dtype.
+
+    Raises:
+      UserError: the dtype is another, or a value is not finite in float32. Networks keep their
+        parameters in float32.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise errors.UserError(
+            f"{name[:99]!r} has the dtype {array.dtype}; weights must have a floating-point dtype, "
+            "such as float32 or bfloat16; convert them, or load other weights"
+        )
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(array, np.float32)
+    finite = np.isfinite(narrow)
+    if not finite.all():
+        count = array.size - np.count_nonzero(finite)
+        raise errors.UserError(
+            f"{name[:99]!r} has {count:,} of {array.size:,} values that are NaN, infinite or too "
+            "large for float32; load other weights, such as an earlier checkpoint"
+        )
+    return array if array.dtype == np.float64 else narrow
 
 
 def _best_table(name: str, paths: Iterable[Path], state_dict: Mapping[str, np.ndarray]) -> Names:

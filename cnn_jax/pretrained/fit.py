@@ -13,6 +13,7 @@ IGNORED = ("num_batches_tracked", "relative_position_index")
 """Endings of the names of entries that may be present without a variable."""
 
 _EXAMPLES = 3
+_LONGEST = 99  # letters of a name in a message
 
 
 def check(
@@ -36,14 +37,16 @@ def check(
       UserError: names are missing or unexpected, or shapes differ. The message has the likely
         cause and up to three examples, and the number of each kind if there are more.
     """
-    missing = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in weights]
+    missing = [
+        f"missing: {_short(key)} {shape}" for key, shape in expected.items() if key not in weights
+    ]
     unexpected = [
-        f"unexpected: {key} {array.shape}"
+        f"unexpected: {_short(key)} {array.shape}"
         for key, array in weights.items()
         if key not in expected and not key.endswith(IGNORED)
     ]
     misshapen = [
-        f"misshapen: {key} has shape {weights[key].shape}, expected {shape}"
+        f"misshapen: {_short(key)} has shape {weights[key].shape}, expected {shape}"
         for key, shape in expected.items()
         if key in weights
         and without_trailing_ones(weights[key].shape) != without_trailing_ones(shape)
@@ -57,13 +60,18 @@ def check(
             f"{len(missing)} entries are missing, {len(unexpected)} are unexpected, and "
             f"{len(misshapen)} have another shape"
         )
-        clauses = [counts, *clauses, "examples"]
+        clauses = [counts, *clauses]
         firsts = [kind[0] for kind in kinds if kind]
         others = [problem for problem in problems if problem not in firsts]
         problems = [*firsts, *others][:_EXAMPLES]
-    head = " ".join([f"the weights do not fit {name}:", "; ".join(filter(None, clauses))]).strip()
-    listed = "".join(f"\n  {problem}" for problem in problems)
-    raise errors.UserError(f"{head.removesuffix(':')}:{listed}")
+    some = "examples: " if len(clauses) > 1 else ""
+    clauses.append(some + "; ".join(problems))
+    raise errors.UserError(f"the weights do not fit {name}: {'; '.join(filter(None, clauses))}")
+
+
+def _short(key: str) -> str:
+    """Returns a name from a file, printable and cut."""
+    return errors.printable(key[:_LONGEST])
 
 
 def share(

@@ -13,6 +13,7 @@ from flax import traverse_util
 from cnn_jax import models
 from cnn_jax.pretrained import convert, layout
 from cnn_jax.pretrained.network import Network, Path
+from cnn_jax.runtime import prng
 
 _AUXILIARY = "auxiliary_heads"  # the field of networks that have auxiliary heads
 
@@ -76,7 +77,7 @@ def with_new_head(
 
     @jax.jit
     def initial() -> dict[Path, jax.Array]:
-        variables = model.init(jax.random.key(seed), network.images(), train=False)
+        variables = model.init(prng.key(seed), network.images(), train=False)
         flat = traverse_util.flatten_dict(variables)
         return {path: flat[path] for path in head}  # XLA drops the computation of the rest.
 

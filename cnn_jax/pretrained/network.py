@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from cnn_jax import errors, models
+from cnn_jax import errors, limits, models
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -43,7 +44,8 @@ class Network:
           options: fields that differ from the variant's.
 
         Raises:
-          UserError: the network is unknown, or `input_shape` is not three positive integers.
+          UserError: the network is unknown, or `input_shape` is not three positive integers or has
+            more than `limits.MAX_INPUT_VALUES` values.
         """
         return cls(name, _checked(input_shape or models.input_shape(name)), options)
 
@@ -52,7 +54,11 @@ class Network:
         return models.create(self.name, num_classes=num_classes, **self.options)
 
     def shapes(self, num_classes: int) -> dict[Path, Shape]:
-        """Returns the shape of each variable by its path, in `init`'s order of creation."""
+        """Returns the shape of each variable by its path, in `init`'s order of creation.
+
+        Raises:
+          UserError: the network has more than `limits.MAX_MODULES` modules.
+        """
         return dict(_variable_shapes(self.create(num_classes), self.input_shape))
 
     def images(self) -> jax.Array:
@@ -74,7 +80,35 @@ def _checked(input_shape: Any) -> tuple[int, int, int]:
             "input_shape must be height, width and channels, such as (224, 224, 3), got "
             f"{input_shape!r}"
         )
+    check_input_size(height, width, channels)
     return height, width, channels
+
+
+def check_classes(num_classes: int) -> None:
+    """Checks the number of classes.
+
+    Raises:
+      UserError: it is negative or more than `limits.MAX_CLASSES`.
+    """
+    if not 0 <= num_classes <= limits.MAX_CLASSES:
+        raise errors.UserError(
+            f"{num_classes!r:.30} classes are not allowed; allowed are 0 to the limit MAX_CLASSES "
+            f"of cnn_jax/limits.py, {limits.MAX_CLASSES:,}"
+        )
+
+
+def check_input_size(height: int, width: int, channels: int) -> None:
+    """Checks that images of a network are not too large.
+
+    Raises:
+      UserError: they have more than `limits.MAX_INPUT_VALUES` values.
+    """
+    if height * width * channels > limits.MAX_INPUT_VALUES:
+        raise errors.UserError(
+            f"an input of {height!r:.30} x {width!r:.30} x {channels!r:.30} (height x width x "
+            "channels) has more values than the limit MAX_INPUT_VALUES of cnn_jax/limits.py, "
+            f"{limits.MAX_INPUT_VALUES:,}; choose smaller images"
+        )
 
 
 # Loading asks several times; tracing a large network takes seconds.
@@ -83,9 +117,20 @@ def _variable_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dic
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     found: dict[Path, Shape] = {}
 
+    modules = itertools.count(1)
+
+    def count(call: Callable[..., Any], args: Any, kwargs: Any, _: Any) -> Any:
+        if next(modules) > limits.MAX_MODULES:
+            raise errors.UserError(
+                f"the network {type(model).__name__} has more modules than the limit MAX_MODULES "
+                f"of cnn_jax/limits.py, {limits.MAX_MODULES:,}; choose smaller options"
+            )
+        return call(*args, **kwargs)
+
     def init(images: jax.Array) -> None:
         # The shapes are recorded during tracing because `eval_shape` returns sorted dictionaries.
-        variables = model.init(jax.random.key(0), images, train=False)
+        with nn.intercept_methods(count):
+            variables = model.init(jax.random.key(0), images, train=False)
         flat = traverse_util.flatten_dict(variables)
         found.update({path: leaf.shape for path, leaf in flat.items()})
 

@@ -2,18 +2,23 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from cnn_jax import errors, models
+from cnn_jax import errors, limits, models
 from cnn_jax.data import crops, dtypes, imagenet, images, pixels
 from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.network import check_input_size
 
 HALF = (0.5, 0.5, 0.5)  # As mean and as standard deviation, scales pixels from [0, 1] to [-1, 1].
 _CROP_MODES = ("center", "squash")
+# Errors of values of another type or size in a config.
+_INVALID = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
+_LARGEST = 1e6  # of mean and deviation; pixels are in [0, 1]
 # Interpolation of the networks whose inputs are in [-1, 1]. For GoogLeNet and Inception v3
 # torchvision documents ImageNet's mean and standard deviation, but converts inside the network.
 _INTERPOLATION_OF_SYMMETRIC = {
@@ -51,8 +56,12 @@ class Preprocessing:
         """Checks the fields.
 
         Raises:
-          ValueError: a field has a value that `fit` or `__call__` does not support.
+          UserError: a field has a value that `fit` or `__call__` does not support, or a size is
+            larger than a limit of `limits`.
         """
+        _check_sizes(self.image_size, self.image_width, self.resize_size)
+        _check_pixels(self.mean, self.std)
+        check_input_size(*self.input_shape)
         size = self.input_shape[:2]
         needed = max(size) if self.squash else min(size)
         if not 1 <= needed <= self.resize_size:
@@ -61,11 +70,8 @@ class Preprocessing:
             )
         if self.interpolation not in images.INTERPOLATIONS:
             raise errors.unknown("interpolation", self.interpolation, images.INTERPOLATIONS)
-        if not 1 <= len(self.mean) == len(self.std) or min(self.std) <= 0:
-            raise errors.UserError(
-                "mean and std must have one value per channel, and std must be positive; "
-                f"got mean {self.mean}, std {self.std}"
-            )
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise errors.UserError("class_names must be strings, one for each class")
 
     def __call__(self, image: Any) -> np.ndarray:
         """Resizes, crops and normalises an image.
@@ -124,6 +130,50 @@ class Preprocessing:
         return self.image_size, self.image_width or self.image_size, len(self.mean)
 
 
+def _check_sizes(image_size: Any, image_width: Any, resize_size: Any) -> None:
+    """Checks the types of sizes in pixels, and the limit of `resize_size`."""
+    sizes = {"image_size": image_size, "image_width": image_width, "resize_size": resize_size}
+    for key, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise errors.UserError(f"{key} must be a number of pixels, got {value!r:.99}")
+    if resize_size > limits.MAX_RESIZE_SIDE:
+        raise errors.UserError(
+            f"resize_size (in configs input_size / crop_pct) is {resize_size!r:.30} pixels, more "
+            f"than the limit MAX_RESIZE_SIDE of cnn_jax/limits.py, {limits.MAX_RESIZE_SIDE:,}; "
+            "choose a smaller size"
+        )
+
+
+def _check_pixels(mean: Any, std: Any) -> None:
+    """Checks that mean and standard deviation can normalise pixels in float32."""
+    given = f"got mean {mean!r:.99}, std {std!r:.99}"
+    if not 1 <= len(mean) == len(std):
+        raise errors.UserError(f"mean and std must have one value per channel; {given}")
+    least = np.finfo(np.float32).tiny
+    finite = all(_is_number(value) and abs(value) < _LARGEST for value in (*mean, *std))
+    if not finite or min(std) < least:
+        raise errors.UserError(
+            f"mean and std must be finite numbers of pixels in [0, 1], and std must be positive; "
+            f"{given}"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """Returns True for an integer or a float, also of NumPy; booleans are no numbers here."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    """Returns a number of a config.
+
+    Raises:
+      TypeError: it is none.
+    """
+    if not _is_number(value):
+        raise TypeError(f"{value!r:.99} is no number")
+    return float(value)
+
+
 def for_network(
     name: str, num_classes: int, input_shape: tuple[int, int, int] | None = None
 ) -> Preprocessing:
@@ -170,18 +220,20 @@ def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
       num_classes: of the checkpoint.
 
     Raises:
-      ValueError: a value is of the wrong type or not supported.
+      UserError: a value is of the wrong type or not supported, or larger than a limit of
+        `limits`.
     """
     settings = config.get("pretrained_cfg", config)
     try:
-        channels, height, width = map(int, settings.get("input_size") or (3, 224, 224))
+        channels, height, width = map(operator.index, settings.get("input_size") or (3, 224, 224))
         crop_mode = settings.get("crop_mode") or "center"
         if crop_mode not in _CROP_MODES:
             raise errors.unknown("crop_mode", crop_mode, _CROP_MODES)
         if (channels, height) != (3, width):
             raise errors.UserError(f"input_size must be [3, N, N], got {[channels, height, width]}")
+        share = settings.get("crop_pct")
         mean, std = (
-            tuple(map(float, settings.get(key) or usual))
+            tuple(map(_number, usual if settings.get(key) is None else settings[key]))
             for key, usual in (("mean", imagenet.MEAN), ("std", imagenet.STD))
         )
         if not len(mean) == len(std) == channels:
@@ -190,7 +242,7 @@ def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
             )
         return Preprocessing(
             image_size=height,
-            resize_size=math.floor(height / (settings.get("crop_pct") or crops.CROP_SHARE)),
+            resize_size=math.floor(height / _number(crops.CROP_SHARE if share is None else share)),
             class_names=_label_names({**settings, **config}, num_classes),
             mean=mean,
             std=std,
@@ -199,8 +251,8 @@ def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
         )
     except errors.UserError:
         raise
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise errors.UserError(f"pretrained_cfg has an invalid value: {error!r}") from error
+    except _INVALID as error:
+        raise errors.UserError(f"pretrained_cfg has an invalid value: {error!r:.99}") from error
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
@@ -222,4 +274,15 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
     by_number = {int(number): label for number, label in pairs}
     descriptions = config.get("label_descriptions") or {}
     found = (by_number.get(number, str(number)) for number in range(num_classes))
-    return tuple(str(descriptions.get(label, label)) for label in found)
+    return tuple(_text(descriptions.get(label, label)) for label in found)
+
+
+def _text(label: Any) -> str:
+    """Returns a label of a config as text.
+
+    Raises:
+      UserError: it is neither text nor a number.
+    """
+    if not isinstance(label, (str, int, float)):
+        raise errors.UserError(f"label_names must be text, got {label!r:.99}")
+    return str(label)

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cnn_jax
-from cnn_jax import errors
-from cnn_jax.pretrained.network import Network
+from cnn_jax import errors, limits
+from cnn_jax.pretrained.network import Network, check_classes, check_input_size
 from cnn_jax.pretrained.preprocessing import Preprocessing
 
+_COUNTS_OF_BLOCKS = ("depth", "stage_sizes")  # in names of options
 _VERSION = "cnn_jax"  # the key that marks our files; its value is the version that wrote the file
 
 
@@ -75,19 +77,76 @@ def from_metadata(metadata: Mapping[str, str]) -> Record | None:
         return None
     try:
         prepare = metadata.get("preprocessing")
-        return Record(
+        found = Record(
             name=metadata["network"],
             num_classes=int(metadata["num_classes"]),
             input_shape=_shape(json.loads(metadata["input_shape"])),
             options={key: _tuples(v) for key, v in json.loads(metadata["options"]).items()},
             preprocessing=Preprocessing(**_fields(prepare)) if prepare else None,
         )
+        _check(found)
+    except errors.UserError as error:
+        raise errors.UserError(f"its metadata is damaged: {error}") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise errors.UserError(f"its metadata is damaged: {error!r}") from error
+        raise errors.UserError(f"its metadata is damaged: {error!r:.200}") from error
+    return found
+
+
+def check_options(record: Record, tensors: int) -> None:
+    """Checks the size of the options, before a network is built with them.
+
+    Args:
+      record: the description in a file.
+      tensors: the number of tensors in the file. A network has at most this number of blocks,
+        because each block has a tensor.
+
+    Raises:
+      UserError: an option gives more blocks, or is larger than `limits.MAX_OPTION`.
+    """
+    for key, value in record.options.items():
+        numbers = list(_numbers(value))
+        if any(word in key for word in _COUNTS_OF_BLOCKS) and sum(numbers) > tensors:
+            raise errors.UserError(
+                f"its metadata is damaged: {key[:99]!r} {value!r:.99} gives more blocks than the "
+                f"file has tensors, {tensors}"
+            )
+        if not all(abs(number) <= limits.MAX_OPTION for number in numbers):
+            raise errors.UserError(
+                f"its metadata is damaged: {key[:99]!r} {value!r:.99} is larger than the limit "
+                f"MAX_OPTION of cnn_jax/limits.py, {limits.MAX_OPTION:,}"
+            )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yields the numbers in an option."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+def _check(record: Record) -> None:
+    """Checks that the parts of a description agree, and that its sizes are within the limits.
+
+    Raises:
+      UserError: they do not, or are not.
+    """
+    check_classes(record.num_classes)
+    check_input_size(*record.input_shape)
+    prepare, channels = record.preprocessing, record.input_shape[-1]
+    if prepare and record.num_classes and len(prepare.class_names) != record.num_classes:
+        raise errors.UserError(
+            f"it has {len(prepare.class_names)} class names for {record.num_classes} classes"
+        )
+    if prepare and len(prepare.mean) != channels:
+        raise errors.UserError(
+            f"its mean has {len(prepare.mean)} values for images of {channels} channels"
+        )
 
 
 def _shape(given: Any) -> tuple[int, int, int]:
-    height, width, channels = map(int, given)
+    height, width, channels = map(operator.index, given)
     return height, width, channels
 
 

@@ -13,7 +13,7 @@ from cnn_jax.pretrained import convert, fit, heads, record
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.families.names import Names
 from cnn_jax.pretrained.formats import writer
-from cnn_jax.pretrained.network import Network
+from cnn_jax.pretrained.network import Network, check_classes
 from cnn_jax.pretrained.preprocessing import Preprocessing
 from cnn_jax.pretrained.record import Record
 
@@ -61,8 +61,8 @@ def save(
       **overrides: fields with which the network was created, as in `models.create`.
 
     Raises:
-      UserError: the network is unknown, the variables or the preprocessing do not fit it, or the
-        file exists or cannot be written.
+      UserError: the network is unknown, the variables or the preprocessing do not fit it, a value
+        is not finite, or the file exists or cannot be written.
     """
     target = Path(path)
     writer.check_path(target, overwrite)
@@ -72,6 +72,8 @@ def save(
     num_classes = _count(network, named, num_classes)
     expected = convert.entries(network, named, num_classes)
     fit.check(model_name, {".".join(path): e.variable_shape for path, e in expected.items()}, named)
+    for key, array in named.items():
+        convert.floats(key, array)  # `load` would refuse the file.
     if preprocessing is not None:
         _check_preprocessing(preprocessing, num_classes, network.input_shape[-1])
     table = _table(network)
@@ -113,6 +115,7 @@ def _count(network: Network, named: Mapping[str, np.ndarray], given: int | None)
         raise errors.UserError(
             f"no variable of {network.name} depends on the number of classes; pass num_classes="
         )
+    check_classes(count)
     return count
 
 

@@ -1,10 +1,14 @@
 """The files of a run; `read` returns their logs as a table.
 
 - `workdir.py`: their names, the config and the description, the lock
+- `descriptions.py`: reading of stored descriptions of data sets
 - `checkpoint.py`: checkpoints; the only importer of Orbax
-- `logs.py`: `metrics.jsonl`, TensorBoard events, throughput
+- `verification.py`: digests of checkpoints, and the quarantine of damaged ones
+- `logs.py`: `metrics.jsonl`, throughput
+- `events.py`: TensorBoard events; the only importer of tensorboardX
 - `environment.py`: `environment.json`: commands, versions and hardware of the run
 - `table.py`: the logs of one or more runs as a table
+- `place.py`: notices that a work directory was deleted or moved during the run
 - `plots.py`: `curves.png` and confusion matrices; an importer of matplotlib
 """
 

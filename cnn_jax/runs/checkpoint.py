@@ -3,12 +3,15 @@
 Orbax writes a checkpoint into a temporary directory and renames the directory when it is complete,
 so a kill at any moment leaves only complete checkpoints. Before the rename, the SHA-256 of each
 file is written beside the files. A checkpoint whose files no longer match is reported and skipped.
+Entries of the directory that are no checkpoints, such as a user's copy `3.bak`, are left alone.
 """
 
-import hashlib
+import contextlib
+import datetime as dt
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -20,10 +23,14 @@ from orbax.checkpoint import checkpoint_managers
 from cnn_jax import errors
 from cnn_jax.contracts import TrainState
 from cnn_jax.metrics import Totals
+from cnn_jax.runs import verification
+from cnn_jax.runs.place import Place
 from cnn_jax.runtime import sharding
 
-DIGESTS = "sha256.json"
 Tree = TypeVar("Tree")
+
+_STEP = re.compile(r"0|[1-9][0-9]{0,9}")  # '007' is no name of a checkpoint
+_LONGEST = 200  # letters of an error of Orbax in a message
 
 NOT_VALIDATED = -math.inf  # ranks below every validated checkpoint
 # The rank that versions before 0.2.0 stored for a checkpoint that was not validated.
@@ -47,17 +54,30 @@ class Checkpoints:
           directory: the directory of the checkpoints.
           keep: the number of newest checkpoints to keep.
           monitor: the name of the validation metric that ranks the checkpoints.
+
+        Raises:
+          UserError: the directory cannot be made or read.
         """
         self._directory = directory.absolute()
         self._monitor = monitor
         self._saving = -1
+        try:
+            self._manager = self._make_manager(keep)
+        except Exception as error:  # Orbax raises many types for damaged files.
+            raise errors.UserError(
+                f"{directory} cannot be used: {_words(error)}; move it away to train from the start"
+            ) from error
+        self._place = Place(self._directory)
+
+    def _make_manager(self, keep: int) -> ocp.CheckpointManager:
         newest = checkpoint_managers.LatestN(keep)
-        best = checkpoint_managers.BestN(get_metric_fn=_rank, n=1)
-        self._manager = ocp.CheckpointManager(
+        best = checkpoint_managers.BestN(get_metric_fn=_rank_of_any, n=1)
+        return ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
-                best_fn=_rank,
+                best_fn=_rank_of_any,
+                step_name_format=_Names(),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
             ),
@@ -77,37 +97,62 @@ class Checkpoints:
           pending: the metrics since the last log line, so that a resumed run logs the same lines.
           rank: the value that 'best' is chosen by, higher is better: the monitored validation
             metric, negated if lower values are better. None if this step was not validated.
+
+        Raises:
+          UserError: the directory was deleted or moved.
         """
+        self._place.check()
         if step in self._manager.all_steps():
             return
         ranking = {"accuracy": rank, "monitor": self._monitor}
-        self._manager.wait_until_finished()
-        self._saving = step
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
-                progress=ocp.args.JsonSave({"pending": pending, **ranking}),
-            ),
-            metrics=ranking,
-        )
+        with self._clear_errors():
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),
+                    progress=ocp.args.JsonSave({"step": step, "pending": pending, **ranking}),
+                ),
+                metrics=ranking,
+            )
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: the directory was deleted or moved.
+        """
+        with self._clear_errors(), contextlib.closing(self._manager):
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Raises a UserError for errors of the file system, also in threads of Orbax."""
+        try:
+            yield
+        except Exception as error:
+            self._place.check()
+            if not isinstance(error, OSError):
+                raise
+            raise errors.UserError(
+                f"{self._directory} cannot be written: {_words(error)}"
+            ) from error
 
     def _add_digests(self) -> None:
         if sharding.is_primary():
-            (temporary,) = self._directory.glob(f"{self._saving}.*")
-            (temporary / DIGESTS).write_text(json.dumps(_digests(temporary), indent=1))
+            temporary = self._directory / f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}"
+            (temporary / verification.DIGESTS).write_text(
+                json.dumps(verification.digests(temporary), indent=1)
+            )
 
 
 def steps(directory: Path) -> list[int]:
     """Returns the steps that have a checkpoint, ascending."""
     if not directory.is_dir():
         return []
-    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
+    names = (entry.name for entry in directory.iterdir())
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def newest(directory: Path, quarantine: Path | None = None) -> int | None:
@@ -116,16 +161,19 @@ def newest(directory: Path, quarantine: Path | None = None) -> int | None:
     Args:
       directory: the checkpoints of a run.
       quarantine: the directory that damaged checkpoints are moved to; None to leave them.
+
+    Raises:
+      UserError: a damaged checkpoint cannot be moved.
     """
     undamaged = []
     for step in steps(directory):
         try:
-            _verify(directory, step)
+            verification.verify(directory, step)
             undamaged.append(step)
-        except _DamagedError as error:
+        except verification.DamagedError as error:
             logging.error("%s; it is skipped", error)
             if quarantine is not None and sharding.is_primary():
-                _move(directory / str(step), quarantine)
+                verification.move_away(directory / str(step), quarantine)
     return undamaged[-1] if undamaged else None
 
 
@@ -154,8 +202,8 @@ def choose(directory: Path, which: str) -> int:
             step = int(which)
         else:
             raise errors.unknown("checkpoint", which, ["best", "last", *map(str, available)])
-        _verify(directory, step)
-    except _DamagedError as error:
+        verification.verify(directory, step)
+    except verification.DamagedError as error:
         raise errors.UserError(f"{error}; checkpoints in {directory}: {available}") from error
     return step
 
@@ -169,8 +217,21 @@ def restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
       like: a tree of the same shapes and shardings; parts of the state may be left out.
 
     Raises:
-      UserError: the checkpoint is of another model or optimizer.
+      UserError: the checkpoint is of another model or optimizer, or damaged in spite of its
+        digests.
     """
+    try:
+        return _restore(directory, step, like)
+    except errors.UserError:
+        raise
+    except Exception as error:  # Orbax raises many types for damaged files.
+        raise errors.UserError(
+            f"checkpoint {step} in {directory} is damaged: {_words(error)}; move it away to "
+            "use the one before it"
+        ) from error
+
+
+def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     state = ocp.args.PyTreeRestore(
         item=target,
@@ -180,7 +241,8 @@ def restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
     _check_structure(directory, step, target)
     content = _read(directory, step, state=state, progress=ocp.args.JsonRestore())
     pending = content.progress["pending"].items()
-    return Restored(content.state, {name: (value, count) for name, (value, count) in pending})
+    totals = {name: (float(value), float(count)) for name, (value, count) in pending}
+    return Restored(content.state, totals)
 
 
 def best_step(directory: Path) -> int:
@@ -190,14 +252,11 @@ def best_step(directory: Path) -> int:
         try:
             content = _read(directory, step, progress=ocp.args.JsonRestore())
             return _rank(content.progress), step
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            raise _DamagedError(f"checkpoint {step} is damaged: {error}") from error
+        except Exception as error:  # Orbax raises many types for damaged files.
+            words = _words(error)
+            raise verification.DamagedError(f"checkpoint {step} is damaged: {words}") from error
 
     return max(steps(directory), key=rank)
-
-
-class _DamagedError(Exception):
-    """Error of a checkpoint whose files are not those that were written."""
 
 
 def _check_structure(directory: Path, step: int, like: Any) -> None:
@@ -234,43 +293,31 @@ def _read(directory: Path, step: int, **items: ocp.args.CheckpointArgs) -> ocp.a
         return reader.restore(path, args=ocp.args.Composite(**items))
 
 
-def _verify(directory: Path, step: int) -> None:
-    path = directory / str(step)
-    try:
-        expected = json.loads((path / DIGESTS).read_text())
-        found = _digests(path)
-    except (OSError, ValueError) as error:
-        raise _DamagedError(f"checkpoint {step} is damaged: {DIGESTS}: {error}") from error
-    wrong = sorted(name for name in expected if found.get(name) != expected[name])
-    if wrong:
-        raise _DamagedError(
-            f"checkpoint {step} is damaged: {', '.join(wrong)} is missing or was changed"
-        )
+class _Names(ocp.path.step.NameFormat):
+    """Names of checkpoints for Orbax, which would take other entries for checkpoints too."""
+
+    def build_name(self, step: int) -> str:
+        return str(step)
+
+    def find_all(self, base_path: Any) -> Iterator[ocp.path.step.Metadata]:
+        return (self.find_step(base_path, step) for step in steps(Path(base_path)))
+
+    def find_step(self, base_path: Any, step: int) -> ocp.path.step.Metadata:
+        return _Found(step=step, path=ocp.path.step.build_step_path(base_path, self, step))
 
 
-def _digests(path: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file of each item.
+class _Found(ocp.path.step.Metadata):
+    """A checkpoint. Orbax would read its time from a file that has no digest."""
 
-    Orbax's own files beside the items are left out, because Orbax changes them later.
-    """
-    return {
-        file.relative_to(path).as_posix(): _sha256(file)
-        for file in path.glob("*/**/*")
-        if file.is_file()
-    }
+    @property
+    def commit_timestamp(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self.path.stat().mtime, dt.UTC)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _move(path: Path, quarantine: Path) -> None:
-    quarantine.mkdir(exist_ok=True)
-    target = quarantine / path.name
-    while target.exists():
-        target = target.with_name(target.name + "-again")
-    path.rename(target)
+def _words(error: Exception) -> str:
+    """Returns an error of Orbax in one line of a readable length."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _rank(metrics: Mapping[str, Any]) -> float:
@@ -278,3 +325,11 @@ def _rank(metrics: Mapping[str, Any]) -> float:
     if rank is None or ("monitor" not in metrics and rank == _OLD_NOT_VALIDATED):
         return NOT_VALIDATED
     return NOT_VALIDATED if math.isnan(rank) else float(rank)
+
+
+def _rank_of_any(metrics: Any) -> float:
+    """Returns the rank in metrics that Orbax has read; the lowest if they are damaged."""
+    try:
+        return _rank(metrics)
+    except (KeyError, OverflowError, TypeError):
+        return NOT_VALIDATED

@@ -2,18 +2,22 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.runs import plots, workdir
+from absl import logging
+
+from cnn_jax import errors, limits
+from cnn_jax.runs import events, plots, workdir
+from cnn_jax.runs.place import Place
+from cnn_jax.runtime import files
 
 FINAL = "final"
 ONCE = ("test", FINAL)  # splits of the last lines, which a resumed run writes again
 
-_PLACE = ("step", "epoch", "split")
+_MAX_STEP = 2**63  # of TensorBoard's events
 
 Row = dict[str, Any]
 """A line of the log: `step`, `epoch`, `split`, and values by name."""
@@ -35,7 +39,7 @@ def make_row(step: int, epoch: float, split: str, values: Mapping[str, float | s
 
 def values(row: Row) -> dict[str, Any]:
     """Returns the values of a line of the log, without its place."""
-    return {name: value for name, value in row.items() if name not in _PLACE}
+    return {name: value for name, value in row.items() if name not in events.PLACE}
 
 
 class MemoryLog:
@@ -70,44 +74,86 @@ class RunLog:
         Args:
           directory: the work directory.
           start_step: the step of the checkpoint that the run continues from.
-        """
-        from tensorboardX import SummaryWriter  # It takes half a second to import.
 
+        Raises:
+          UserError: a file cannot be read or written.
+        """
         self._directory = directory
         path = directory / workdir.METRICS
         self.rows: list[Row] = [
             row for row in read(directory) if row["step"] <= start_step and row["split"] not in ONCE
         ]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows))
-        os.replace(temporary, path)
+        files.write(path, "".join(f"{json.dumps(row)}\n" for row in self.rows))
+        self._place = Place(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(directory), purge_step=start_step + 1)
+        self._events = events.Events(directory, self.rows)
 
     def write(self, row: Row) -> None:
-        """Appends a line, made by `make_row`, and flushes it to the operating system."""
+        """Appends a line, made by `make_row`, and hands it to the operating system.
+
+        Raises:
+          UserError: the work directory was deleted or moved.
+        """
+        self._place.check()
         self.rows.append(row)
         self._file.write(f"{json.dumps(row)}\n")
         self._file.flush()
-        step, split = row["step"], row["split"]
-        for name, value in values(row).items():
-            if isinstance(value, str):
-                self._events.add_text(f"{split}/{name}", value, step)
-            elif value is not None:
-                self._events.add_scalar(f"{split}/{name}", value, step)
+        self._events.write(row)
 
     def close(self) -> None:
-        """Flushes everything and draws the curves."""
+        """Closes the files and draws the curves, or reports why they cannot be drawn.
+
+        Raises:
+          UserError: the work directory was deleted or moved.
+        """
         self._file.close()
         self._events.close()
-        plots.curves(read(self._directory), self._directory / workdir.CURVES)
+        self._place.check()
+        try:
+            plots.curves(self.rows, self._directory / workdir.CURVES)
+        except errors.UserError as error:  # A plot costs no result of the run.
+            logging.error("%s", error)
 
 
 def read(directory: Path) -> list[Row]:
-    """Returns the lines of a run's `metrics.jsonl`, without an incomplete last line."""
+    """Returns the lines of a run's `metrics.jsonl`, without an incomplete last line.
+
+    Lines that are no lines of a log are reported and left out.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     path = directory / workdir.METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    try:
+        *lines, _ = files.read(path, limits.MAX_LOG_BYTES).split(b"\n")
+    except FileNotFoundError:
+        return []
+    rows = [_parse(line) for line in lines]
+    foreign = [number for number, row in enumerate(rows, start=1) if row is None]
+    if foreign:
+        logging.error(
+            "%s: no lines of the log, which are left out: %s", path, errors.listed(foreign)
+        )
+    return [row for row in rows if row is not None]
+
+
+def _parse(line: bytes) -> Row | None:
+    """Returns the row in a line of `metrics.jsonl`; None if there is none."""
+    try:
+        row = json.loads(line, parse_constant=lambda _: None)
+        step, epoch, split = (row[name] for name in events.PLACE)
+        is_row = type(step) is int and 0 <= step < _MAX_STEP and isinstance(split, str)
+        return row if is_row and _is_number(epoch) and all(map(_is_value, row.values())) else None
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or isinstance(value, str) or _is_number(value)
 
 
 class Throughput:

@@ -1,11 +1,21 @@
-"""Plots of a run: learning curves and confusion matrices. Imports matplotlib."""
+"""Plots of a run: learning curves and confusion matrices. Imports matplotlib.
 
-from collections.abc import Mapping, Sequence
+A plot that cannot be drawn is a UserError, whatever matplotlib raises, so that it costs no result.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnn_jax import errors
+from cnn_jax.runtime import files
+
+_LONGEST_NAME, _LONGEST_TITLE = 24, 80  # letters; longer names leave no place for the matrix
+_LONGEST_REASON = 200  # letters of an error of matplotlib
 MAX_NAMED_CLASSES = 40  # beyond that the names of a confusion matrix cannot be read
 
 
@@ -15,7 +25,15 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     Args:
       rows: the lines of `metrics.jsonl`.
       path: the PNG file.
+
+    Raises:
+      UserError: the plot cannot be drawn or written.
     """
+    with _clear_errors(path):
+        _draw_curves(rows, path)
+
+
+def _draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = _figure(15, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
     for split, marker in (("train", ""), ("validation", "."), ("test", "*")):
@@ -23,7 +41,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             points = [
                 (row["step"], row[name])
                 for row in rows
-                if row["split"] == split and row.get(name) is not None
+                if row["split"] == split and isinstance(row.get(name), int | float)
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), marker=marker, label=split)
@@ -38,7 +56,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (loss, accuracy):
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> None:
@@ -49,7 +67,15 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: 
       class_names: the name of each class.
       title: the title of the plot.
       path: the PNG file.
+
+    Raises:
+      UserError: the plot cannot be drawn or written.
     """
+    with _clear_errors(path):
+        _draw_confusion(matrix, class_names, title, path)
+
+
+def _draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> None:
     named = len(class_names) <= MAX_NAMED_CLASSES
     side = 2.5 + 0.45 * min(len(class_names), MAX_NAMED_CLASSES)
     figure = _figure(side + 1, side)
@@ -57,16 +83,54 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: 
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
+    # Names come from files. Without `parse_math`, a name such as '$1 to $5' is text and no formula.
+    axes.set_title(_drawable(title, title, _LONGEST_TITLE), parse_math=False)
     if named:
         ticks = range(len(class_names))
-        axes.set_xticks(ticks, class_names, rotation=90)
-        axes.set_yticks(ticks, class_names)
+        names = [
+            _drawable(name, str(index), _LONGEST_NAME) for index, name in enumerate(class_names)
+        ]
+        axes.set_xticks(ticks, names, rotation=90, parse_math=False)
+        axes.set_yticks(ticks, names, parse_math=False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             colour = "white" if share[row, column] > 0.5 else "black"
             text = f"{matrix[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
+
+
+@contextlib.contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Raises a UserError for any error of matplotlib, such as an unknown MPLBACKEND."""
+    try:
+        yield
+    except errors.UserError:
+        raise
+    except Exception as error:  # Matplotlib has no class of its own.
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+        raise errors.UserError(f"{path} cannot be drawn: {line}") from error
+
+
+def _drawable(text: str, otherwise: str, longest: int) -> str:
+    """Returns a text in one short line, or `otherwise` if the font lacks one of its characters.
+
+    Characters that the font lacks, such as those of KMNIST's class names, would be empty boxes.
+    """
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    known, shown = font.get_charmap(), errors.printable(text)
+    if not all(ord(letter) in known for letter in shown):
+        shown = errors.printable(otherwise).encode("ascii", "backslashreplace").decode()
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Writes a figure as a PNG file, which a kill leaves whole."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    files.write(path, content.getvalue())
 
 
 def _figure(width: float, height: float) -> Any:

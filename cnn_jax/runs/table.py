@@ -5,6 +5,7 @@ from typing import Any
 
 from cnn_jax import errors, plan
 from cnn_jax.runs import logs, workdir
+from cnn_jax.runtime import files
 
 
 def read(directory: str | Path) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
     Raises:
       UserError: there is no run, or a file of a run is damaged.
     """
-    root = Path(directory)
+    root = files.local(directory, "directory")
     found = sorted(path.parent for path in root.rglob(workdir.CONFIG))
     if not found:
         raise errors.UserError(f"{root} has no run: there is no {workdir.CONFIG} in or below it")

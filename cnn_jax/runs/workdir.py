@@ -1,18 +1,21 @@
 """The work directory of a run: names of its files, stored config and description, and the lock."""
 
 import dataclasses
+import errno
 import fcntl
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import errors, plan
+from cnn_jax import errors, limits, plan
 from cnn_jax.contracts import Description
 from cnn_jax.plan import Plan
-from cnn_jax.runtime import sharding
+from cnn_jax.runs import descriptions
+from cnn_jax.runtime import files, imports, sharding
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
@@ -21,6 +24,11 @@ CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
+_FOLDERS = (CHECKPOINTS, DAMAGED_CHECKPOINTS, "splits")
+# Files that a run writes, or whose directory it writes to. Only `checkpoints` may be a link.
+_OWN = (CONFIG, DATASET, METRICS, CURVES, "environment.json", _LOCK, *_FOLDERS[1:])
+_LONGEST_FILE = 300  # bytes of a path below the work directory
+_EVENTS = "events.out.tfevents."  # the beginning of names of TensorBoard's files
 
 
 def check(directory: Path, given: Plan) -> Plan:
@@ -30,13 +38,16 @@ def check(directory: Path, given: Plan) -> Plan:
       The plan `given`. Its automatic values are those of the run in `directory`, if there is one.
 
     Raises:
-      UserError: the directory cannot be made or written, another process writes to it, or it holds
-        a run with another config.
+      UserError: the directory cannot be made or written, its path has a character of patterns,
+        another process writes to it, it holds a run with another config, or one of its files is a
+        link.
     """
+    _check_no_pattern(directory)
     _check_writable(directory)
-    if (directory / CONFIG).exists():
+    if os.path.lexists(directory / CONFIG):
+        _check_content(directory)
         stored = load_plan(directory)
-        given = plan.fill_automatic(given, stored)
+        given = _filled(directory, given, stored)
         changed = [
             f"  {path}: {old!r} there, {new!r} now"
             for path, (old, new) in plan.differences(stored, given).items()
@@ -49,12 +60,28 @@ def check(directory: Path, given: Plan) -> Plan:
             )
         return given
     for name in (METRICS, CHECKPOINTS):
-        if (directory / name).exists():
+        if os.path.lexists(directory / name):
             raise errors.UserError(
                 f"{directory} has {name} but no {CONFIG}, so its run is unknown; choose another "
                 "--workdir"
             )
+    _check_content(directory)
     return given
+
+
+def outside(directory: Path, *settings: Plan, trust: bool) -> AbstractContextManager[None]:
+    """Returns a context that imports no module of a work directory or of its run's data.
+
+    A work directory from somebody else is data, never code; see `imports.outside`.
+
+    Args:
+      directory: the work directory.
+      *settings: the plans of the run and of its evaluation.
+      trust: True to import modules from everywhere.
+    """
+    if trust:
+        return nullcontext()
+    return imports.outside([str(directory), *(each.data.directory for each in settings)])
 
 
 @contextmanager
@@ -66,7 +93,9 @@ def lock(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / _LOCK).open("a")  # "w" would change its time
+        # A link could name any file; a FIFO would wait for a reader.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.fdopen(os.open(directory / _LOCK, flags | os.O_CLOEXEC, 0o666), "a")
     except OSError as error:
         raise _unusable(directory, error) from error
     with file:
@@ -110,9 +139,8 @@ def load_description(directory: Path) -> Description:
     """
     text = _read(directory, DATASET)
     try:
-        content = json.loads(text)
-        return Description(**{name: _with_tuples(value) for name, value in content.items()})
-    except (AttributeError, TypeError, ValueError) as error:
+        return descriptions.parse(text)
+    except ValueError as error:
         raise errors.UserError(f"{directory / DATASET} is damaged: {error}") from error
 
 
@@ -122,40 +150,121 @@ def find_description(directory: Path) -> Description | None:
     Raises:
       UserError: the file is damaged.
     """
-    return load_description(directory) if (directory / DATASET).exists() else None
+    return load_description(directory) if os.path.lexists(directory / DATASET) else None
 
 
 def save(directory: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file; after a crash the file has either its old or its new content."""
-    temporary = directory / f"{name}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, directory / name)
+    """Writes a JSON file; after a crash the file has either its old or its new content.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    files.write(directory / name, json.dumps(content, indent=2) + "\n")
 
 
 def _read(directory: Path, name: str) -> str:
     try:
-        return (directory / name).read_text()
+        return files.read(directory / name, limits.MAX_STORED_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.UserError(f"{directory} is not a work directory: no {name} in it") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise errors.UserError(f"{directory / name} cannot be read: {error}") from error
 
 
+def _filled(directory: Path, given: Plan, stored: Plan) -> Plan:
+    """Returns the plan `given` with the automatic values of the run in `directory`.
+
+    Raises:
+      UserError: its config.json names code that the user did not name.
+    """
+    filled = plan.fill_automatic(given, stored)
+    if filled.data.source != given.data.source and imports.is_reference(filled.data.source):
+        raise errors.UserError(
+            f"{directory / CONFIG} has data.source {filled.data.source!r} where the config has "
+            f"{given.data.source!r}; if you trust it, add --config.data.source="
+            f"{filled.data.source}"
+        )
+    return filled
+
+
+def _check_no_pattern(directory: Path) -> None:
+    """Raises a UserError if Orbax would lose checkpoints, because it takes the path for a pattern.
+
+    Orbax calls `glob` with the absolute path. It does not resolve links.
+    """
+    path = str(directory.absolute())
+    if glob.escape(path) != path:
+        raise errors.UserError(
+            f"the work directory {path} has one of the characters * ? [ in its path, with which "
+            "Orbax loses checkpoints; choose another --workdir, such as a link without them"
+        )
+
+
 def _check_writable(directory: Path) -> None:
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise errors.UserError(
-            f"the work directory {directory} cannot be made: {existing} is a file"
+    """Raises a UserError unless `directory` can be made and written, or is not there yet."""
+    try:
+        existing = next(
+            path for path in (directory, *directory.absolute().parents) if os.path.lexists(path)
         )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise errors.UserError(
-            f"the work directory {directory} cannot be written: no permission in {existing}; "
-            "choose another --workdir"
-        )
+        if not existing.is_dir():
+            kind = "a link to a missing directory" if existing.is_symlink() else "a file"
+            raise errors.UserError(
+                f"the work directory {directory} cannot be made: {existing} is {kind}"
+            )
+        _check_permission(directory, existing)
+        _check_lengths(directory, existing)
+    except OSError as error:  # such as ENAMETOOLONG
+        raise _unusable(directory, error) from error
     # On the other processes, the primary one may hold the lock already.
-    if sharding.is_primary() and (directory / _LOCK).exists():
+    if sharding.is_primary() and os.path.lexists(directory / _LOCK):
         with lock(directory):
             pass
+
+
+def _check_permission(directory: Path, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise errors.UserError(
+            f"the work directory {directory} cannot be written: no permission in {folder}; "
+            "choose another --workdir"
+        )
+
+
+def _check_lengths(directory: Path, existing: Path) -> None:
+    """Raises an OSError if the path of `directory`, or of its files, is too long to be made."""
+    longest = max(len(os.fsencode(part)) for part in ("", *directory.parts))
+    whole = len(os.fsencode(directory.absolute())) + _LONGEST_FILE
+    too_long = longest > os.pathconf(existing, "PC_NAME_MAX")
+    if too_long or whole > os.pathconf(existing, "PC_PATH_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _check_content(directory: Path) -> None:
+    """Raises a UserError if a file of the run is a link, or a folder cannot be written."""
+    if not directory.is_dir():
+        return
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if entry.is_symlink()]
+        links = [name for name in names if name in _OWN or name.startswith(_EVENTS)]
+        folder = directory / CHECKPOINTS
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                links += [
+                    f"{CHECKPOINTS}/{entry.name}"
+                    for entry in entries
+                    if entry.name[:1].isdecimal() and entry.is_symlink()
+                ]
+        for name in filter(lambda name: os.path.lexists(directory / name), _FOLDERS):
+            if not (directory / name).is_dir():
+                raise errors.UserError(f"{directory / name} is no directory; move it away")
+            _check_permission(directory, directory / name)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    if links:
+        raise errors.UserError(
+            f"{directory} has links in place of files of the run: {errors.listed(sorted(links))}; "
+            "a run writes no file through a link; replace them by the files themselves"
+        )
 
 
 def _unusable(directory: Path, error: OSError) -> errors.UserError:
@@ -163,7 +272,3 @@ def _unusable(directory: Path, error: OSError) -> errors.UserError:
         f"the work directory {directory} cannot be made, written or locked: "
         f"{error.strerror or error}; choose another --workdir"
     )
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

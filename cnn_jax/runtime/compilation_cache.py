@@ -12,6 +12,8 @@ import jax
 from absl import logging
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
+from cnn_jax.runtime import ownership
+
 MAX_AGE = 30 * 24 * 3600  # Lifetime of a cached program, in seconds.
 
 
@@ -22,19 +24,20 @@ def use_cache() -> None:
     the devices and the instruction set of the CPU, so hosts may share the directory.
 
     The function changes nothing if JAX already has a cache directory, if the cache is disabled in
-    JAX's configuration, or if the directory is not writable.
+    JAX's configuration, or if the directory is not writable. JAX runs the code in the directory, so
+    the directory is one that other users cannot change, see `private_directory`.
     """
     given = jax.config.values
     if given["jax_compilation_cache_dir"] is not None or not given["jax_enable_compilation_cache"]:
         return
     try:
-        directory = _program_directory()
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = private_directory("xla", _program_directory())
         _delete_old_programs(directory)
         if not os.access(directory, os.W_OK):
             raise PermissionError(directory)
     except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown.
-        logging.info("no compilation cache, so each run compiles its programs: %s", error)
+        log = logging.warning if isinstance(error, ownership.ExposedError) else logging.info
+        log("no compilation cache, so each run compiles its programs: %s", error)
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # Caches small programs too: dozens of them are compiled before the first step.
@@ -70,13 +73,36 @@ def user_cache_directory() -> Path:
     return Path(root) / "cnn_jax"
 
 
-def _program_directory() -> Path:
-    """Returns the directory for programs compiled for this number of CPU cores.
+def private_directory(*names: str) -> Path:
+    """Returns a cache directory to which nobody else can write, and creates it.
+
+    It is in `user_cache_directory`. If other users can change that one, it is in the directory for
+    temporary files, and a warning says so.
+
+    Args:
+      names: name of the directory, and of those above it in the cache.
+
+    Raises:
+      RuntimeError: see `user_cache_directory`.
+      OSError: the directory cannot be created, or other users can change both places.
+    """
+    cache = user_cache_directory()
+    try:
+        return ownership.private_directory(cache.parent, cache.name, *names)
+    except ownership.ExposedError as error:
+        temporary = Path(tempfile.gettempdir())
+        directory = ownership.private_directory(temporary, f"cnn_jax-{os.geteuid()}", *names)
+        logging.warning("%s, so the cache is %s; set XDG_CACHE_HOME", error, directory)
+        return directory
+
+
+def _program_directory() -> str:
+    """Returns the name of the directory for programs compiled for this number of CPU cores.
 
     XLA divides the work of a program by the number of cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return user_cache_directory() / "xla" / f"{cores}-cores"
+    return f"{cores}-cores"
 
 
 def _delete_old_programs(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Command-line output: exit statuses, the start block of a run, and the progress of training."""
 
 import errno
+import io
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from typing import Self, TextIO
 from tqdm import tqdm
 
 from cnn_jax import errors
+from cnn_jax.runtime import exits
 
 _GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
 _CLEAR = "\r\x1b[K"  # to the start of the line, then erase it
@@ -29,16 +31,22 @@ _LEAST_SECONDS = 1.0  # of training, before an estimate is shown
 def exit_with(command: Callable[[], int]) -> None:
     """Runs a command and exits with the status that it returns.
 
-    A UserError becomes one message and status 1. Ctrl-C is status 130, without a traceback. Output
-    into a closed pipe, as in `| head`, or a closed terminal is status 141, without a message.
+    A UserError becomes one message and status 1. Ctrl-C is status 130 and SIGTERM 143, without a
+    traceback. Output into a closed pipe, as in `| head`, or a closed terminal is status 141,
+    without a message. Letters that the output cannot encode are printed as escape sequences.
     """
+    # Python has None in place of a stream that the shell closed.
+    streams: list[TextIO] = [each for each in (sys.stdout, sys.stderr) if each is not None]
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(command)
         # Python would flush after this function and could only complain about a closed pipe.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in streams:
+            stream.flush()
     except OSError as error:
-        closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        closed = [stream for stream in streams if _has_no_reader(stream)]
         if error.errno not in _GONE or not closed:
             raise  # an error of the command itself
         for stream in closed:
@@ -48,16 +56,15 @@ def exit_with(command: Callable[[], int]) -> None:
 
 
 def block(rows: Mapping[str, str]) -> str:
-    """Returns one line per row, with the values aligned.
+    """Returns one line per row, with the values aligned and control characters escaped.
 
     >>> print(block({"network": "lenet, 61,706 parameters", "steps": "3000"}))
     network  lenet, 61,706 parameters
     steps    3000
     """
-    width = max(map(_width, rows), default=0)
-    return "\n".join(
-        f"{name}{' ' * (width - _width(name))}  {value}" for name, value in rows.items()
-    )
+    lines = [(errors.printable(name), errors.printable(value)) for name, value in rows.items()]
+    width = max((_width(name) for name, _ in lines), default=0)
+    return "\n".join(f"{name}{' ' * (width - _width(name))}  {value}" for name, value in lines)
 
 
 class Progress:
@@ -92,7 +99,7 @@ class Progress:
         self._total, self._done, self._printed = total, initial, initial
         self._every, self._clock, self._unit = every_seconds, clock, unit
         self._stream = sys.stderr if stream is None else stream
-        self._enabled = enabled
+        self._enabled = enabled = enabled and self._stream is not None  # The shell may close it.
         self._has_bar = enabled and _is_terminal(self._stream)
         self._start = clock()
         self._next_line = self._start + every_seconds
@@ -119,7 +126,8 @@ class Progress:
         self.close()
 
     def message(self, text: str) -> None:
-        """Prints a line; in a terminal, above the bar."""
+        """Prints a line, with control characters escaped; in a terminal, above the bar."""
+        text = errors.printable(text, keep_lines=True)
         with self._lock:
             self._write(f"{_CLEAR}{text}\n" if self._has_bar else f"{text}\n")
             self._draw()
@@ -328,7 +336,8 @@ def _run(command: Callable[[], int]) -> int | str | None:
     for --help, is turned into its status.
     """
     try:
-        return command()
+        with exits.at_once():
+            return command()
     except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -364,7 +373,8 @@ def _columns(stream: TextIO) -> int:
 
 def _describe(values: Mapping[str, float]) -> Iterator[str]:
     """Yields 'loss 0.1234' or, for rates such as images_per_second, '5312 images/s'."""
-    for name, value in values.items():
+    for key, value in values.items():
+        name = errors.printable(key)
         if name.endswith("_per_second"):
             unit = name.removesuffix("_per_second").replace("_", " ")
             yield f"{value:.0f} {unit}/s" if value >= 100 else f"{value:.3g} {unit}/s"

@@ -1,7 +1,37 @@
 """Flags that several commands share."""
 
 import argparse
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
+
+from cnn_jax.runtime import files
+
+
+class StorePath(argparse.Action):
+    """Action that stores local paths; see `files.local`.
+
+    A converter (`type=`) could not do this: argparse would replace its message.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Stores the path, or the list of paths.
+
+        Raises:
+          UserError: a path is not local, or cannot exist.
+        """
+        name = option_string or str(self.metavar or self.dest).upper()
+        if values is None:  # a positional argument that may be left out
+            return
+        if isinstance(values, str):
+            setattr(namespace, self.dest, files.local(values, name))
+        else:
+            setattr(namespace, self.dest, [files.local(value, name) for value in values])
 
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -19,7 +49,7 @@ def make_parser(command: str, description: str | None) -> argparse.ArgumentParse
 
 
 def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Adds the flags `--workdir`, the work directory of a run, and `--checkpoint`.
+    """Adds the flags `--workdir`, the work directory of a run, `--checkpoint` and `--trust`.
 
     The value of `--checkpoint` is 'best', 'last' or a step; it is None if the flag is not given,
     which commands treat as 'best'.
@@ -28,9 +58,17 @@ def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
       parser: the parser of a command.
       required: True if `--workdir` must be given.
     """
-    parser.add_argument("--workdir", required=required, type=Path, help="work directory of the run")
+    parser.add_argument(
+        "--workdir", required=required, action=StorePath, help="work directory of the run"
+    )
     parser.add_argument(
         "--checkpoint", help="of the run: best by validation (default), last, or a step"
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="of the run: also import modules that its config names and that lie in the work "
+        "directory or in data.directory; their code is executed",
     )
 
 
@@ -52,4 +90,4 @@ def add_out(parser: argparse.ArgumentParser, words: str) -> None:
       parser: the parser of a command.
       words: the help text.
     """
-    parser.add_argument("--out", type=Path, help=words)
+    parser.add_argument("--out", action=StorePath, help=words)

@@ -145,6 +145,20 @@ def start() -> None:
         jax.distributed.initialize()
 
 
+def check_devices() -> None:
+    """Raises a UserError if JAX finds none of the devices that JAX_PLATFORMS asks for."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # A plugin that is missing leaves no message.
+        line = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        reason = line.rstrip(".") or "there is no plugin for it"
+        given = jax.config.values["jax_platforms"] or ""
+        raise errors.UserError(
+            f"JAX finds no device for JAX_PLATFORMS={given!r}: {reason}; "
+            "install JAX for this device, or set JAX_PLATFORMS=cpu"
+        ) from error
+
+
 def is_primary() -> bool:
     """Returns True on the process that writes files and logs (process 0)."""
     return jax.process_index() == 0

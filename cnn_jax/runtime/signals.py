@@ -1,24 +1,26 @@
-"""Handling of SIGTERM and Ctrl-C: the training loop stops after its current call, and saves.
+"""Handling of SIGTERM and Ctrl-C during training: the loop stops after its current call, and saves.
 
 A SIGTERM to one of several hosts stops all of them at the same step.
 """
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 import jax
 from jax.experimental import multihost_utils
 
-_Handler = Callable[[int, FrameType | None], Any] | int | None
+from cnn_jax.runtime import exits
 
 
 class Interruption:
-    """Context that turns a first SIGTERM or SIGINT into a request to stop.
+    """Context in which the first SIGTERM or SIGINT can be a request to stop.
 
-    A second signal has its usual effect. Outside the main thread, where Python allows no signal
+    Signals have their usual effect until `defer` is called, because there is nothing to save yet: a
+    command ends at once, and SIGINT raises KeyboardInterrupt in a program that called `train.run`.
+    A second signal has its usual effect too. Outside the main thread, where Python allows no signal
     handlers, there is no such request.
 
     Attributes:
@@ -28,19 +30,23 @@ class Interruption:
     def __init__(self) -> None:
         """Initialises the attributes; handlers are installed when the context is entered."""
         self.signal = 0
+        self._is_deferred = False
+        self._needs_handlers = False
         self._sync_points = 0
-        self._previous: dict[int, _Handler] = {}
+        self._contexts = contextlib.ExitStack()
+        self._previous: dict[int, exits.Handler] = {}
 
     def __enter__(self) -> Self:
-        """Installs the signal handlers, unless there are several processes.
+        """Listens to signals, unless there are several processes.
 
         JAX's preemption service handles the SIGTERM of several processes.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
-        if jax.process_count() > 1 or not in_main_thread:
-            return self
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
+        if jax.process_count() == 1 and in_main_thread:
+            is_command = self._contexts.enter_context(exits.receiving(self._receive))
+            self._needs_handlers = not is_command
+        if self._needs_handlers:
+            self._previous = exits.handle(self._handle, [signal.SIGINT])
         return self
 
     def __exit__(
@@ -51,22 +57,41 @@ class Interruption:
     ) -> None:
         """Restores the previous signal handlers."""
         self._restore()
+        self._contexts.close()
+
+    def defer(self) -> None:
+        """Makes the next signal a request to stop: from now on there is a state to save."""
+        if self._needs_handlers and not self._is_deferred and not self.signal:
+            self._previous |= exits.handle(self._handle, [signal.SIGTERM])
+        self._is_deferred = True
 
     def requested(self) -> bool:
         """Returns True if the run should stop now; the n-th call returns the same on all hosts."""
         self._sync_points += 1
-        if jax.process_count() > 1:
-            # JAX's preemption service sends a SIGTERM of any host to all hosts. It stops them at
-            # the sync point after the largest one that a host has passed. The numbers must be
-            # consecutive: step numbers would not do, because a call takes several steps.
-            return multihost_utils.reached_preemption_sync_point(self._sync_points)
+        # JAX's preemption service sends a SIGTERM of any host to all hosts. It stops them at the
+        # sync point after the largest one that a host has passed. The numbers must be consecutive:
+        # step numbers would not do, because a call takes several steps.
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
+            self._sync_points
+        ):
+            self.signal = signal.SIGTERM
         return self.signal != 0
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int) -> bool:
+        """Notes a first signal; returns False for a second one, and while nothing can be saved."""
+        if self.signal or not self._is_deferred:
+            return False
+        self.signal = number
+        return True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Notes a first signal in a program that is no command of cnn_jax."""
         self.signal = number
         self._restore()
+        if not self._is_deferred:
+            # A KeyboardInterrupt that a callback drops still stops the run after its first call.
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        exits.restore(self._previous)
         self._previous = {}

@@ -19,6 +19,7 @@ from cnn_jax.train.programs import Programs
 LOG, VALIDATE, SAVE = "log", "validate", "save"
 # Epochs of this many steps stand in for the unknown length of an epoch before the data is read.
 _STEPS_PER_UNREAD_EPOCH = 10**6
+_MAX_STEPS = 2**31 - 1  # The state counts its steps in int32.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +148,7 @@ def make(
     mean, std = feed.description.mean, feed.description.std
     plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))
     epoch = feed.steps_per_epoch
-    total_steps = plan.train.steps or round(plan.train.epochs * epoch)
-    if total_steps < 1:
-        raise errors.UserError(f"train.epochs {plan.train.epochs} is less than one step")
+    total_steps = _total_steps(plan, epoch)
     schedule, optimizer = _make_optimizer(plan, given, total_steps, epoch)
     measured = evaluators.make(plan, feed.description.num_classes, given.evaluators)
     found = programs.find(
@@ -175,6 +174,23 @@ def make(
             SAVE: plan.checkpoint.every_steps,
         },
     )
+
+
+def _total_steps(plan: Plan, steps_per_epoch: int) -> int:
+    """Returns the length of a run in steps.
+
+    Raises:
+      UserError: it is too short or too long.
+    """
+    total_steps = plan.train.steps or round(plan.train.epochs * steps_per_epoch)
+    if total_steps < 1:
+        raise errors.UserError(f"train.epochs {plan.train.epochs} is less than one step")
+    if total_steps > _MAX_STEPS:
+        raise errors.UserError(
+            f"train.epochs {plan.train.epochs:g} are {total_steps:,} steps; at most "
+            f"{_MAX_STEPS:,} are possible"
+        )
+    return total_steps
 
 
 def _named(

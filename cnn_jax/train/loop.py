@@ -19,7 +19,7 @@ def train(
       state: the state after `start` steps; its memory is reused.
       start: the number of steps that were taken before.
       recorder: logs, validates and saves beside the steps.
-      interruption: receives the signals.
+      interruption: receives the signals; they end a command at once until the first call is made.
 
     Returns:
       The state and the number of steps that it has taken.
@@ -30,6 +30,7 @@ def train(
     for call, inputs in recorder.waiting.inputs(job.feed.train_inputs(job.calls(start))):
         with recorder.compiling(call):
             state, sums = take(state, inputs, len(call), job.rates(call))
+        interruption.defer()
         recorder.waiting.started(sums)
         in_flight.append(sums)
         sharding.wait_for_earlier(in_flight)

@@ -67,9 +67,10 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         """Waits for the checkpoints, flushes the log and draws the curves."""
-        self.waiting.close()
-        self._checkpoints.close()
-        self.log.close()
+        with contextlib.ExitStack() as stack:  # An error of one must not keep the others open.
+            stack.callback(self.log.close)
+            stack.callback(self._checkpoints.close)
+            stack.callback(self.waiting.close)
 
     @contextlib.contextmanager
     def compiling(self, call: range) -> Iterator[None]:

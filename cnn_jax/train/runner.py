@@ -19,7 +19,7 @@ from cnn_jax.metrics import Totals
 from cnn_jax.ops.native import library
 from cnn_jax.predictor import Predictor
 from cnn_jax.runs import logs
-from cnn_jax.runtime import compilation_cache, console, malloc, sharding
+from cnn_jax.runtime import compilation_cache, console, files, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
 from cnn_jax.train import job as jobs
@@ -108,9 +108,11 @@ def run(
     given = Given(source, objective, evaluators or {}, optimizer)
     plan_ = given.record(plan.read(config))
     malloc.keep_freed_memory()
+    store = Memory() if workdir is None else Directory(files.local(workdir, "workdir"))
+    store.pin_threads()
+    sharding.check_devices()
     if plan_.compilation_cache:
         compilation_cache.use_cache()
-    store = Memory() if workdir is None else Directory(Path(workdir))
     with contextlib.nullcontext() if progress else library.silent():
         return _begin(plan_, given, store, watch, progress and sharding.is_primary())
 
@@ -123,7 +125,8 @@ def _begin(
     plan_ = store.check(plan_)
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
     if progress:
-        print(f"reading the data set {sources.title(plan_.data)} …", file=sys.stderr)
+        title = errors.printable(sources.title(plan_.data))
+        print(f"reading the data set {title} …", file=sys.stderr)
     opened = _opened(plan_, given.source)
     weights = None
     if plan_.init.weights and not store.has_checkpoint():
@@ -166,6 +169,8 @@ def _run(
         terminal.message(_start_block(job, store.title, state.count(current.params)))
         if first:
             terminal.message(f"resuming at step {first} of {job.total_steps}")
+            if note := store.note():
+                terminal.message(note)
         with Recorder(job, store, first, pending, terminal, watch) as recorder:
             current, step = loop.train(job, current, first, recorder, interruption)
             digest = ""
@@ -183,7 +188,7 @@ def _run(
         params=current.params,
         batch_stats=current.batch_stats,
         model=getattr(job.objective, "model", None),
-        _load=lambda: store.predictor(job, last),
+        _load=store.loader(job, last),
     )
 
 

@@ -1,21 +1,22 @@
 """The place where a run keeps its log and checkpoints: a work directory, or memory."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from cnn_jax import predictor
+from cnn_jax import errors, predictor
 from cnn_jax.contracts import Description, Source, TrainState, Variables
 from cnn_jax.data import selection, stratified
 from cnn_jax.metrics import Totals
 from cnn_jax.plan import Plan
 from cnn_jax.predictor import Predictor
 from cnn_jax.runs import checkpoint, environment, logs, workdir
-from cnn_jax.runtime import sharding
+from cnn_jax.runtime import sharding, threads
 from cnn_jax.train.job import Job
 
 
@@ -48,6 +49,14 @@ class Store(Protocol):
 
     @property
     def title(self) -> str: ...
+
+    def pin_threads(self) -> None:
+        """Uses the threads of the run's last start, if JAX has not started; see `threads`."""
+        ...
+
+    def note(self) -> str:
+        """Returns one line on what changes the run's results since its last start, or ""."""
+        ...
 
     def check(self, given: Plan) -> Plan:
         """Checks that a run with the plan may use the place, and fills in its automatic values.
@@ -85,8 +94,11 @@ class Store(Protocol):
         """Returns the writer of checkpoints."""
         ...
 
-    def predictor(self, job: Job, last: Variables) -> Predictor:
-        """Returns the predictor of the best validated weights, else of the `last` ones."""
+    def loader(self, job: Job, last: Variables) -> Callable[[], Predictor]:
+        """Returns the function that opens the best validated weights, else the `last` ones.
+
+        The function can be pickled and does not hold the data of the job.
+        """
         ...
 
 
@@ -97,11 +109,22 @@ class Directory:
         """Keeps the path; nothing is made or read."""
         self._directory = directory
         self._checkpoints = directory / workdir.CHECKPOINTS
+        self._earlier: list[dict[str, Any]] = []  # The earlier starts in environment.json.
 
     @property
     def title(self) -> str:
         """The path of the work directory."""
         return str(self._directory)
+
+    def pin_threads(self) -> None:
+        """Uses as many threads of XLA as the run's last start."""
+        with contextlib.suppress(errors.UserError):  # `opened` raises it, after other checks.
+            self._earlier = environment.read(self._directory)
+        threads.pin(environment.num_threads(self._earlier))
+
+    def note(self) -> str:
+        """Returns what has changed in the environment; see `environment.note`."""
+        return environment.note(self._earlier)
 
     def check(self, given: Plan) -> Plan:
         """Checks the work directory; see `workdir.check`."""
@@ -119,18 +142,37 @@ class Directory:
     def opened(self, job: Job, source: Source) -> Iterator[None]:
         """Locks the directory, and writes config, description and environment of the run.
 
-        Processes other than the primary one do nothing.
+        If a new run fails before its first checkpoint and log line, its config is removed, so that
+        the directory can be used with another one. Processes other than the primary one do nothing.
         """
         if not sharding.is_primary():
             yield
             return
         with workdir.lock(self._directory):
-            if job.plan.data.split:
-                stratified.write(self._directory, selection.names(source, job.plan.data))
-            workdir.save_plan(self._directory, job.plan)
-            workdir.save_description(self._directory, job.feed.description)
-            environment.add(self._directory)
-            yield
+            is_new = not (self._directory / workdir.CONFIG).exists()
+            try:
+                self._write_parts(job, source)
+                yield
+            except Exception:
+                if is_new:
+                    self._forget()
+                raise
+
+    def _write_parts(self, job: Job, source: Source) -> None:
+        if job.plan.data.split:
+            stratified.write(self._directory, selection.names(source, job.plan.data))
+        workdir.save_plan(self._directory, job.plan)
+        workdir.save_description(self._directory, job.feed.description)
+        environment.add(self._directory)
+
+    def _forget(self) -> None:
+        """Removes the files that would bind the directory to a run with nothing to continue."""
+        with contextlib.suppress(errors.UserError, OSError):  # The first error is the one to show.
+            if checkpoint.steps(self._checkpoints) or logs.read(self._directory):
+                return
+            for name in (workdir.CONFIG, workdir.DATASET, workdir.METRICS):
+                (self._directory / name).unlink(missing_ok=True)
+            self._checkpoints.rmdir()
 
     def newest(self) -> int | None:
         """Returns the step of the newest undamaged checkpoint, or None; moves damaged ones away."""
@@ -138,8 +180,17 @@ class Directory:
         return checkpoint.newest(self._checkpoints, damaged)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Totals]:
-        """Returns the state and the pending metrics of a checkpoint."""
+        """Returns the state and the pending metrics of a checkpoint.
+
+        Raises:
+          UserError: the checkpoint is damaged, or a copy of another one.
+        """
         restored = checkpoint.restore(self._checkpoints, step, like)
+        if int(restored.state.step) != step:
+            raise errors.UserError(
+                f"{self._checkpoints / str(step)} holds the state of step "
+                f"{int(restored.state.step)}; move it away"
+            )
         return restored.state, restored.pending
 
     def log(self, start: int) -> Log:
@@ -150,10 +201,13 @@ class Directory:
         """Returns the writer of the directory's checkpoints."""
         return checkpoint.Checkpoints(self._checkpoints, plan.checkpoint.keep, plan.eval.monitor)
 
-    def predictor(self, job: Job, last: Variables) -> Predictor:
-        """Returns the predictor of the best checkpoint by validation."""
+    def loader(self, job: Job, last: Variables) -> Callable[[], Predictor]:
+        """Returns the function that opens the best checkpoint by validation."""
         del last
-        return predictor.load(self._directory, "best", objective=job.objective)
+        directory = self._directory.absolute()  # The working directory may change.
+        return functools.partial(
+            predictor.load, directory, "best", objective=job.objective, trust=True
+        )
 
 
 class Memory:
@@ -164,6 +218,13 @@ class Memory:
     def __init__(self) -> None:
         """Starts empty."""
         self._best: _Best | None = None
+
+    def pin_threads(self) -> None:
+        """Does nothing: no earlier start is known."""
+
+    def note(self) -> str:
+        """Returns an empty line: a run in memory starts once."""
+        return ""
 
     def check(self, given: Plan) -> Plan:
         """Returns the plan; memory can hold any run."""
@@ -202,11 +263,11 @@ class Memory:
         self._best = _Best()
         return self._best
 
-    def predictor(self, job: Job, last: Variables) -> Predictor:
-        """Returns the predictor of the best validated weights, else of the last ones."""
+    def loader(self, job: Job, last: Variables) -> Callable[[], Predictor]:
+        """Returns the function that makes the predictor of the best validated weights."""
         best = self._best.variables if self._best is not None else None
-        description = job.feed.description
-        return predictor.of_parts(job.plan, description, job.objective, best or last)
+        parts = job.plan, job.feed.description, job.objective, best or last
+        return functools.partial(predictor.of_parts, *parts)
 
 
 class _Best:

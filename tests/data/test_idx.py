@@ -1,6 +1,8 @@
 import gzip
+import os
 import re
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +73,7 @@ WHOLE = encoded(IMAGES["train"])
     [
         (WHOLE[:-1], "truncated: it has 75 bytes, but 76 by its header"),
         (WHOLE[:10], "truncated: it has 10 bytes, but its header alone should have 16"),
-        (WHOLE + b"\0", "too long: it has 77 bytes"),
+        (WHOLE + b"\0", "too long: it has more bytes than the 76 of its header"),
         (WHOLE[:2] + b"\x0d" + WHOLE[3:], "values of type 0x0d; only unsigned bytes"),
         (b"\x89PNG\r\n\x1a\n", "not an idx file"),
         (b"", "not an idx file"),
@@ -94,9 +96,12 @@ def test_bad_file_is_named_with_its_defect(
         idx.source("", str(tmp_path))
 
 
+PACKED = gzip.compress(encoded(LABELS["t10k"]))
+
+
 @pytest.mark.parametrize(
     "content",
-    [gzip.compress(WHOLE)[:-1], gzip.compress(WHOLE)[:40], WHOLE, b"\x1f\x8b\x08" + b"\xff" * 50],
+    [PACKED[:-1], PACKED[:20], WHOLE, b"\x1f\x8b\x08" + b"\xff" * 50],
     ids=["end", "middle", "not gzip", "garbage"],
 )
 def test_incomplete_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
@@ -107,6 +112,63 @@ def test_incomplete_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
         errors.UserError, match=f"{re.escape(str(path))} is not a complete gzip file"
     ):
         idx.source("", str(tmp_path))
+
+
+def announced(*shape: int) -> bytes:
+    """The header of an idx file of these dimensions."""
+    return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (announced(*[1] * 65) + b"\0", "has 65 dimensions; files with 1 to 32 are read"),
+        (announced(*[1] * 255), "has 255 dimensions"),
+        (announced(), "has 0 dimensions"),
+        (announced(2**20, 2**15), "has 34,359,738,368 values by its header, more than the limit"),
+        (announced(60_000, 28, 28), "truncated: it has 16 bytes, but 47040016 by its header"),
+    ],
+    ids=["65", "255", "0", "limit", "short"],
+)
+def test_a_hostile_header_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "images"
+    path.write_bytes(content)
+    with pytest.raises(errors.UserError, match=message):
+        idx.read_file(path)
+
+
+def test_no_more_of_a_gzip_file_is_unpacked_than_its_header_announces(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(announced(10))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(errors.UserError, match="is too long: it has more bytes than the 18 of its"):
+        idx.read_file(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_images_without_pixels_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(announced(5, 0, 0))
+    with pytest.raises(errors.UserError, match=r"each image of split 'train' .* got \[0, 0, 1\]"):
+        idx.source("", tmp_path)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(errors.UserError, match="ubyte cannot be read: it is no regular file"):
+        idx.source("", tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(errors.UserError, match="ubyte cannot be read: Is a directory"):
+        idx.source("", tmp_path)
 
 
 def test_missing_file_is_named_with_the_accepted_names(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data.sources import npz
+from cnn_jax.runtime import files
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5, 4), np.uint8)
@@ -184,6 +185,31 @@ def test_a_file_without_permission_is_an_error(
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied", path)  # The tests may run as root.
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(files, "open_regular", refuse)
     with pytest.raises(errors.UserError, match=r"set\.npz cannot be read: .*Permission denied"):
         npz.source(path)
+
+
+def test_too_large_arrays_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "set.npz", images=GREY, labels=LABELS)
+    monkeypatch.setattr(limits, "MAX_SET_BYTES", 300)
+    size = GREY.nbytes + LABELS.nbytes + 2 * 128  # NumPy's headers have 128 bytes.
+    message = rf"set\.npz: its arrays have {size} bytes, more than the limit of 300$"
+    with pytest.raises(errors.UserError, match=message):
+        npz.source(path)
+
+
+def test_labels_of_too_many_classes_are_refused(tmp_path: Path) -> None:
+    labels = LABELS.astype(np.int64)
+    labels[-1] = 2**63 - 1
+    path = save(tmp_path / "set.npz", images=GREY, labels=labels)
+    with pytest.raises(errors.UserError, match=r"label 9,223,372,036,854,775,807; .* 1,000,000 cl"):
+        npz.source(path)
+
+
+def test_a_directory_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").mkdir()
+    with pytest.raises(errors.UserError, match=r"set\.npz cannot be read: Is a directory"):
+        npz.source(tmp_path)

@@ -434,10 +434,11 @@ def test_scaling_is_resumed_with_equal_bytes(
 def test_the_command_packs_repeats_and_verifies(
     folder: Path, tmp_path: Path, exit_status: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "o [u]t"
     arguments = (main, str(folder), str(out), "--shards=8")
     assert exit_status(*arguments) == 0
     printed = capsys.readouterr()
+    assert f"--config.data.source=shards '--config.data.directory={out}'" in printed.out
     assert "train       25 images in 8 shards, " in printed.out
     assert "validation  5 images in 5 shards, " in printed.out
     assert printed.out.count("one image each, fewer than --shards") == 1

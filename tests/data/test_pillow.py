@@ -17,6 +17,7 @@ from PIL import Image
 
 from cnn_jax import errors
 from cnn_jax.data import images, pillow
+from cnn_jax.runtime import files
 from tests.pictures import chunk, png, stored, tiff
 
 RNG = np.random.default_rng(0)
@@ -59,10 +60,10 @@ def test_a_file_that_cannot_be_read_is_an_error_with_its_name(
         with pytest.raises(errors.UnreadableImageError, match=message):
             images.read_file(path, 3)
 
-    def forbidden(path: Path) -> bytes:
+    def forbidden(path: Path, most: int) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", forbidden)  # The superuser may read every file.
+    monkeypatch.setattr(files, "content", forbidden)  # The superuser may read every file.
     with pytest.raises(errors.UnreadableImageError, match=r"a.png: cannot be read: Permission den"):
         images.read_file(tmp_path / "a.png", 3)
 

@@ -222,9 +222,9 @@ def test_damaged_labels_are_named(packed: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is damaged: JSONDecodeError"),
-        (b'{"\xff', "is damaged: UnicodeDecodeError"),
-        (b"[1]", "is damaged: TypeError"),
+        (b"", "is damaged: ValueError"),
+        (b'{"\xff', "is damaged: ValueError"),
+        (b"[1]", "is damaged: ValueError"),
         (b'{"format": 1}', "is damaged: KeyError"),
         (b'{"format": 1, "splits": {}, "class_names": [], "x": 1}', "is damaged: TypeError"),
         (b'{"format": 2, "cnn_jax": "9.1"}', "has format 2, written by cnn_jax 9.1; .* format 1"),
@@ -240,3 +240,41 @@ def test_a_damaged_or_newer_manifest_is_named(packed: Path, content: bytes, mess
 def test_a_directory_without_a_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.UserError, match=r"shards.json cannot be read .No such file"):
         shards.source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", [SHARD, "train-labels.npy", shards.MANIFEST])
+def test_only_regular_files_are_read(packed: Path, name: str) -> None:
+    content = json.loads((packed / shards.MANIFEST).read_bytes())
+    stored = content["splits"]["train"]
+    for file in (stored["labels"], *stored["shards"]):
+        file["bytes"] = 0 if file["name"] == name else file["bytes"]
+    (packed / shards.MANIFEST).write_text(json.dumps(content))
+    (packed / name).unlink()
+    os.mkfifo(packed / name)
+
+    def read() -> None:
+        examples = shards.source(packed).splits["train"]
+        examples.labels()
+        examples[10]  # of SHARD
+
+    with pytest.raises(errors.UserError, match=f"{name}.*it is no regular file"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"name": "../train-labels.npy"}, "'../train-labels.npy' is not the name of a file"),
+        ({"name": 3}, "3 is not the name of a file in the directory"),
+        ({"records": 2**63}, "9223372036854775808 is not a number of records"),
+        ({"records": "7"}, "'7' is not a number of records"),
+    ],
+)
+def test_a_hostile_entry_of_the_manifest_is_refused(
+    packed: Path, entry: dict[str, Any], message: str
+) -> None:
+    content = json.loads((packed / shards.MANIFEST).read_bytes())
+    content["splits"]["train"]["labels"] |= entry
+    (packed / shards.MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(errors.UserError, match=f"is damaged: .*{message}"):
+        shards.source(packed)

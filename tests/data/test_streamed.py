@@ -269,7 +269,7 @@ def test_keys_and_stored_descriptions_replace_the_statistics(storage: str) -> No
     [
         ({"mean": (0.5,)}, "data.mean and data.std must be empty, or have one value for each of"),
         ({"mean": (0.5, 0.5), "std": (1.0, 1.0)}, "the 3 channels, got (0.5, 0.5) and (1.0, 1.0)"),
-        ({**MOMENTS, "std": (0.2, 0.0, 0.2)}, "data.std must be greater than 0"),
+        ({**MOMENTS, "std": (0.2, 0.0, 0.2)}, "data.std must be numbers greater than 0"),
         ({"storage": "resident", **RANDOM}, "data.train_crop 'random_resized'"),
         ({"storage": "stream"}, "data.storage must be auto, resident or streamed, got 'stream'"),
     ],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import errors, evaluators, plan
+from cnn_jax import errors, evaluators, limits, plan
 from cnn_jax.contracts import Batch, Description, Evaluator, Inputs, Outputs, Result, Variables
 from cnn_jax.evaluators import classification
 from cnn_jax.objectives import Classification
@@ -130,8 +130,10 @@ def test_examples_of_weight_zero_count_in_no_metric() -> None:
     part = jax.device_get(classification.make().measure(outputs, batch))
     predicted = np.asarray(outputs["logits"]).argmax(-1)[kept]
     assert float(part["sums"]["top1"][0]) == (labels[kept] == predicted).sum()
-    assert float(part["sums"]["top1"][1]) == part["confusion"].sum() == 4
-    assert all(part["confusion"][pair] >= 1 for pair in zip(labels[kept], predicted, strict=True))
+    assert float(part["sums"]["top1"][1]) == 4
+    expected = np.stack([labels[kept], predicted, np.ones(4, np.int32)], -1)
+    np.testing.assert_array_equal(part["outcomes"][kept], expected)
+    np.testing.assert_array_equal(part["outcomes"][~kept, 2], 0)
     losses = -jax.nn.log_softmax(outputs["logits"])[np.arange(7), labels]
     np.testing.assert_allclose(part["sums"]["loss"][0], losses[kept].sum(), rtol=1e-5)
 
@@ -223,6 +225,41 @@ def test_rows_are_kept_in_order_without_padding() -> None:
     np.testing.assert_array_equal(details["labels"], labels)
     np.testing.assert_allclose(details["logits"], logits(VARIABLES, images), rtol=1e-5, atol=1e-6)
     assert details["confusion"].sum() == SIZES["test"]
+
+
+def test_counts_of_each_class_are_those_of_numpy() -> None:
+    details = evaluators.prepare(predict, ArrayFeed(), classification.make(), LAYOUT)(
+        VARIABLES, "train", 4
+    ).details
+    images, labels = ArrayFeed().arrays("train")
+    right = labels == logits(VARIABLES, images).argmax(-1)
+    for name, chosen in (("counts", labels), ("correct", labels[right])):
+        expected = [(chosen == number).sum() for number in range(CLASSES)]
+        np.testing.assert_array_equal(details[name], expected)
+    np.testing.assert_array_equal(details["confusion"].sum(1), details["counts"])
+    np.testing.assert_array_equal(details["confusion"].diagonal(), details["correct"])
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_confusion_matrix_of_many_classes_is_made_on_request(
+    monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    monkeypatch.setattr(limits, "MAX_CONFUSION_CLASSES", CLASSES - 1)
+    evaluator = classification.make(CLASSES, confusion=asked)
+    result = evaluators.prepare(predict, ArrayFeed(), evaluator, LAYOUT)(VARIABLES, "test", 3)
+    assert ("confusion" in result.details) == asked
+    assert result.details["counts"].sum() == SIZES["test"]
+
+
+def test_a_measurement_holds_no_matrix_of_all_classes() -> None:
+    num_classes, size = 10_000, 4
+    outputs = {"logits": jax.ShapeDtypeStruct((size, num_classes), jnp.float32)}
+    batch = {
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((size,), jnp.float32),
+    }
+    part = jax.eval_shape(classification.make(num_classes).measure, outputs, batch)
+    assert sum(leaf.size for leaf in jax.tree.leaves(part)) == 3 * size + 2 * 3 + 1
 
 
 def test_given_evaluators_are_added_or_replace_those_of_the_run() -> None:

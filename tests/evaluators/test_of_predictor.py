@@ -70,7 +70,8 @@ def test_rows_and_values_are_those_of_the_predictions(
 
 
 def test_rows_are_left_out_by_default(small: Predictor) -> None:
-    assert set(evaluators.evaluate(small, source(), "test").details) == {"confusion"}
+    details = evaluators.evaluate(small, source(), "test").details
+    assert set(details) == {"counts", "correct", "confusion"}
 
 
 @pytest.mark.parametrize(

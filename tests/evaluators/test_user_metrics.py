@@ -1,5 +1,6 @@
 """Tests of the evaluators of users' metrics."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def settings(*metrics: str) -> plan.Plan:
     return plan.read({"eval": {"metrics": metrics}})
+
+
+def test_the_evaluator_of_a_metric_can_be_pickled(module: str) -> None:
+    found = evaluators.make(settings(f"{module}:confidence"))["confidence"]
+    sent = pickle.loads(pickle.dumps(found))
+    given = {"logits": jnp.eye(2)}, {"label": jnp.array([0, 0]), "weight": jnp.ones(2)}
+    assert sent.finish([sent.measure(*given)], None).values["right"] == 0.5
 
 
 def test_a_metric_is_the_mean_over_the_split(module: str) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from cnn_jax import models
-from cnn_jax.models import googlenet
 from cnn_jax.train import state
 
 Array = np.ndarray
@@ -180,22 +179,6 @@ def test_bn_inception_accepts_images_whose_maps_have_odd_sizes(size: int) -> Non
     model = models.create("bn_inception", num_classes=CLASSES)
     images = jnp.zeros((1, size, size + 1, 3))
     jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 2), (3, 4), (5, 8), (14, 7), (16, 9)])
-def test_adaptive_pool_averages_from_the_rounded_down_start_to_the_rounded_up_end(
-    height: int, width: int
-) -> None:
-    x = np.random.default_rng(0).normal(size=(2, height, width, 3))
-    expected = np.empty((2, 4, 4, 3))
-    for i in range(4):
-        for j in range(4):
-            rows = slice(int(np.floor(i * height / 4)), int(np.ceil((i + 1) * height / 4)))
-            columns = slice(int(np.floor(j * width / 4)), int(np.ceil((j + 1) * width / 4)))
-            expected[:, i, j] = x[:, rows, columns].mean((1, 2))
-    with jax.enable_x64(True):
-        pooled = googlenet.adaptive_pool(jnp.asarray(x))
-    np.testing.assert_allclose(pooled, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

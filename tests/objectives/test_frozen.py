@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from cnn_jax import errors, losses, optim
 from cnn_jax.contracts import Carried
-from cnn_jax.models import layers
+from cnn_jax.models import dropout, layers
 from cnn_jax.objectives import Classification, Frozen, frozen, restrict
 from tests.toys import CROSS_ENTROPY, Averaged, Dense
 
@@ -36,7 +36,7 @@ class Block(nn.Module):
         y = nn.Dense(self.features, name="dense")(x)
         y = layers.BatchNorm(use_running_average=not train, name="norm")(y)
         y = nn.Dropout(0.5, deterministic=not train)(y)
-        y = layers.stochastic_depth(y, 0.5, train=train)
+        y = dropout.stochastic_depth(y, 0.5, train=train)
         return nn.Dense(self.features, name="last")(y)
 
 

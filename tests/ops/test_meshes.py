@@ -1,7 +1,8 @@
-"""Tests of all operations and their derivatives on a mesh of two devices, against one device.
+"""Tests of all operations and their derivatives on a mesh of devices, against one device.
 
-The images are split over the devices. The mesh has axes of type Auto or Explicit, or the operation
-runs within a `shard_map`, with and without its check of varying values.
+The images are split over an axis of the mesh; along the other axis all devices have the same ones,
+as in tensor parallelism. The axes have the type Auto or Explicit, or the operation runs within a
+`shard_map`, with and without its check of varying values, or within a `pmap`.
 """
 
 import os
@@ -20,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cnn_jax import ops
 
 REPOSITORY = Path(__file__).parents[2]
-DEVICES = 2
+PARTS, COPIES = 2, 2
 SPLIT, WHOLE = PartitionSpec("data"), PartitionSpec()
 IMAGES = (4, 5, 4, 4)
 CHANNELS = (4,)
@@ -89,15 +90,18 @@ def on_each_part(f: Function) -> Function:
     """Returns `f` of each device's part of the images, on one device."""
 
     def run(x: jax.Array, *others: jax.Array) -> jax.Array:
-        return jnp.concatenate([f(part, *others) for part in jnp.split(x, DEVICES)])
+        return jnp.concatenate([f(part, *others) for part in jnp.split(x, PARTS)])
 
     return run
 
 
 def on_a_mesh(f: Function, arguments: list[np.ndarray], mode: str) -> Iterator[Any]:
     """Yields the derivatives of `f` in a mode: once, or within and around a `shard_map`."""
+    if mode == "pmap":
+        yield on_pmap(f, arguments)
+        return
     kind = AxisType.Explicit if mode == "explicit" else AxisType.Auto
-    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(kind,))
+    mesh = jax.make_mesh((PARTS, COPIES), ("data", "copies"), axis_types=(kind, kind))
     specs = (SPLIT, *(WHOLE for _ in arguments[1:]))
     placed = [
         jax.device_put(x, NamedSharding(mesh, spec))
@@ -118,7 +122,15 @@ def on_a_mesh(f: Function, arguments: list[np.ndarray], mode: str) -> Iterator[A
     yield from jax.jit(lambda *xs: (within(*xs), around(*xs)))(*placed)
 
 
-MODES = ("auto", "explicit", "shard_map", "shard_map with check_vma")
+def on_pmap(f: Function, arguments: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns the derivatives of `f` on parts of the images, joined as if on one device."""
+    x, *others = arguments
+    compute = jax.pmap(partial(derivatives, f), in_axes=(0, *(None for _ in others)))
+    results = jax.device_get(compute(np.stack(np.split(x, PARTS)), *others))
+    return [*map(np.concatenate, results[:3]), *(gradient.sum(0) for gradient in results[3:])]
+
+
+MODES = ("auto", "explicit", "shard_map", "shard_map with check_vma", "pmap")
 
 
 def check(name: str) -> None:
@@ -129,7 +141,7 @@ def check(name: str) -> None:
     whole, parts = (jax.jit(partial(derivatives, g))(*arguments) for g in (f, on_each_part(f)))
     for mode in MODES:
         print(f"{name}, {mode}", flush=True)
-        truth = parts if mode.startswith("shard_map") else whole
+        truth = whole if mode in ("auto", "explicit") else parts
         for results in on_a_mesh(f, arguments, mode):
             for result, exact in zip(results, truth, strict=True):
                 np.testing.assert_allclose(result, exact, rtol=0, atol=1e-4)
@@ -144,7 +156,7 @@ def test_derivatives_on_a_mesh_equal_those_on_one_device() -> None:
             "PYTHONPATH": str(REPOSITORY),
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles faster.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={PARTS * COPIES}",
         },
         capture_output=True,
         text=True,

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flax import traverse_util
 
+from cnn_jax import errors, pretrained
 from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.network import Network, Shape
@@ -70,6 +72,17 @@ def random_variables(shapes: Mapping[VariablePath, Shape]) -> dict[str, Any]:
     random = np.random.default_rng(0)
     flat = {path: random.random(shape, np.float32) for path, shape in shapes.items()}
     return traverse_util.unflatten_dict(flat)
+
+
+def failure(*arguments: Any, **options: Any) -> str:
+    """Returns the message of `pretrained.load`, which is one line."""
+    with pytest.raises(errors.UserError) as caught:
+        pretrained.load(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert len(message) < 1000
+    return message
 
 
 def assert_owned(state_dict: Mapping[str, np.ndarray]) -> None:

@@ -373,11 +373,11 @@ def test_a_file_without_a_state_dict_is_an_error(
             Build(name("collections.OrderedDict"), {"a": 1}),
             "of collections.OrderedDict, which is not allowed",
         ),
-        (Build(name("torch.FloatStorage"), {"a": 1}), "sets attributes of a _StorageType"),
+        (Build(name("torch.FloatStorage"), {"a": 1}), "sets attributes of a StorageType"),
         (Build(name("torch.float32"), {"a": 1}), "sets attributes of a str"),
         (Build(row("0", 6), {"offset": 1}), "sets attributes of a Tensor"),
         (Build(Stored("0", 6), {"size": 10**9}), "sets attributes of a Storage"),
-        (Raw(name("torch.FloatStorage").code + b")R"), "calls a _StorageType"),
+        (Raw(name("torch.FloatStorage").code + b")R"), "calls a StorageType"),
         (Raw(code("text") + b")R"), "calls a str"),
         (Raw(name("torch.device").code + b"]R"), "calls torch.device"),
         (Raw(b")Na"), "appends to a tuple"),
@@ -484,7 +484,7 @@ def test_a_view_outside_its_storage_is_refused(
 ) -> None:
     top = {"a": tensor(Stored("0", 6), offset, shape, strides)}
     path = write(tmp_path / "a.pt", top, {"0": bytes(24)})
-    message = "outside its storage|invalid offset, shape or strides|cannot create an array of shape"
+    message = "outside its storage|invalid offset, shape or strides|repeats the elements|create"
     assert_refused(path, message)
 
 
@@ -494,7 +494,7 @@ def test_a_wrong_declared_size_is_an_error(tmp_path: Path, write: Write, size: i
     path = write(tmp_path / "a.pt", {"a": tensor(Stored("0", size), 0, (), ())}, {"0": bytes(24)})
     tracemalloc.start()
     try:
-        assert_refused(path, "storage '0' has (24 bytes|6 elements) instead of")
+        assert_refused(path, "'0' has (24 bytes|6 elements) instead of|persistent id does not")
         assert tracemalloc.get_traced_memory()[1] < 10**6
     finally:
         tracemalloc.stop()
@@ -619,9 +619,13 @@ def test_safetensors_of_every_dtype_are_read(tmp_path: Path, kind: str) -> None:
         ({"a": entry("U8", [4], 0, 4), "b": entry("U8", [3], 5, 8)}, "overlap or gap at byte 5"),
         ({"a": entry("U8", [8], 0, 8), "b": entry("U8", [1], 2, 3)}, "overlap or gap at byte 2"),
         (
-            {"a": entry("U8", [8], 0, 8), "b": entry("U8", [0, 2**100], 8, 8)},
+            {"a": entry("U8", [8], 0, 8), "b": entry("U8", [0, 2**62, 4], 8, 8)},
             "cannot create an array of shape",
         ),
+        ({"a": entry("U8", [8], 0, 8), "b": entry("U8", [0, 2**63], 8, 8)}, "entry for 'b'"),
+        ({"a": entry("U8", [8], False, 8)}, "entry for 'a'"),
+        ({"a": entry("U8", [True], 0, 1)}, "entry for 'a'"),
+        ({"\x1b[2J" + "a" * 999: 1}, r"entry for '\\x1b\[2Ja{95}'"),
         ({"a": entry("U8", [8] + [1] * 64, 0, 8)}, "entry for 'a'"),
     ],
 )
@@ -635,8 +639,8 @@ def test_truncated_safetensors_are_an_error(tmp_path: Path) -> None:
     for length in range(len(content)):
         path.write_bytes(content[:length])
         assert_refused(path, "truncated")
-    path.write_bytes(struct.pack("<Q", 100_000_001) + b"{}")
-    assert_refused(path, "exceeds the limit of 100000000")
+    path.write_bytes(struct.pack("<Q", 25_000_001) + b"{}")
+    assert_refused(path, r"exceeds the limit MAX_JSON_BYTES of cnn_jax/limits\.py, 25,000,000")
     path.write_bytes(struct.pack("<Q", 2) + b"{}")
     assert_refused(path, "contains no tensors")
 

@@ -104,10 +104,50 @@ def failure(name: str = NAME) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("prefix", ["timm/", "hf-hub:timm/", "hf_hub:timm/", "hf-hub:"])
+def test_the_id_of_a_repository_is_accepted(hub: Hub, prefix: str) -> None:
+    assert_published(pretrained.load(f"{prefix}{NAME}"))
+    assert_published(pretrained.load(f"{prefix}{NAME}@{COMMIT}", name=checkpoints.NETWORK))
+
+
+def test_an_existing_path_is_no_id(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "timm").mkdir()
+    checkpoints.write(tmp_path / REPOSITORY, ENTRIES)
+    assert_published(pretrained.load(REPOSITORY))
+    assert predictor.load(REPOSITORY).class_names == tuple("0123456789")
+    assert hub.requests == []
+
+
+def test_repositories_of_others_need_the_prefix(hub: Hub) -> None:
+    assert failure("somebody/net") == (
+        "'somebody/net' is neither a file nor a directory; for a repository on the Hugging Face "
+        "Hub, pass 'hf-hub:somebody/net'"
+    )
+    assert hub.requests == []
+    assert failure("hf-hub:somebody/net").startswith(
+        "the Hugging Face Hub has no public repository 'somebody/net'"
+    )
+
+
+@pytest.mark.parametrize("source", [REPOSITORY, Path(REPOSITORY), f"hf-hub:{REPOSITORY}"])
+def test_predictors_of_ids_are_downloaded(
+    hub: Hub, source: str | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert predictor.load(source).input_shape == (40, 40, 3)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(errors.UserError, match=r"^'timm/resnet18.x' on the Hugging Face Hub is"):
+        predictor.load("timm/resnet18.x")
+
+
 def test_offline_without_a_cache_is_an_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = failure()
-    assert message.startswith(f"'{REPOSITORY}' is not in the cache {constants.HF_HUB_CACHE}")
+    assert message.startswith(
+        f"'{REPOSITORY}' on the Hugging Face Hub is not in the cache {constants.HF_HUB_CACHE}"
+    )
     assert message.endswith("and HF_HUB_OFFLINE is set")
     assert hub.requests == []
 
@@ -115,7 +155,9 @@ def test_offline_without_a_cache_is_an_error(hub: Hub, monkeypatch: pytest.Monke
 def test_no_network_without_a_cache_is_an_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     set_endpoint(UNREACHABLE, monkeypatch)
     message = failure()
-    assert message.startswith(f"'{REPOSITORY}' is not in the cache {constants.HF_HUB_CACHE}")
+    assert message.startswith(
+        f"'{REPOSITORY}' on the Hugging Face Hub is not in the cache {constants.HF_HUB_CACHE}"
+    )
     assert f", and {UNREACHABLE} cannot be reached: " in message
 
 
@@ -155,7 +197,9 @@ def test_a_truncated_download_is_an_error(hub: Hub, tmp_path: Path, file: str) -
     hub.sent[file] = hub.files[REPOSITORY][file][:-1]
     message = failure()
     if file.endswith(fake_hub.LARGE):
-        assert message.startswith(f"'{REPOSITORY}' could not be downloaded from {hub.url}")
+        assert message.startswith(
+            f"'{REPOSITORY}' on the Hugging Face Hub could not be downloaded from {hub.url}"
+        )
         assert f"should be of size {len(hub.files[REPOSITORY][file])}" in message
         assert not cached(tmp_path, file).exists()
         hub.sent.clear()
@@ -213,7 +257,8 @@ def test_a_cache_without_symbolic_links_is_used(hub: Hub, tmp_path: Path) -> Non
 
 
 def test_environment_variables_of_the_hub_are_used(hub: Hub, tmp_path: Path) -> None:
-    code = f"from cnn_jax.pretrained.formats import hub; print(hub.fetch({NAME!r}))"
+    fetch = f"hub.fetch(hub.Repository.parse({NAME!r}))"
+    code = f"from cnn_jax.pretrained.formats import hub; print({fetch})"
     for offline in ("0", "1"):
         environment = {
             **os.environ,

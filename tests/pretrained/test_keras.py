@@ -229,11 +229,10 @@ def test_one_message_lists_all_weights_that_do_not_fit() -> None:
     weights["predictions/bias"] = np.zeros(1000)
     with pytest.raises(errors.UserError) as caught:
         pretrained.from_keras("vgg16", weights, num_classes=CLASSES, input_shape=(32, 32, 3))
-    assert str(caught.value).splitlines() == [
-        "the weights do not fit vgg16:",
-        "  missing: block1_conv1/kernel (3, 3, 3, 64)",
-        "  unexpected: block6_conv1/kernel (2, 3)",
-        "  misshapen: predictions/bias has shape (1000,), expected (10,)",
+    assert str(caught.value).split("; ") == [
+        "the weights do not fit vgg16: missing: block1_conv1/kernel (3, 3, 3, 64)",
+        "unexpected: block6_conv1/kernel (2, 3)",
+        "misshapen: predictions/bias has shape (1000,), expected (10,)",
     ]
 
 

@@ -252,8 +252,8 @@ def test_a_truncated_file_is_an_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "is not JSON"),
-        ("[]", "has no entry 'architecture'"),
+        ("{", "not JSON"),
+        ("[]", "not a JSON object but list"),
         ("{}", "has no entry 'architecture'"),
         ('{"architecture": []}', "has no entry 'architecture'"),
         ('{"architecture": "resnet51"}', "unknown model 'resnet51'"),

@@ -63,11 +63,10 @@ def test_one_message_lists_all_entries_that_do_not_fit() -> None:
     entries["classifier.1.bias"] = np.zeros(1000)
     with pytest.raises(errors.UserError) as caught:
         pretrained.from_torch(NETWORK, entries, num_classes=10)
-    assert str(caught.value).splitlines() == [
-        "the weights do not fit squeezenet1_1:",
-        "  missing: features.0.bias (64,)",
-        "  unexpected: features.99.weight (2, 3)",
-        "  misshapen: classifier.1.bias has shape (1000,), expected (10,)",
+    assert str(caught.value).split("; ") == [
+        "the weights do not fit squeezenet1_1: missing: features.0.bias (64,)",
+        "unexpected: features.99.weight (2, 3)",
+        "misshapen: classifier.1.bias has shape (1000,), expected (10,)",
     ]
 
 

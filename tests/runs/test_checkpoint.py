@@ -15,52 +15,26 @@ import pytest
 from flax import linen as nn
 from flax import struct
 
-from cnn_jax import errors, optim
+from cnn_jax import errors
 from cnn_jax.contracts import TrainState
 from cnn_jax.objectives import Classification, abstract_variables
-from cnn_jax.runs import checkpoint
+from cnn_jax.runs import checkpoint, verification
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.runtime import sharding
 from cnn_jax.train import state
-from tests.toys import CROSS_ENTROPY, Averaged, Dense
-
-SHAPE = (4, 4, 1)
-LAYOUT = sharding.make_layout()
-ADAM = optim.make(name="adam", learning_rate=0.1, total_steps=10)
-SGD = optim.make(name="sgd", learning_rate=0.1, total_steps=10)
-PLAIN = Classification(Dense(), CROSS_ENTROPY)
-AVERAGED = Averaged(PLAIN)
-PENDING = {"loss": (0.1 + 0.2, 3.0), "top1": (1e-30, 7.0)}
-
-
-@functools.cache
-def abstract(objective: Any = PLAIN, optimizer: Any = ADAM) -> TrainState:
-    return state.abstract(objective, optimizer, SHAPE, LAYOUT)
-
-
-def state_at(step: int, objective: Any = PLAIN) -> TrainState:
-    """Returns a state of random values that depend on `step`, some of them special."""
-    rng = np.random.default_rng(step)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if np.issubdtype(leaf.dtype, np.integer):
-            return np.full(leaf.shape, step, leaf.dtype)
-        values = rng.normal(size=leaf.shape).astype(leaf.dtype)
-        values.flat[:3] = (-0.0, 1e-42, np.inf)
-        return values
-
-    return sharding.replicate(jax.tree.map(draw, abstract(objective)), LAYOUT)
-
-
-def write(
-    directory: Path, ranks: Sequence[float | None], keep: int = 2, monitor: str = "top1"
-) -> list[int]:
-    """Saves steps 1, 2, … with these ranks and returns the steps that are kept."""
-    checkpoints = Checkpoints(directory, keep, monitor)
-    for step, rank in enumerate(ranks, start=1):
-        checkpoints.save(step, state_at(step), PENDING, rank)
-    checkpoints.close()
-    return checkpoint.steps(directory)
+from tests.saves import (
+    ADAM,
+    AVERAGED,
+    LAYOUT,
+    PENDING,
+    PLAIN,
+    SGD,
+    SHAPE,
+    abstract,
+    assert_is_step,
+    state_at,
+    write,
+)
+from tests.toys import CROSS_ENTROPY, Dense
 
 
 def restore_newest(
@@ -72,14 +46,6 @@ def restore_newest(
 
 def restore_chosen(directory: Path, which: str) -> checkpoint.Restored[TrainState]:
     return checkpoint.restore(directory, checkpoint.choose(directory, which), state_at(0))
-
-
-def assert_is_step(restored: checkpoint.Restored[Any] | None, step: int) -> None:
-    """Checks every bit of the state and every pending number."""
-    assert restored is not None
-    assert int(restored.state.step) == step
-    assert state.sha256(restored.state) == state.sha256(state_at(step))
-    assert restored.pending == PENDING
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +132,7 @@ def write_as_0_1_0(directory: Path, ranks: Sequence[float]) -> None:
             content = json.loads(file.read_text())
             del content["monitor"]
             file.write_text(json.dumps(content))
-        (path / checkpoint.DIGESTS).write_text(json.dumps(checkpoint._digests(path)))
+        (path / verification.DIGESTS).write_text(json.dumps(verification.digests(path)))
 
 
 class StateOf010(struct.PyTreeNode):
@@ -279,13 +245,13 @@ def test_damage_to_any_file_is_found_and_the_previous_checkpoint_is_used(
     whole = shutil.copytree(copied / "2", copied.with_name("whole"))
     files = [file.relative_to(whole) for file in sorted(whole.rglob("*/*")) if file.is_file()]
     assert len(files) > 10
-    for file in [*files, Path(checkpoint.DIGESTS)]:
+    for file in [*files, Path(verification.DIGESTS)]:
         caplog.clear()
         damage(copied / "2" / file)
         assert_is_step(restore_newest(copied, quarantine), 1)
         (record,) = [record for record in caplog.records if record.levelname != "INFO"]
         assert record.getMessage().startswith("checkpoint 2 is damaged: ")
-        assert file.name in record.getMessage() or file.name == checkpoint.DIGESTS
+        assert file.name in record.getMessage() or file.name == verification.DIGESTS
         assert checkpoint.steps(copied) == [1]
         assert [path.name for path in quarantine.iterdir()] == ["2"]
         shutil.rmtree(quarantine)
@@ -302,7 +268,7 @@ def test_damage_to_files_beside_the_items_is_harmless(
 ) -> None:
     beside = [file for file in (copied / "2").iterdir() if file.is_file()]
     for file in beside:
-        if file.name != checkpoint.DIGESTS:
+        if file.name != verification.DIGESTS:
             damage(file)
     assert_is_step(restore_newest(copied), 2)
     checkpoints = Checkpoints(copied, keep=2, monitor="top1")
@@ -329,21 +295,21 @@ def test_all_damaged_checkpoints_of_a_step_are_moved_to_the_quarantine(copied: P
     quarantine = copied.with_name("damaged")
     whole = shutil.copytree(copied / "2", copied.with_name("whole"))
     for _ in range(3):
-        (copied / "2" / checkpoint.DIGESTS).unlink()
+        (copied / "2" / verification.DIGESTS).unlink()
         restore_newest(copied, quarantine)
         shutil.copytree(whole, copied / "2")
     assert len(list(quarantine.iterdir())) == 3
 
 
 def test_without_a_quarantine_nothing_is_moved(copied: Path) -> None:
-    (copied / "2" / checkpoint.DIGESTS).unlink()
+    (copied / "2" / verification.DIGESTS).unlink()
     assert_is_step(restore_newest(copied), 1)
     assert checkpoint.steps(copied) == [1, 2]
 
 
 def test_an_incomplete_checkpoint_is_ignored_and_removed(copied: Path) -> None:
     half = shutil.copytree(copied / "2", copied / "3.orbax-checkpoint-tmp")
-    (half / checkpoint.DIGESTS).unlink()
+    (half / verification.DIGESTS).unlink()
     (half / "commit_success.txt").unlink(missing_ok=True)
     assert checkpoint.steps(copied) == [1, 2]
     assert_is_step(restore_newest(copied), 2)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes |
         workdir.load_plan(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["a[b]/run", "a*", "run?", "[", "**"])
+def test_a_path_with_a_character_of_patterns_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for directory in (tmp_path / name, tmp_path / name / "run"):
+        with pytest.raises(errors.UserError, match=r"characters \* \? \[ .* loses checkpoints; "):
+            workdir.check(directory, PLAN)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(errors.UserError, match="loses checkpoints"):
+        workdir.check(Path("run"), PLAN)
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    workdir.check(tmp_path / "link" / "run", PLAN)
+
+
 def files_in(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
@@ -129,6 +146,49 @@ def test_a_directory_without_permission_is_refused(
         workdir.check(tmp_path / "new", PLAN)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/dev/null/x", "/dev/null is a file"),
+        ("dangling", "dangling is a link to a missing directory"),
+        ("dangling/x", "dangling is a link to a missing directory"),
+        ("a" * 256, "File name too long"),
+        ("nothing/" + "a" * 256, "File name too long"),
+        ("/".join(["a" * 200] * 20), "File name too long"),
+    ],
+    ids=range(6),
+)
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "dangling").symlink_to("nothing")
+    with pytest.raises(errors.UserError, match=words) as caught:
+        workdir.check(tmp_path / name, PLAN)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["dangling"]
+
+
+def test_a_run_whose_folders_cannot_be_written_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir.save_plan(tmp_path, PLAN)
+    checkpoints = tmp_path / workdir.CHECKPOINTS
+    checkpoints.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != checkpoints)
+    with pytest.raises(errors.UserError, match=f"no permission in {checkpoints};"):
+        workdir.check(tmp_path, PLAN)
+    checkpoints.rmdir()
+    checkpoints.symlink_to("nothing")
+    with pytest.raises(errors.UserError, match="checkpoints is no directory"):
+        workdir.check(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_of_another_kind_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / ".lock")
+    refused = pytest.raises(errors.UserError, match="cannot be made, written or locked: ")
+    with refused, workdir.lock(tmp_path):
+        pass
+
+
 def try_to_lock(directory: Path) -> str:
     try:
         with workdir.lock(directory):
@@ -157,6 +217,6 @@ def test_save_replaces_a_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(errors.UserError, match=r"file\.json cannot be written: no space left"):
         workdir.save(tmp_path, "file.json", {"a": 3})
-    assert json.loads((tmp_path / "file.json").read_text()) == {"a": [1, 2]}
+    assert files_in(tmp_path) == {"file.json": b'{\n  "a": [\n    1,\n    2\n  ]\n}\n'}

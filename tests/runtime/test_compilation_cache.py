@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +138,32 @@ def test_old_programs_are_deleted(cache: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", None)
     assert directory_in_use() == directory
     assert list(entries(cache)) == ["new-cache"]
+
+
+def test_a_directory_that_others_can_write_to_is_emptied(cache: Path) -> None:
+    directory = directory_in_use()
+    assert directory is not None
+    assert directory.stat().st_mode & 0o077 == 0
+    (directory / "planted-cache").touch()
+    directory.chmod(0o777)
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert directory_in_use() == directory
+    assert directory.stat().st_mode & 0o022 == 0
+    assert not entries(cache)
+
+
+def test_an_open_cache_home_is_replaced_by_a_temporary_directory(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir()
+    cache.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    directory = directory_in_use()
+    assert directory is not None
+    assert directory.parents[1] == tmp_path / f"cnn_jax-{os.geteuid()}"
+    (message,) = caplog.messages
+    assert message.startswith(f"{cache} is writable by other users (mode 777), so the cache is")
+    tmp_path.chmod(0o777)
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert directory_in_use() is None
+    assert f"{tmp_path} is writable by other users (mode 777)" in caplog.messages[-1]

@@ -380,6 +380,45 @@ def test_other_errors_keep_their_traceback() -> None:
         console.exit_with(lambda: fail(ZeroDivisionError()))
 
 
+def test_messages_are_cut_and_have_no_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> int:
+        raise errors.UserError("bad name \x1b[2J\u202e\ud800\nnext line" + "x" * 10**6)
+
+    with pytest.raises(SystemExit):
+        console.exit_with(command)
+    message = capsys.readouterr().err
+    assert message.startswith("error: bad name \\x1b[2J\\u202e\\ud800\nnext linexx")
+    assert " … 996,025 characters left out … " in message
+    assert len(message) < 4_100
+
+
+def test_tables_and_progress_have_no_control_characters() -> None:
+    assert console.block({"a\x1b": "b\n\u202e"}) == "a\\x1b  b\\n\\u202e"
+    stream = io.StringIO()
+    with console.Progress(2, stream=stream) as progress:
+        progress.message("a\x1b[2J\nb")
+        progress.show({"loss\x1b": 0.5})
+        progress.advance(1)
+    assert stream.getvalue() == "a\\x1b[2J\nb\nstep 1/2, loss\\x1b 0.5000\n"
+
+
+def test_a_command_runs_without_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+
+    def command() -> int:
+        print("x")
+        with console.Progress(1) as progress:
+            progress.advance(1)
+        return 3
+
+    with pytest.raises(SystemExit) as caught:
+        console.exit_with(command)
+    assert caught.value.code == 3
+
+
 @pytest.mark.parametrize(
     "error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error")]
 )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -155,10 +156,10 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     """Waits for the end of a process and returns its output."""
     output, complaints = process.communicate(timeout=300)
-    assert process.returncode == 0, complaints
+    assert process.returncode == status, complaints
     return output
 
 
@@ -421,7 +422,7 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> Non
         assert all(task.poll() is None for task in tasks)
         time.sleep(0.1)
     tasks[1].terminate()
-    first, _ = [finish(task) for task in tasks]
+    first, _ = [finish(task, 128 + signal.SIGTERM) for task in tasks]
     newest = checkpoint.steps(tmp_path / "checkpoints")[-1]
     assert newest > saved[0]
     assert f"stopped and saved at step {newest};" in first

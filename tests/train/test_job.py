@@ -1,5 +1,6 @@
 """Tests of `train.check`: mistakes in a plan are found before any data is read."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cnn_jax import data, errors, plan, train
 from cnn_jax.data import sources
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.sharding import Layout
+from cnn_jax.train import job
 from configs import quickstart
 
 
@@ -87,3 +89,36 @@ def test_a_run_shorter_than_one_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.UserError, match=r"train.epochs 0.01 is less than one step"):
         train.run(given, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"train.epochs": value} for value in (math.nan, math.inf, 1e308, 2.0**31)),
+        *({path: 2**31} for path in ("train.steps", "train.batch_size", "train.steps_per_call")),
+        {"train.steps_per_call": 10_001},
+    ],
+    ids=str,
+)
+def test_lengths_beyond_int32_are_refused_before_anything_is_read(changes: Any) -> None:
+    (path,) = changes
+    with pytest.raises(errors.UserError, match=rf"^{path} must be "):
+        read(**changes)
+
+
+def test_more_steps_than_the_state_counts_are_refused_before_training() -> None:
+    """The number of steps of an epoch is known when the data is read."""
+    labels = np.arange(8) % 2
+    source = data.from_arrays({"train": (np.zeros((8, 8, 8, 1), np.uint8), labels)})
+    values: dict[str, Any] = {
+        "model.name": "mlp",
+        "data.image_size": 8,
+        "data.train_split": "train",
+        "data.validation_split": "",
+        "data.test_split": "",
+        "train.batch_size": 2,
+    }
+    longest = job.make(plan.read({**values, "train.epochs": 2.0**29 - 1}), source)
+    assert longest.total_steps == 2**31 - 4
+    with pytest.raises(errors.UserError, match=r"are 2,147,483,648 steps; at most 2,147,483,647"):
+        train.run({**values, "train.epochs": 2.0**29}, source=source, progress=False)

@@ -1,8 +1,10 @@
 """Tests of `train.run` from Python: objects for names, memory, threads, notebooks, sweeps."""
 
 import asyncio
+import copy
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -75,6 +77,22 @@ def test_a_run_in_memory_equals_one_in_a_directory(tmp_path: Path) -> None:
         probabilities = outcome.predictor(IMAGES[48:]).probabilities
         np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
     assert not any(path.name == "runs" for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_outcome_and_its_predictor_can_be_sent_to_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run(config(), None if in_memory else "run")
+    monkeypatch.chdir("/")  # Another process may have another working directory.
+    sent = pickle.loads(pickle.dumps(outcome))
+    assert sent == outcome
+    assert sent.model == outcome.model
+    expected = outcome.predictor(IMAGES[:2]).logits  # Compiled functions cannot be pickled.
+    for predictor in (sent.predictor, *map(pickle.loads, map(pickle.dumps, [outcome.predictor]))):
+        np.testing.assert_array_equal(predictor(IMAGES[:2]).logits, expected)
+    np.testing.assert_array_equal(copy.deepcopy(outcome.predictor)(IMAGES[:2]).logits, expected)
 
 
 def test_the_predictor_has_the_best_validated_weights(tmp_path: Path) -> None:

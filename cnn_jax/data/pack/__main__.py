@@ -13,6 +13,7 @@ reads all files again and compares their checksums.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def main() -> int:
     given = {"DIR": args.directory, "OUT": args.out, "--shards": args.shards}
     if args.verify is not None:
         _refuse_with_verify(given, args.size)
-        print(_verify(args.verify.expanduser()))
+        print(_verify(args.verify))
         return 0
     missing = [name for name, value in given.items() if value is None]
     if missing:
@@ -37,15 +38,21 @@ def main() -> int:
             f"missing: {', '.join(missing)}; write python -m cnn_jax.data.pack DIR OUT --shards=N, "
             "such as --shards=16"
         )
-    print(_pack(args.directory.expanduser(), args.out.expanduser(), args.shards, args.size))
+    print(_pack(args.directory, args.out, args.shards, args.size))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.make_parser("data.pack", __doc__)
-    parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="the image set")
     parser.add_argument(
-        "out", nargs="?", type=Path, metavar="OUT", help="directory of the shards, new or empty"
+        "directory", nargs="?", action=flags.StorePath, metavar="DIR", help="the image set"
+    )
+    parser.add_argument(
+        "out",
+        nargs="?",
+        action=flags.StorePath,
+        metavar="OUT",
+        help="directory of the shards, new or empty",
     )
     parser.add_argument(
         "--shards",
@@ -63,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         "them again as JPEG of quality 95 (PNGs as PNG); 0: keep all images (default)",
     )
     parser.add_argument(
-        "--verify", type=Path, metavar="OUT", help="compare finished shards with their checksums"
+        "--verify",
+        action=flags.StorePath,
+        metavar="OUT",
+        help="compare finished shards with their checksums",
     )
     return parser
 
@@ -91,7 +101,8 @@ def _pack(directory: Path, out: Path, shards: int, size: int) -> str:
     state = "complete before, nothing written; --verify compares checksums"
     rows = _rows(packed.manifest)
     rows["written"] = f"{out} ({state})" if packed.was_complete else str(out)
-    rows["train with"] = f"--config.data.source=shards --config.data.directory={out}"
+    words = ("--config.data.source=shards", f"--config.data.directory={out}")
+    rows["train with"] = shlex.join(words)
     return console.block(rows)
 
 

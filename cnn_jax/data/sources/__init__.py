@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnn_jax import errors
-from cnn_jax.runtime import imports
+from cnn_jax.runtime import files, imports
 
 if TYPE_CHECKING:
     from cnn_jax import contracts, plan
@@ -24,6 +24,8 @@ def check(data: "plan.Data") -> None:
     Raises:
       UserError: an unknown source, or a name or a directory that the source does not accept.
     """
+    if data.source in SOURCES:  # A user's own source may read addresses.
+        files.local(data.directory, "data.directory")
     match data.source:
         case "digits" | "fake":
             return

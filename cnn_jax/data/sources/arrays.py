@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import typing as npt
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data import dtypes
 from cnn_jax.data import images as image_functions
 from cnn_jax.data import splits as split_expressions
@@ -104,6 +104,11 @@ def from_arrays(
     arrays = {split: _checked_pair(pair, split) for split, pair in splits.items()}
     if class_names is None:
         largest = max(int(labels.max(initial=0)) for _, labels in arrays.values())
+        if largest >= limits.MAX_CLASSES:
+            raise errors.UserError(
+                f"there is the label {largest:,}; without class names, labels are from 0 to the "
+                f"number of classes minus 1, and {limits.MAX_CLASSES:,} classes are allowed"
+            )
         names = tuple(str(label) for label in range(largest + 1))
     else:
         names = _checked_names(class_names)

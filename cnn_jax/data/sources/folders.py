@@ -13,7 +13,6 @@ classes, which depends neither on the system nor on the place of DIR.
 
 import array
 import dataclasses
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +22,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data import imagenet, images
 from cnn_jax.data.sources import listing
+from cnn_jax.runtime import files
 
 _SPLITS: Mapping[bytes, str] = MappingProxyType(
     {
@@ -71,8 +71,7 @@ class FolderExamples:
         # A Path takes longer to make than the file takes to read.
         path = b"/".join((os.fsencode(self.folder), self._path(index)))
         try:
-            with io.FileIO(path) as file:
-                encoded = file.readall()
+            encoded = files.content(path, limits.MAX_IMAGE_BYTES)
         except OSError as error:
             raise errors.UnreadableImageError(
                 f"{listing.text(path)}: cannot be read: {error.strerror or error}"
@@ -337,7 +336,7 @@ class _Tree:
         )
 
     def _warn(self, message: str) -> None:
-        logging.warning("%s: %s", listing.text(self.root), message)
+        logging.warning("%s", errors.printable(f"{listing.text(self.root)}: {message}"))
 
 
 def _split_folders(root: Path, folders: list[bytes]) -> dict[str, bytes]:

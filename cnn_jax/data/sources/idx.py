@@ -6,21 +6,27 @@ dimensions as big-endian 32-bit integers, and the values. The format is describe
 LeCun, Cortes & Burges, 'The MNIST database of handwritten digits'.
 """
 
+import contextlib
 import gzip
+import io
 import math
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data.sources.arrays import ArraySource, from_arrays
+from cnn_jax.runtime import files
 
 _UNSIGNED_BYTE = 0x08
+_MOST_DIMENSIONS = 32  # that every version of NumPy supports
+_PART = 2**24  # bytes that are read together
 _PREFIXES = {"train": "train", "test": "t10k"}
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -87,53 +93,105 @@ def source(name: str, directory: str | os.PathLike[str]) -> ArraySource:
     return from_arrays(splits, names)
 
 
-def read_file(path: str | os.PathLike[str]) -> np.ndarray:
+def read_file(path: str | os.PathLike[str], rank: int | None = None) -> np.ndarray:
     """Reads an idx file of unsigned bytes, which is gzipped if its name ends in '.gz'.
 
+    The header is read first, and then no more bytes than it announces.
+
+    Args:
+      path: the file.
+      rank: the number of dimensions; None for any number up to 32.
+
     Returns:
-      A read-only array of uint8 with the dimensions of the file.
+      An array of uint8 with the dimensions of the file.
 
     Raises:
-      UserError: the file is truncated, too long, or not an idx file of unsigned bytes.
+      UserError: the file is truncated, too long, too large, or not an idx file of unsigned bytes
+        with `rank` dimensions.
     """
     path = Path(path)
+    with _opened(path) as file:
+        return _values(path, file, _read_shape(path, file, rank))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file, gzipped or not, and turns errors of reading into UserError."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with files.open_regular(path) as stored:
+            if path.suffix != ".gz":
+                yield stored
+                return
+            with gzip.open(stored) as unpacked:
+                yield io.BufferedReader(unpacked)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise errors.UserError(f"{path} is not a complete gzip file: {error}") from error
     except OSError as error:
-        raise errors.UserError(f"{path} cannot be read: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise errors.UserError(f"{path} is not an idx file: it begins with {content[:4]!r}")
-    if content[2] != _UNSIGNED_BYTE:
+        raise errors.UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_shape(path: Path, file: IO[bytes], rank: int | None) -> tuple[int, ...]:
+    """Reads the header, which has the sizes of the dimensions.
+
+    Raises:
+      UserError: it is no idx file of unsigned bytes, or it is too large.
+    """
+    begin = file.read(4)
+    if len(begin) < 4 or begin[:2] != b"\0\0":
+        raise errors.UserError(f"{path} is not an idx file: it begins with {begin!r}")
+    kind, dimensions = begin[2:]
+    if kind != _UNSIGNED_BYTE:
         raise errors.UserError(
-            f"{path} holds values of type {content[2]:#04x}; only unsigned bytes (0x08) can be read"
+            f"{path} holds values of type {kind:#04x}; only unsigned bytes (0x08) can be read"
         )
-    header = 4 + 4 * content[3]
-    if len(content) < header:
+    if rank is not None and dimensions != rank:
+        raise errors.UserError(f"{path} should have {rank} dimensions, but has {dimensions}")
+    if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise errors.UserError(
-            f"{path} is truncated: it has {len(content)} bytes, but its header alone should have "
-            f"{header}"
+            f"{path} has {dimensions} dimensions; files with 1 to {_MOST_DIMENSIONS} are read"
         )
-    shape = struct.unpack(f">{content[3]}I", content[4:header])
-    expected = header + math.prod(shape)
+    sizes = file.read(4 * dimensions)
+    if len(sizes) < 4 * dimensions:
+        raise errors.UserError(
+            f"{path} is truncated: it has {4 + len(sizes)} bytes, but its header alone should have "
+            f"{4 + 4 * dimensions}"
+        )
+    shape = struct.unpack(f">{dimensions}I", sizes)
+    if math.prod(shape) > limits.MAX_SET_BYTES:
+        raise errors.UserError(
+            f"{path} has {math.prod(shape):,} values by its header, more than the limit of "
+            f"{limits.MAX_SET_BYTES:,}"
+        )
+    return shape
+
+
+def _values(path: Path, file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
+    """Reads the values behind the header.
+
+    Raises:
+      UserError: the file ends too early or too late.
+    """
+    expected, content = math.prod(shape), bytearray()
+    # In parts, because a header may announce more bytes than follow.
+    while part := file.read(min(_PART, expected + 1 - len(content))):
+        content += part
     if len(content) != expected:
-        state = "truncated" if len(content) < expected else "too long"
+        header = 4 + 4 * len(shape)
+        if len(content) > expected:
+            raise errors.UserError(
+                f"{path} is too long: it has more bytes than the {header + expected} of its header"
+            )
         raise errors.UserError(
-            f"{path} is {state}: it has {len(content)} bytes, but {expected} by its header"
+            f"{path} is truncated: it has {header + len(content)} bytes, but {header + expected} "
+            "by its header"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _read_split(root: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads the images `[N, h, w, 1]` and the labels `[N]` of a split, both uint8."""
-    images_path, labels_path = (
-        _find(root, prefix, kind, rank) for kind, rank in (("images", 3), ("labels", 1))
-    )
-    images, labels = read_file(images_path), read_file(labels_path)
-    for path, array, rank in ((images_path, images, 3), (labels_path, labels, 1)):
-        if array.ndim != rank:
-            raise errors.UserError(f"{path} should have {rank} dimensions, but has {array.ndim}")
+    images_path, labels_path = _find(root, prefix, "images", 3), _find(root, prefix, "labels", 1)
+    labels, images = read_file(labels_path, rank=1), read_file(images_path, rank=3)
     if len(images) != len(labels):
         raise errors.UserError(
             f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} labels"
@@ -145,7 +203,7 @@ def _find(root: Path, prefix: str, kind: str, rank: int) -> Path:
     stems = (f"{prefix}-{kind}-idx{rank}-ubyte", f"{prefix}-{kind}.idx{rank}-ubyte")
     names = [stem + suffix for stem in stems for suffix in ("", ".gz")]
     for name in names:
-        if (root / name).is_file():
+        if (root / name).exists():
             return root / name
     raise errors.UserError(
         f"no {prefix} {kind} in {root}; any of these files is read: {', '.join(names)}"

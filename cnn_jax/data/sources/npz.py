@@ -4,14 +4,17 @@ np.savez("set.npz", train_images=..., train_labels=..., test_images=..., test_la
 """
 
 import os
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data.sources.arrays import ArraySource, from_arrays
+from cnn_jax.runtime import files
 
 CLASS_NAMES = "class_names"
 # The names of the images and the labels of each split. A file has one pair for a split.
@@ -88,9 +91,10 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     """
     name = ""
     try:
-        with file.open("rb") as content:
+        with files.open_regular(file) as content:
             _check_begin(content.read(8))
             content.seek(0)
+            _check_size(content)
             with np.load(content, allow_pickle=False) as loaded:
                 _pairs(loaded.files)  # Before a long read.
                 arrays = {}
@@ -100,7 +104,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     except errors.UserError as error:
         raise errors.UserError(f"{file}: {error}") from error
     except OSError as error:
-        raise errors.UserError(f"{file} cannot be read: {error}") from error
+        raise errors.UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # Damaged files raise many types, such as zlib.error.
         part = f"the array {name!r}" if name else "the file"
         raise errors.UserError(
@@ -120,6 +124,16 @@ def _check_begin(begin: bytes) -> None:
         )
     if not begin.startswith(_ZIP):
         raise errors.UserError(f"this is not an .npz file: it begins with {begin!r}")
+
+
+def _check_size(content: BinaryIO) -> None:
+    """Raises UserError if the unpacked arrays exceed the limit."""
+    with zipfile.ZipFile(content) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > limits.MAX_SET_BYTES:
+        raise errors.UserError(
+            f"its arrays have {size:,} bytes, more than the limit of {limits.MAX_SET_BYTES:,}"
+        )
 
 
 def _pairs(names: Collection[str]) -> dict[str, tuple[str, str]]:
@@ -156,7 +170,7 @@ def _wrong(problem: str, names: Collection[str]) -> errors.UserError:
     """Returns the error for a file with wrong names of arrays."""
     allowed = (f"{images} with {labels}" for pairs in PAIRS.values() for images, labels in pairs)
     return errors.UserError(
-        f"{problem}. The file has the arrays {', '.join(names) or 'none'}; allowed are "
+        f"{problem}. The file has the arrays {errors.listed(names, 20) or 'none'}; allowed are "
         f"{', '.join(allowed)}, and {CLASS_NAMES}"
     )
 

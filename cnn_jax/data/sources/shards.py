@@ -28,13 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
+from cnn_jax.runtime import files
 
 FORMAT = 1
 """The version of the format, which changes if earlier versions of cnn_jax cannot read it."""
 MANIFEST = "shards.json"
 
 _HEADER = struct.Struct("<iI")
+_MOST = 2**53  # records or bytes
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 _READER_BUFFER = 32_768  # bytes; the fastest of 32 KiB, 256 KiB and 1 MiB for records of 110 kB
 
@@ -167,8 +169,9 @@ class ShardExamples:
     def _labels(self) -> np.ndarray:
         path = self._directory / self._stored.labels.name
         try:
-            labels = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
+            with files.open_regular(path) as file:
+                labels = np.load(file)
+        except Exception as error:  # Damaged files raise many types, such as tokenize.TokenError.
             raise errors.UserError(f"cannot read the labels {path}: {error}") from error
         if labels.dtype != np.int32 or labels.shape != (len(self),):
             raise errors.UserError(
@@ -186,6 +189,10 @@ class ShardExamples:
             raise errors.UnreadableImageError(
                 f"{self._path(shard)}, record {position} is damaged: {error}"
             ) from error
+        if len(record) < _HEADER.size:
+            raise errors.UnreadableImageError(
+                f"{self._path(shard)}, record {position} is damaged: it has no header"
+            )
         return record
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -212,7 +219,8 @@ class ShardExamples:
 
         path = self._path(shard)
         try:
-            path.stat()  # ArrayRecord reads a missing file as an empty one.
+            # ArrayRecord reads a missing file as an empty one, and waits for the writer of a FIFO.
+            files.open_regular(path).close()
             reader = array_record_module.ArrayRecordReader(
                 str(path), options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
             )
@@ -282,7 +290,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     """
     path = Path(directory) / MANIFEST
     try:
-        values = json.loads(path.read_bytes())
+        values = files.parse_json(files.content(path, limits.MAX_JSON_BYTES))
         if values["format"] == FORMAT:
             return from_json(values)
     except OSError as error:
@@ -290,7 +298,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
             f"{path} cannot be read ({error.strerror}); a directory of packed shards has this "
             "file, which 'python -m cnn_jax.data.pack' writes at the end"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise errors.UserError(f"{path} is damaged: {error!r}; copy it again") from error
     raise errors.UserError(
         f"{path} has format {values['format']}, written by cnn_jax {values.get('cnn_jax')}; this "
@@ -322,17 +330,32 @@ def from_json(values: Mapping[str, Any]) -> Manifest:
     """Returns the manifest of a JSON object.
 
     Raises:
-      KeyError, TypeError: keys are missing or unknown.
+      AttributeError, KeyError, TypeError, ValueError: keys are missing or unknown, or values are of
+        another type.
     """
     splits = {
         name: StoredSplit(
             split["source_sha256"],
-            StoredFile(**split["labels"]),
-            tuple(StoredFile(**shard) for shard in split["shards"]),
+            _stored_file(split["labels"]),
+            tuple(_stored_file(shard) for shard in split["shards"]),
         )
         for name, split in values["splits"].items()
     }
-    return Manifest(**{**values, "class_names": tuple(values["class_names"]), "splits": splits})
+    names = values["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("class_names must be a list of texts")
+    return Manifest(**{**values, "class_names": tuple(names), "splits": splits})
+
+
+def _stored_file(values: Mapping[str, Any]) -> StoredFile:
+    """Returns the entry of a file, which lies in the directory of the manifest."""
+    file = StoredFile(**values)
+    if not isinstance(file.name, str) or Path(file.name).name != file.name:
+        raise ValueError(f"{file.name!r} is not the name of a file in the directory")
+    for count in (file.records, file.bytes):
+        if type(count) is not int or not 0 <= count < _MOST:
+            raise ValueError(f"{count!r} is not a number of records or bytes")
+    return file
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:

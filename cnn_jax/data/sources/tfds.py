@@ -21,16 +21,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data import imagenet, images
+from cnn_jax.data.sources import network, tfds_records
 
 _NAME = re.compile(r"([A-Za-z]\w*)(?:/([\w+.-]+))?(?::((?:\d+|\*)(?:\.(?:\d+|\*)){2}))?")
 _CHUNK = 1024  # Encoded images that `labels` holds in memory at a time.
-_TIMEOUT = 10  # Seconds.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,16 +102,27 @@ class TfdsExamples:
         """Returns the features of examples, with images still encoded."""
         try:
             records = self._stored.__getitems__([int(index) for index in indices])
-        except RuntimeError as error:
+        except Exception as error:  # TFDS raises many types for damaged files and records.
             raise errors.UserError(
-                f"cannot read {self.split!r} of {self.data_set}: {error}"
+                f"cannot read {self.split!r} of {self.data_set}: {_short(error)}"
             ) from error
-        if any(record["label"] < 0 for record in records):
+        wrong = [record["label"] for record in records if not 0 <= record["label"] < self._classes]
+        if wrong and min(wrong) < 0:
             raise errors.UserError(
                 f"split {self.split!r} of {self.data_set} has examples without a label; "
                 "choose another split"
             )
+        if wrong:
+            raise errors.UserError(
+                f"split {self.split!r} of {self.data_set} has the label {wrong[0]}, but the data "
+                f"set has {self._classes:,} classes"
+            )
         return records
+
+    @functools.cached_property
+    def _classes(self) -> int:
+        """The number of classes."""
+        return int(self.builder.info.features["label"].num_classes)
 
     @functools.cached_property
     def _stored(self) -> Any:
@@ -178,22 +188,42 @@ def source(name: str, directory: str | os.PathLike[str]) -> TfdsSource:
             f"{name} does not state its number of classes, which training needs; choose another "
             "data set in data.name"
         )
+    if label.num_classes > limits.MAX_CLASSES:
+        raise errors.UserError(
+            f"{name} states {label.num_classes:,} classes, more than the limit of "
+            f"{limits.MAX_CLASSES:,}"
+        )
     splits = {split: TfdsExamples(builder, name, split) for split in builder.info.splits}
+    for split, record in builder.info.splits.items():
+        if min(record.shard_lengths, default=0) < 0:
+            raise errors.UserError(f"the record of split {split!r} of {name} has negative sizes")
     return TfdsSource(imagenet.readable(label.names), splits)
 
 
 def _find(name: str, root: Path) -> Any | None:
     """Returns the builder that reads a prepared data set, or None if it is not in `root`."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.read_only_builder import builder_from_files
+    from tensorflow_datasets.core import read_only_builder
+    from tensorflow_datasets.core.utils import error_utils
 
     # For a name without a version, `tfds.builder` accepts only the version of the installed TFDS.
     try:
-        return builder_from_files(name, data_dir=root)
-    except tfds.core.DatasetNotFoundError:
-        return None
+        with error_utils.record_error_context():
+            directory = read_only_builder._find_builder_dir(name, data_dir=root)
+        if directory is None:
+            return None
+        tfds_records.check(Path(directory))
+        return read_only_builder.builder_from_directory(directory)
+    except errors.UserError:
+        raise
     except Exception as error:  # TFDS raises many types for damaged or too old files.
-        raise errors.UserError(f"cannot read the data set {name} in {root}: {error}") from error
+        raise errors.UserError(
+            f"cannot read the data set {name} in {root}: {_short(error)}"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
+    """Returns the message of an error in one line; some contain a whole image."""
+    return textwrap.shorten(errors.printable(f"{error}" or type(error).__name__), 1000)
 
 
 def _check_format(name: str, builder: Any) -> None:
@@ -291,8 +321,8 @@ def _builder(name: str, root: Path, data_dir: Path) -> Any:
         raise
     except (AssertionError, ValueError) as error:  # An unknown version.
         raise errors.UserError(
-            f"{name} is not prepared in {root} ({_contents(root)}), and TFDS {tfds.__version__} "
-            f"cannot prepare it: {error}"
+            f"{name} is not prepared in {root} ({tfds_records.contents(root)}), and TFDS "
+            f"{tfds.__version__} cannot prepare it: {error}"
         ) from error
 
 
@@ -314,36 +344,22 @@ def _check_network(name: str, root: Path, builder: Any) -> None:
     """
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return
-    urls = (url for url in builder.url_infos or () if url.startswith("http"))
-    hosts = {urlsplit(url).netloc: url for url in urls}
-    if hosts and not any(_answers(url) for url in hosts.values()):
+    hosts = network.unreachable(builder.url_infos or ())
+    if hosts:
         reason = f"the download failed: no network, or no connection to {', '.join(hosts)}"
         raise _not_prepared(name, root, reason)
-
-
-def _answers(url: str) -> bool:
-    """Returns False if there is no connection to the host of `url`."""
-    import requests  # TFDS uses it too, with the same proxies and certificates.
-
-    try:
-        requests.head(url, timeout=_TIMEOUT)
-    except requests.ConnectionError:
-        return False
-    except requests.RequestException:  # The host answers; the download reports other problems.
-        return True
-    return True
 
 
 def _unknown(name: str, root: Path) -> errors.UserError:
     """Returns the error for a name that TFDS does not know, with the nearest known names."""
     import tensorflow_datasets as tfds
 
-    known = [*tfds.list_builders(with_community_datasets=False), *_prepared(root)]
+    known = [*tfds.list_builders(with_community_datasets=False), *tfds_records.prepared(root)]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f" did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
     return errors.UserError(
         f"unknown data.name {name!r};{hint} TFDS {tfds.__version__} has no data set of that name, "
-        f"and none is prepared in {root} ({_contents(root)})"
+        f"and none is prepared in {root} ({tfds_records.contents(root)})"
     )
 
 
@@ -360,9 +376,7 @@ def _reason(error: BaseException) -> str:
                 f"{cause.name}' (or install the package that contains it) and try again"
             )
         cause = cause.__cause__
-    # Some messages contain a whole image.
-    message = textwrap.shorten(f"{type(error).__name__}: {error}", 1000)
-    return f"preparing it failed: {message.rstrip('.')}"
+    return f"preparing it failed: {type(error).__name__}: {_short(error).rstrip('.')}"
 
 
 def _not_prepared(name: str, root: Path, reason: str) -> errors.UserError:
@@ -374,21 +388,9 @@ def _not_prepared(name: str, root: Path, reason: str) -> errors.UserError:
         ".download_and_prepare(file_format='array_record')"
     )
     return errors.UserError(
-        f"{name} is not prepared in {root} ({_contents(root)}), and {reason}. "
+        f"{name} is not prepared in {root} ({tfds_records.contents(root)}), and {reason}. "
         "To prepare it on another machine, run there\n"
         "  pip install tensorflow tensorflow-datasets\n"
         f'  python -c "{code}"\n'
         f"and copy the directory prepared/{set_name} to {root / set_name} on this machine."
     )
-
-
-def _contents(root: Path) -> str:
-    """Returns the prepared data sets of a directory, in words."""
-    return f"prepared data sets: {', '.join(_prepared(root)) or 'none'}"
-
-
-def _prepared(root: Path) -> list[str]:
-    """Returns the names of the prepared data sets of a directory, with their versions."""
-    files = [*root.glob("*/*/features.json"), *root.glob("*/*/*/features.json")]
-    parts = [file.parent.relative_to(root).parts for file in files]
-    return sorted(f"{'/'.join(head)}:{version}" for *head, version in parts)

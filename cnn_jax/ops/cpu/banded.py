@@ -40,13 +40,13 @@ def output(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Computes the input gradient: `[B, H', W', O]` and `[kh, kw, C, O]` to `[B, H, W, C]`."""
     rows, columns, part = window.rows, window.columns, _part_axis(window.columns)
-    parts = columns.output // part.output
+    parts, channels = columns.output // part.output, kernel.shape[2]
     # Contribution of each part of an output row to the input gradient: `[B, H', parts, kh w C]`.
-    flat = dy.reshape(*dy.shape[:2], parts, -1)
+    flat = dy.reshape(*dy.shape[:2], parts, part.output * dy.shape[-1])
     back = matmul.over_channels(flat, _band_matrix(kernel, part).T, window.precision)
-    back = back.reshape(dy.shape[0], rows.output * parts * rows.kernel, part.size, -1)
+    back = back.reshape(dy.shape[0], rows.output * parts * rows.kernel, part.size, channels)
     sums = _sum_of_diagonals(back, rows, parts)
-    sums = sums.reshape(dy.shape[0], rows.size, parts, part.size, -1)
+    sums = sums.reshape(dy.shape[0], rows.size, parts, part.size, channels)
     terms = (
         _place_columns(sums[:, :, p], p * part.output - columns.low, columns.size)
         for p in range(parts)
@@ -93,7 +93,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     """Computes the kernel gradient: `[B, H, W, C]` and `[B, H', W', O]` to `[kh, kw, C, O]`."""
     part = _part_axis(window.columns)
     windows = _windows(x, window.rows, window.columns, part)
-    flat = dy.reshape(*windows.shape[:3], -1)
+    flat = dy.reshape(*windows.shape[:3], part.output * dy.shape[-1])
     bands = matmul.over_pixels(windows, flat, window.precision)
     bands = bands.reshape(window.rows.kernel, part.size, x.shape[-1], part.output, dy.shape[-1])
     return jnp.einsum("iucqo,uqj->ijco", bands, _reads(part).astype(bands.dtype))
@@ -117,8 +117,7 @@ def _windows(x: jax.Array, rows: Axis, columns: Axis, part: Axis) -> jax.Array:
         for first in range(0, columns.output, part.output)
         for piece in [x[:, :, first : first + part.size]]
     ]
-    stacked = jnp.stack(windows, axis=2)
-    return stacked.reshape(*stacked.shape[:3], -1)
+    return lax.collapse(jnp.stack(windows, axis=2), 3)
 
 
 def _band_matrix(kernel: jax.Array, columns: Axis) -> jax.Array:

@@ -1,8 +1,8 @@
 """Selection of the algorithm for a convolution and its two gradients, from static shapes."""
 
 import jax
-import jax.numpy as jnp
 
+from cnn_jax.ops import dtypes
 from cnn_jax.ops.cpu import dense, depthwise, grouped
 from cnn_jax.ops.window import Window
 
@@ -12,7 +12,7 @@ def output(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     if window.groups == 1:
         y = dense.output(x, kernel, window)
     elif kernel.shape[2] == 1:
-        y = depthwise.output(_widen(x), _widen(kernel), window)
+        y = depthwise.output(dtypes.widen(x), dtypes.widen(kernel), window)
     else:
         y = grouped.output(x, kernel, window)
     return y.astype(x.dtype)
@@ -23,7 +23,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, *, window: Window) -> jax.A
     if window.groups == 1:
         dx = dense.input_gradient(dy, kernel, window)
     elif kernel.shape[2] == 1:
-        dx = depthwise.input_gradient(_widen(dy), _widen(kernel), window)
+        dx = depthwise.input_gradient(dtypes.widen(dy), dtypes.widen(kernel), window)
     else:
         dx = grouped.input_gradient(dy, kernel, window)
     return dx.astype(dy.dtype)
@@ -34,11 +34,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, window: Window) -> jax.Array
     if window.groups == 1:
         dkernel = dense.kernel_gradient(x, dy, window)
     elif window.groups == x.shape[-1]:
-        dkernel = depthwise.kernel_gradient(_widen(x), _widen(dy), window)
+        dkernel = depthwise.kernel_gradient(dtypes.widen(x), dtypes.widen(dy), window)
     else:
         dkernel = grouped.kernel_gradient(x, dy, window)
     return dkernel.astype(x.dtype)
-
-
-def _widen(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -67,7 +67,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     # Values that each of the two remaining algorithms copies for one image.
     patches = rows.kernel * columns.kernel * x.shape[-1] * rows.output * columns.output
     wide = columns.kernel * x.shape[-1] * rows.size * columns.output
-    tall = rows.kernel * dy[0].size
+    tall = rows.kernel * rows.output * columns.output * dy.shape[-1]
     if patches < wide + tall:
         gradient = matmul.over_pixels(views.patches(x, rows, columns), dy, window.precision)
         return gradient.reshape(rows.kernel, columns.kernel, x.shape[-1], dy.shape[-1])

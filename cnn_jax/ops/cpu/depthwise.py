@@ -32,7 +32,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
         return _sum_of_products(taps_of_phase(row_axis, column_axis), taps)
 
     dx = phases.input_gradient(kernel, rows, columns, convolve)
-    return dx.reshape(*dx.shape[:-1], window.groups, -1).sum(-1)
+    return dx.reshape(*dx.shape[:-1], window.groups, dx.shape[-1] // window.groups).sum(-1)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
@@ -52,7 +52,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 def _sum_of_products(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
     weights = kernel.reshape(len(taps), -1)
-    products = (tap * weight for tap, weight in zip(taps, weights, strict=True))
+    products = (
+        tap * lax.expand_dims(weight, (0, 1, 2)) for tap, weight in zip(taps, weights, strict=True)
+    )
     return functools.reduce(jnp.add, products)
 
 

@@ -81,7 +81,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 def _stack(x: jax.Array, blocks: int) -> jax.Array:
     """Stacks the blocks of channels: `[B, H, W, b C]` to `[b, B, H, W, C]`."""
-    return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
+    return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, x.shape[3] // blocks), 3, 0)
 
 
 def _groups_per_block(groups: int, channels: int) -> int:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.ops import dtypes
+
 # A contraction is split between the cores if it is this many times longer than its result is wide.
 _LONG = 8
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,4 +43,4 @@ def _parts(length: int, width: int) -> int:
 
 
 def _accumulator(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
+    return dtypes.at_least_float32(dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnn_jax.ops import dtypes
 from cnn_jax.ops.cpu import phases, views
 from cnn_jax.ops.window import Axis
 
@@ -87,7 +88,7 @@ def window_sum_transpose(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Arr
 
 
 def _sum(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = dtypes.widen(x)
     return _reduce(wide, 0.0, lax.add, rows, columns).astype(x.dtype)
 
 

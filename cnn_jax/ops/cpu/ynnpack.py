@@ -3,9 +3,9 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.ops import dtypes
 from cnn_jax.ops.cpu import views
 from cnn_jax.ops.window import Axis
 
@@ -20,7 +20,7 @@ def convolution(
     x: jax.Array, kernel: jax.Array, rows: Axis, columns: Axis, precision: lax.PrecisionLike
 ) -> jax.Array:
     """Convolves `[B, H, W, C]` with `[kh, kw, C, O]` to `[B, H', W', O]`, in float32 or wider."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = dtypes.at_least_float32(x.dtype)
     x, kernel = x.astype(wide), kernel.astype(wide)
     if min(rows.low, rows.high, columns.low, columns.high) < 0:  # YNNPACK gives wrong results.
         x = views.pad(x, (rows.low, rows.high), (columns.low, columns.high))

@@ -4,7 +4,8 @@ Without a C++ compiler, `cnn_jax.ops.cpu` computes the same results with XLA ope
 
 Python:
 
-- `library.py`: compiles, caches and loads the kernels.
+- `library.py`: caches, checks and loads the compiled kernels.
+- `build.py`: compiles them.
 - `conv.py`, `pool.py`, `channels.py`: call the kernels of the module with that name in `ops`.
 - `geometry.py`: encodes an axis as an attribute of a call.
 
@@ -15,6 +16,7 @@ C++:
 - `kernel_gradient.h`: kernel gradients of convolutions.
 - `small_groups.h`, `small_groups*.cc`, `channelwise*.h`: convolutions with 1, 4 or 8 channels in a
   group.
-- `max_pool.h`, `channel_sums.h`, `channel_planes.h`: kernels of `pool.py` and `channels.py`.
+- `max_pool.h`, `channel_moments.h`, `channel_sums.h`, `channel_planes.h`: kernels of `pool.py` and
+  `channels.py`.
 - `geometry.h`, `numbers.h`, `vector.h`, `parallel.h`: code shared by the kernels.
 """

@@ -193,7 +193,7 @@ class Correlation {
 
   // The results whose sources all lie in the image.
   static Range inside(const Axis& axis) {
-    const Index begin = std::min(outputs_within(axis, 0).begin, axis.output());
+    const Index begin = outputs_within(axis, 0).begin;
     return {begin, std::max(begin, outputs_within(axis, axis.kernel - 1).end)};
   }
 

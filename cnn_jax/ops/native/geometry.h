@@ -32,12 +32,17 @@ struct Range {
   Index end;
 };
 
+// Number of the places first, first + step, ... below `end`. Division rounds towards zero, so that
+// a negative distance needs its own case.
+constexpr Index count_places(Index first, Index end, Index step) {
+  return first < end ? ceil_div(end - first, step) : 0;
+}
+
 // The outputs whose input through tap `tap` lies in the image.
 inline Range outputs_within(const Axis& axis, Index tap) {
-  const Index first = first_input(axis, tap);
-  const Index begin = first < 0 ? ceil_div(-first, axis.stride) : 0;
-  const Index end = first < axis.size ? (axis.size - 1 - first) / axis.stride + 1 : 0;
-  return {begin, std::max(begin, std::min(axis.output(), end))};
+  const Index first = first_input(axis, tap), outputs = axis.output();
+  const Index begin = std::min(outputs, count_places(first, 0, axis.stride));
+  return {begin, std::clamp(count_places(first, axis.size, axis.stride), begin, outputs)};
 }
 
 // A convolution of `x` [batch, rows.size, columns.size, groups * inputs] by `kernel` [rows.kernel,

@@ -213,7 +213,7 @@ class KernelGradient {
     const Index last = rows.stride * last_output + first_input(rows, rows.kernel - 1);
     Index first = rows.stride * slab.row - rows.low;
     while (first < 0) first += step;
-    const Index count = std::max<Index>(0, (std::min(last, rows.size - 1) - first) / step + 1);
+    const Index count = count_places(first, std::min(last + 1, rows.size), step);
     const Index columns = joins_taps_ ? width_ : packed_columns();
     const Index tile_size = slab.images * count * columns * kTileLine;
     Tuple* const packed = scratch.room<Tuple>(tiles_ * tile_size);
@@ -236,7 +236,7 @@ class KernelGradient {
     return first;
   }
   Index packed_columns() const {
-    return std::max<Index>(0, ceil_div(columns_.size - first_column(), column_step()));
+    return count_places(first_column(), columns_.size, column_step());
   }
 
   void pack_row(Index image, Index row, Index group, Index tile_size, Tuple* packed) const {

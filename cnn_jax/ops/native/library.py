@@ -6,26 +6,21 @@ import ctypes
 import functools
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
-from cnn_jax.runtime import compilation_cache, malloc
+from cnn_jax.ops.native import build
+from cnn_jax.runtime import compilation_cache, malloc, ownership
 
 # Environment variable. If it is 0, no kernels are compiled and `cnn_jax.ops` uses XLA operations.
 SWITCH = "CNN_JAX_NATIVE"
-_SOURCES = Path(__file__).parent
-_COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
 # Suffix of a handler's name for each dtype. `bindings.cc` defines most handlers for bfloat16 only
 # if the processor has bfloat16 instructions.
 _SUFFIXES = {jnp.dtype("float32"): "F32", jnp.dtype("bfloat16"): "BF16"}
@@ -36,6 +31,7 @@ _HANDLERS = tuple(
         "ConvOutput",
         "ConvInputGradient",
         "ConvKernelGradient",
+        "ChannelMoments",
         "ChannelSums",
         "ChannelPlanes",
         "MaxPool",
@@ -102,8 +98,7 @@ def _load_once() -> Mapping[str, str]:
     if os.environ.get(SWITCH) == "0":
         return {}
     try:
-        path, version = _build()
-        library = ctypes.CDLL(str(path))
+        library, version = _stored_or_new()
     except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown.
         logging.warning("no native kernels, so convolutions are slower: %s", error)
         return {}
@@ -116,66 +111,63 @@ def _load_once() -> Mapping[str, str]:
     return targets
 
 
-def _build() -> tuple[Path, str]:
-    """Returns the path of the compiled library and its version (a hash)."""
-    compiler = _compiler()
-    version = _version(compiler)
-    directory = compilation_cache.user_cache_directory() / "native"
-    library = directory / f"{version}.so"
-    if not library.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        _compile(compiler, library)
-    return library, version
+def _stored_or_new() -> tuple[ctypes.CDLL, str]:
+    """Returns the library and its version. It is compiled if the cache has none that is intact."""
+    command = build.compiler()
+    version = build.version(command)
+    directory = compilation_cache.private_directory("native")
+    for path in sorted(directory.glob(f"{version}-*.so")):
+        try:
+            _require_intact(path)
+            return _opened(path), version
+        except OSError as error:
+            logging.warning("the native kernels are compiled again: %s", error)
+            path.unlink(missing_ok=True)
+    return _compiled(command, version, directory), version
 
 
-def _compiler() -> str:
-    names = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    raise FileNotFoundError(
-        f"no C++ compiler found, looked for {', '.join(names)}; install one, or set CXX to its path"
-    )
+def _require_intact(path: Path) -> None:
+    """Raises OSError unless the digest in the name of the library is that of its content."""
+    ownership.require_private(path)
+    if _digest(path) != path.stem.rpartition("-")[2]:
+        raise OSError(f"{path} is damaged")
 
 
-def _version(compiler: str) -> str:
-    """Returns a hash of the sources, the flags, the compiler, its target CPU and JAX's version."""
-    macros = _run([compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
-    digest = hashlib.sha256(f"{_FLAGS}{macros}{jax.__version__}".encode())
-    for source in _sources(".h", ".cc"):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
-def _sources(*suffixes: str) -> list[Path]:
-    return sorted(path for path in _SOURCES.iterdir() if path.suffix in suffixes)
+def _opened(path: Path) -> ctypes.CDLL:
+    """Loads a library.
 
-
-def _compile(compiler: str, library: Path) -> None:
-    """Compiles the library next to its final path and moves it there.
-
-    The move is atomic, so that several processes may do this at the same time.
+    Raises:
+      OSError: it cannot be loaded, or lacks a kernel.
     """
+    library = ctypes.CDLL(str(path))
+    if missing := [name for name in _HANDLERS if _is_required(name) and not hasattr(library, name)]:
+        raise OSError(f"{path} has no kernel {missing[0]}")
+    return library
+
+
+def _is_required(handler: str) -> bool:
+    return handler.endswith(_SUFFIXES[jnp.dtype("float32")])
+
+
+def _compiled(command: list[str], version: str, directory: Path) -> ctypes.CDLL:
+    """Compiles the library, loads it, and moves it into the cache.
+
+    The move is atomic, and the name is that of the content, so that several processes may do this
+    at the same time.
+    """
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        raise OSError(f"{directory} is on a file system that allows no code (noexec)")
     if not _is_silent.get():
-        text = f"cnn_jax compiles its CPU kernels, once, in 10 to 60 s: {library}"
+        text = f"cnn_jax compiles its CPU kernels, once, in 10 to 60 s: {directory}"
         print(text, file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as directory:
-
-        def compiled(source: Path) -> str:
-            target = str(Path(directory) / f"{source.stem}.o")
-            headers = ["-isystem", jax.ffi.include_dir()]
-            _run([compiler, *_FLAGS, *headers, "-c", str(source), "-o", target])
-            return target
-
-        with ThreadPoolExecutor() as threads:
-            objects = list(threads.map(compiled, _sources(".cc")))
-        output = Path(directory) / library.name
-        _run([compiler, *_FLAGS, "-shared", *objects, "-o", str(output)])
-        os.replace(output, library)
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"{command[0]} failed: {done.stderr.strip()}")
-    return done.stdout
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+        path = Path(temporary) / f"{version}.so"
+        build.compile_library(command, path)
+        path.chmod(0o755)  # The umask may allow others to write.
+        library = _opened(path)
+        path.replace(directory / f"{version}-{_digest(path)}.so")
+    return library

@@ -33,9 +33,8 @@ inline Range taps_within(const Axis& axis, Index place) {
 
 // The outputs [begin, end) that read any of the inputs `places`.
 inline Range outputs_meeting(const Axis& axis, Range places) {
-  const Index first = places.begin + axis.low - axis.kernel + 1;
-  const Index begin = first > 0 ? ceil_div(first, axis.stride) : 0;
-  return {begin, std::min(axis.output(), (places.end - 1 + axis.low) / axis.stride + 1)};
+  const Index before = count_places(0, places.begin + axis.low - axis.kernel + 1, axis.stride);
+  return {before, std::min(axis.output(), count_places(0, places.end + axis.low, axis.stride))};
 }
 
 using Lanes = decltype(Vector() > Vector());  // A true lane has all bits set.

@@ -12,54 +12,28 @@ Each declared size is compared with the file size before anything is read, so th
 cannot exhaust the memory.
 """
 
-import contextlib
 import io
 import itertools
-import json
-import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import errors
-from cnn_jax.pretrained.formats import unpickle
+from cnn_jax.pretrained.formats import header, rebuild, regular, unpickle
 
 SAFETENSORS = ".safetensors"
 """The ending of the names of safetensors files."""
 
-_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 _METADATA = "__metadata__"  # the entry of the header that is not a tensor
-_MAX_RANK = 64  # NumPy's limit
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _STATE_DICT_KEYS = ("state_dict", "model")  # where checkpoints keep their state dict
-
-_DTYPES = MappingProxyType(
-    {
-        "BF16": np.dtype(jnp.bfloat16),
-        "BOOL": np.dtype(np.bool_),
-        "F16": np.dtype(np.float16),
-        "F32": np.dtype(np.float32),
-        "F64": np.dtype(np.float64),
-        "I16": np.dtype(np.int16),
-        "I32": np.dtype(np.int32),
-        "I64": np.dtype(np.int64),
-        "I8": np.dtype(np.int8),
-        "U16": np.dtype(np.uint16),
-        "U32": np.dtype(np.uint32),
-        "U64": np.dtype(np.uint64),
-        "U8": np.dtype(np.uint8),
-    }
-)
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -80,7 +54,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the file cannot be read, is damaged, or contains no state dict.
     """
-    with _open(Path(path)) as file:
+    with regular.opened(Path(path)) as file:
         safe = Path(path).suffix == SAFETENSORS
         arrays = _read_safetensors(file) if safe else _read_torch(file)
     if not arrays:
@@ -97,101 +71,33 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     if path.suffix != SAFETENSORS:
         return {}
-    with _open(path) as file:
-        metadata = _read_header(file).get(_METADATA, {})
+    with regular.opened(path) as file:
+        metadata = header.read(file).get(_METADATA, {})
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
             raise errors.UserError("damaged safetensors file: its metadata is not text by name")
         return metadata
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file, and adds its path to errors that occur while it is read."""
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise errors.UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except errors.UserError as error:
-        raise errors.UserError(f"{path}: {error}") from error
-
-
-def _read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
-    header = _read_header(file)
-    header.pop(_METADATA, None)
-    entries = {name: _parse_entry(name, fields) for name, fields in header.items()}
-    _check_offsets((begin, end) for _, _, begin, end in entries.values())
+def _read_safetensors(file: io.BufferedReader) -> dict[str, np.ndarray]:
+    found = header.read(file)
+    found.pop(_METADATA, None)
+    entries = {name: header.parse_entry(name, fields) for name, fields in found.items()}
+    header.check_offsets((begin, end) for _, _, begin, end in entries.values())
     start = file.tell()
     expected = start + max((end for *_, end in entries.values()), default=0)
-    if expected != _size(file):
+    if expected != (size := regular.size(file)):
         raise errors.UserError(
-            f"truncated or too long: {_size(file)} bytes, but the header requires {expected}"
+            f"truncated or too long: {size} bytes, but the header requires {expected}"
         )
     arrays = {}
     for name, (dtype, shape, begin, end) in entries.items():
         file.seek(start + begin)
-        values = _native_order(_read_exactly(file, end - begin), dtype, "little")
+        values = _native_order(regular.read(file, end - begin), dtype, "little")
         arrays[name] = _as_array(values, dtype, shape)
     return arrays
 
 
-def _read_header(file: IO[bytes]) -> dict[str, Any]:
-    """Reads the header of a safetensors file; the file is then at the first value."""
-    length = int.from_bytes(_read_exactly(file, 8), "little")
-    if length > _MAX_HEADER:
-        raise errors.UserError(
-            f"not a safetensors file: a header of {length} bytes exceeds the limit of {_MAX_HEADER}"
-        )
-    try:
-        header = json.loads(_read_exactly(file, length), object_pairs_hook=_reject_duplicates)
-    except errors.UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise errors.UserError(
-            f"not a safetensors file: the header is not JSON: {error}"
-        ) from error
-    if not isinstance(header, dict):
-        raise errors.UserError("not a safetensors file: the header is not a JSON object")
-    return header
-
-
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise errors.UserError("damaged safetensors file: a name occurs twice in the header")
-    return unique
-
-
-def _parse_entry(name: str, fields: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Parses the header entry of a tensor: its dtype, shape, first byte and last byte + 1."""
-    match fields:
-        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if (
-            len(shape) <= _MAX_RANK
-            and all(type(n) is int and n >= 0 for n in shape)
-            and 0 <= begin <= end
-        ):
-            if kind not in _DTYPES:
-                raise errors.unknown(f"dtype of tensor {name!r}:", kind, _DTYPES)
-            dtype = _DTYPES[kind]
-        case _:
-            raise errors.UserError(f"damaged safetensors file: invalid header entry for {name!r}")
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise errors.UserError(
-            f"damaged safetensors file: tensor {name!r} has shape {shape} and dtype {kind}, "
-            f"but {end - begin} bytes"
-        )
-    return dtype, tuple(shape), begin, end
-
-
-def _check_offsets(offsets: Iterable[tuple[int, int]]) -> None:
-    """Checks that the tensors follow each other without overlap or gap, from byte 0."""
-    ordered = [(0, 0), *sorted(offsets)]
-    for (_, end), (begin, _) in itertools.pairwise(ordered):
-        if begin != end:
-            raise errors.UserError(f"damaged safetensors file: overlap or gap at byte {begin}")
-
-
-def _read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _read_torch(file: io.BufferedReader) -> dict[str, np.ndarray]:
     start = file.read(len(_ZIP))
     file.seek(0)
     if start == _ZIP:
@@ -203,16 +109,16 @@ def _read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:
     )
 
 
-def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _read_zip(file: io.BufferedReader) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
-            records = _list_records(archive, _size(file))
+            records = _list_records(archive, regular.size(file))
             root, _ = unpickle.load(io.BytesIO(_read_record(archive, records, "data.pkl")))
             order = "little"
             if "byteorder" in records:
                 order = _read_record(archive, records, "byteorder").decode("latin-1")
             if order not in ("little", "big"):
-                raise errors.unknown("byte order", order, ("big", "little"))
+                raise errors.unknown("byte order", order[:99], ("big", "little"))
             return _as_arrays(
                 _find_state_dict(root),
                 order,
@@ -222,7 +128,7 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
         raise
     # zipfile raises these for archives that are damaged, encrypted or of an unsupported kind.
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise errors.UserError(f"damaged zip archive: {error}") from error
+        raise errors.UserError(f"damaged zip archive: {errors.printable(error)[:200]}") from error
 
 
 def _list_records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -234,7 +140,8 @@ def _list_records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipI
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise errors.UserError(
-                f"zip entry {entry.filename!r} is compressed; torch.save does not compress entries"
+                f"zip entry {entry.filename[:99]!r} is compressed; torch.save does not compress "
+                "entries"
             )
     return {entry.filename.partition("/")[2]: entry for entry in entries}
 
@@ -243,11 +150,11 @@ def _read_record(
     archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo], name: str
 ) -> bytes:
     if name not in records:
-        raise errors.UserError(f"damaged zip archive: it has no entry {name!r}")
+        raise errors.UserError(f"damaged zip archive: it has no entry {name[:99]!r}")
     return archive.read(records[name])
 
 
-def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
     for field, expected in (("magic number", _MAGIC), ("version", _LEGACY_VERSION)):
         if unpickle.load(file)[0] != expected:
             raise errors.UserError(f"not a file of torch.save: the {field} is not {expected}")
@@ -259,24 +166,26 @@ def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
         raise errors.UserError("damaged: the list of storages differs from the tensors' storages")
     positions = {}
     for key in listed:
-        count = int.from_bytes(_read_exactly(file, 8), "little", signed=True)
+        count = int.from_bytes(regular.read(file, 8), "little", signed=True)
         expected = storages[key].size
         if count != expected:
-            raise errors.UserError(f"storage {key!r} has {count} elements instead of {expected}")
+            raise errors.UserError(
+                f"storage {key[:99]!r} has {count} elements instead of {expected}"
+            )
         positions[key] = file.tell()
-        _check_remaining(file, _num_bytes(storages[key]))
+        regular.check_remaining(file, _num_bytes(storages[key]))
         file.seek(_num_bytes(storages[key]), io.SEEK_CUR)
-    if file.tell() != _size(file):
-        raise errors.UserError(f"too long: {_size(file)} bytes instead of {file.tell()}")
+    if file.tell() != regular.size(file):
+        raise errors.UserError(f"too long: {regular.size(file)} bytes instead of {file.tell()}")
 
-    def read(storage: unpickle.Storage) -> bytes:
+    def read(storage: rebuild.Storage) -> bytes:
         file.seek(positions[storage.key])
-        return _read_exactly(file, _num_bytes(storage))
+        return regular.read(file, _num_bytes(storage))
 
     return _as_arrays(_find_state_dict(root), "little", read)
 
 
-def _find_state_dict(root: object) -> dict[str, unpickle.Tensor]:
+def _find_state_dict(root: object) -> dict[str, rebuild.Tensor]:
     """Returns the state dict in the unpickled object of a file.
 
     It is `root` itself if all its values are tensors, else the first such dictionary under one of
@@ -292,21 +201,21 @@ def _find_state_dict(root: object) -> dict[str, unpickle.Tensor]:
             tensors = {
                 name: value
                 for name, value in candidate.items()
-                if isinstance(name, str) and isinstance(value, unpickle.Tensor)
+                if isinstance(name, str) and isinstance(value, rebuild.Tensor)
             }
             if len(tensors) == len(candidate):
                 return tensors
-    keys = ", ".join(str(key) for key in itertools.islice(root, 10))
+    keys = errors.listed([str(key)[:99] for key in itertools.islice(root, 10)], 10)
     raise errors.UserError(
         "contains no dictionary of tensors, neither directly nor under "
-        f"{' or '.join(map(repr, _STATE_DICT_KEYS))}; it has {len(root)} keys: {keys[:500]}"
+        f"{' or '.join(map(repr, _STATE_DICT_KEYS))}; it has {len(root)} keys: {keys}"
     )
 
 
 def _as_arrays(
-    tensors: Mapping[str, unpickle.Tensor],
+    tensors: Mapping[str, rebuild.Tensor],
     order: str,
-    read: Callable[[unpickle.Storage], bytes],
+    read: Callable[[rebuild.Storage], bytes],
 ) -> dict[str, np.ndarray]:
     """Converts tensors to arrays that are views of their storages.
 
@@ -323,7 +232,7 @@ def _as_arrays(
             content = read(tensor.storage)
             if len(content) != _num_bytes(tensor.storage):
                 raise errors.UserError(
-                    f"storage {key!r} has {len(content)} bytes "
+                    f"storage {key[:99]!r} has {len(content)} bytes "
                     f"instead of {_num_bytes(tensor.storage)}"
                 )
             buffers[key] = _native_order(content, dtype, order)
@@ -331,7 +240,7 @@ def _as_arrays(
     return arrays
 
 
-def _num_bytes(storage: unpickle.Storage) -> int:
+def _num_bytes(storage: rebuild.Storage) -> int:
     return storage.size * storage.dtype.itemsize
 
 
@@ -376,18 +285,3 @@ def _as_array(
         return np.ndarray(shape, dtype, values, offset * dtype.itemsize, strides)
     except (ValueError, TypeError, OverflowError) as error:
         raise errors.UserError(f"cannot create an array of shape {shape}: {error}") from error
-
-
-def _read_exactly(file: IO[bytes], count: int) -> bytes:
-    _check_remaining(file, count)
-    return file.read(count)
-
-
-def _check_remaining(file: IO[bytes], count: int) -> None:
-    remaining = _size(file) - file.tell()
-    if count > remaining:
-        raise errors.UserError(f"truncated: {remaining} bytes remain, expected {count}")
-
-
-def _size(file: IO[bytes]) -> int:
-    return os.fstat(file.fileno()).st_size

@@ -1,21 +1,62 @@
-"""Download of timm's checkpoints from the Hugging Face Hub; the only importer of huggingface_hub.
+"""Download of checkpoints from the Hugging Face Hub; the only importer of huggingface_hub.
 
 In the Hub's cache, `snapshots/COMMIT/NAME` is a symbolic link to `blobs/CHECKSUM`. The server sends
 the checksum before the file: the sha256 of large files, git's blob hash of others.
 """
 
 import hashlib
+import re
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from cnn_jax import errors
 
 OWNER = "timm"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_PREFIX = re.compile("hf[-_]hub:")  # as timm writes it
+_REPOSITORY = re.compile(
+    r"(?:(?P<owner>\w[\w.-]*)/)?(?P<name>\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?"
+)
 
 
-def fetch(name: str) -> Path:
-    """Downloads config and weights of timm's checkpoint `name`, unless the Hub's cache has them.
+class Repository(NamedTuple):
+    """Repository of the Hub.
+
+    Attributes:
+      owner: a user or an organisation.
+      name: of the repository; timm's are `NETWORK.TAG`.
+      revision: a branch, tag or commit; None for the main branch.
+    """
+
+    owner: str
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Returns the repository that a text names, or None if the text is a path.
+
+        Allowed are 'NAME' and 'timm/NAME' for repositories of timm, and 'hf-hub:OWNER/NAME' for all
+        others, each with an optional '@REVISION'. 'OWNER/NAME' alone is a path, so that a mistyped
+        path is not sent to the Hub.
+
+        Args:
+          text: the text.
+        """
+        found = _REPOSITORY.fullmatch(_PREFIX.sub("", text, count=1))
+        if found is None or not (_PREFIX.match(text) or found["owner"] in (None, OWNER)):
+            return None
+        return cls(found["owner"] or OWNER, found["name"], found["revision"])
+
+    @property
+    def id(self) -> str:
+        """The id without revision."""
+        return f"{self.owner}/{self.name}"
+
+
+def fetch(repository: Repository) -> Path:
+    """Downloads config and weights of a repository, unless the Hub's cache has them.
 
     If HF_HUB_OFFLINE is set, only the cache is used.
 
@@ -23,19 +64,18 @@ def fetch(name: str) -> Path:
       The directory in the cache that contains both files.
 
     Raises:
-      ValueError: the checkpoint does not exist, the Hub cannot be reached, or a file's checksum is
+      UserError: the repository does not exist, the Hub cannot be reached, or a file's checksum is
         not the one that the Hub announced.
     """
     # Imported here because only downloads need it, and it imports an HTTP client.
     import huggingface_hub
 
-    repository = f"{OWNER}/{name}"
     api = huggingface_hub.HfApi(library_name="cnn_jax")
     try:
         # Both files come from one commit; without a network, from the commit fetched last.
-        revision = api.resolve_revision(repository)
+        revision = api.resolve_revision(repository.id, revision=repository.revision)
         config, weights = (
-            Path(api.hf_hub_download(repository, file, revision=revision))
+            Path(api.hf_hub_download(repository.id, file, revision=revision))
             for file in (CONFIG, WEIGHTS)
         )
         for path in (config, weights):
@@ -44,7 +84,7 @@ def fetch(name: str) -> Path:
         raise
     # The library raises errors of its own, of its HTTP client and of the file system.
     except Exception as error:
-        raise errors.UserError(_message(repository, error)) from error
+        raise errors.UserError(_message(repository.id, error)) from error
     return weights.parent
 
 
@@ -94,5 +134,11 @@ def _message(repository: str, error: Exception) -> str:
             if offline
             else f"{constants.ENDPOINT} cannot be reached: {reason}"
         )
-        return f"{repository!r} is not in the cache {constants.HF_HUB_CACHE}, and {why}"
-    return f"{repository!r} could not be downloaded from {constants.ENDPOINT}: {reason}"
+        return (
+            f"{repository!r} on the Hugging Face Hub is not in the cache {constants.HF_HUB_CACHE}, "
+            f"and {why}"
+        )
+    return (
+        f"{repository!r} on the Hugging Face Hub could not be downloaded from "
+        f"{constants.ENDPOINT}: {reason}"
+    )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cnn_jax import errors
+from cnn_jax.pretrained.formats import regular
 
 
 class Released(NamedTuple):
@@ -133,11 +134,8 @@ def find(path: Path) -> Released | None:
     if released is None:
         return None
     expected = path.stem.rpartition("-")[2]
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise errors.UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    with regular.opened(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(expected):
         raise errors.UserError(
             f"{path} is damaged or was changed: its sha256 is {found}, which does not begin with "

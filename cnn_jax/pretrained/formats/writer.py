@@ -1,6 +1,5 @@
 """Writer of safetensors files; the only importer of the safetensors package."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import safetensors.numpy
 
 from cnn_jax import errors
 from cnn_jax.pretrained.formats.files import SAFETENSORS
+from cnn_jax.runtime import files as runtime_files
 
 
 def check_path(path: Path, overwrite: bool) -> None:
@@ -52,14 +52,10 @@ def write(
         such dtype.
     """
     check_path(path, overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        safetensors.numpy.save_file(dict(tensors), temporary, dict(metadata))
-        temporary.chmod(mode)  # The package makes the file readable by its owner only.
-        os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
+        with runtime_files.replacing(path) as temporary:
+            mode = temporary.stat().st_mode
+            safetensors.numpy.save_file(dict(tensors), temporary, dict(metadata))
+            temporary.chmod(mode)  # The package makes the file readable by its owner only.
+    except safetensors.SafetensorError as error:
         raise errors.UserError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -61,7 +61,8 @@ def from_keras(
 
     Raises:
       UserError: the network is unknown, or weights are missing, unexpected or of the wrong shape.
-        The message has their number and examples.
+        The message has their number and examples. Also if an entry has another dtype than floating
+        point, or a value that is not finite in float32.
     """
     network = _network(name, input_shape, overrides)
     shapes = network.shapes(num_classes)
@@ -71,7 +72,7 @@ def from_keras(
     # Only scales that Keras does not have keep the value 1.
     flat = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
     for path, (key, _) in expected.items():
-        flat[path] = layout.owned(convert.floats(given[key]).reshape(shapes[path]))
+        flat[path] = layout.owned(convert.floats(key, given[key]).reshape(shapes[path]))
     return traverse_util.unflatten_dict(flat)
 
 

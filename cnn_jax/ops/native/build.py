@@ -1,0 +1,141 @@
+"""Compiles the native kernels with the machine's C++ compiler."""
+
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import jax
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
+_COMPILERS = ("c++", "g++", "clang++")
+# A compiler that takes longer hangs. Without load, the two steps take 0.1 s and half a minute.
+PROBE_SECONDS = 60.0
+COMPILE_SECONDS = 900.0
+_LONGEST_MESSAGE = 1000  # characters of a compiler's output in an error
+
+
+def compiler() -> list[str]:
+    """Returns the command of the C++ compiler: `CXX`, or the first one that is installed.
+
+    `CXX` may hold a launcher and flags, and is split as a shell does: "ccache g++ -m64".
+
+    Raises:
+      FileNotFoundError: there is no compiler.
+      OSError: the quotes of `CXX` do not match.
+    """
+    if (given := os.environ.get("CXX")) is None:
+        commands = [[name] for name in _COMPILERS]
+    else:
+        try:
+            commands = [shlex.split(given)]
+        except ValueError as error:
+            raise OSError(f"CXX is {given!r}: {error}") from error
+    for command in commands:
+        if command and (found := shutil.which(command[0])):
+            return [found, *command[1:]]
+    names = ", ".join(command[0] if command else "''" for command in commands)
+    raise FileNotFoundError(
+        f"no C++ compiler found, looked for {names}; install one, or set CXX to its path"
+    )
+
+
+def version(command: Sequence[str]) -> str:
+    """Returns a hash of the sources, the flags, the compiler, its target CPU and JAX's version.
+
+    Raises:
+      OSError: the compiler fails, or does not end.
+    """
+    (macros,) = run([[*command, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]], PROBE_SECONDS)
+    digest = hashlib.sha256(f"{FLAGS}{command[1:]}{macros}{jax.__version__}".encode())
+    for source in sources(".h", ".cc"):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sources(*suffixes: str) -> list[Path]:
+    """Returns the source files with one of the suffixes, in a fixed order."""
+    return sorted(path for path in SOURCES.iterdir() if path.suffix in suffixes)
+
+
+def compile_objects(
+    command: Sequence[str], files: Sequence[Path], flags: Sequence[str], directory: Path
+) -> list[str]:
+    """Compiles each file to an object file in `directory`, all at the same time.
+
+    Raises:
+      OSError: the compiler fails, or does not end.
+    """
+    objects = [str(directory / f"{file.stem}.o") for file in files]
+    options = [*flags, "-isystem", jax.ffi.include_dir(), "-c"]
+    pairs = zip(files, objects, strict=True)
+    run([[*command, *options, str(file), "-o", made] for file, made in pairs], COMPILE_SECONDS)
+    return objects
+
+
+def compile_library(command: Sequence[str], library: Path) -> None:
+    """Compiles the kernels to a shared library. Its directory also holds the object files.
+
+    Raises:
+      OSError: the compiler fails, or does not end.
+    """
+    objects = compile_objects(command, sources(".cc"), FLAGS, library.parent)
+    run([[*command, *FLAGS, "-shared", *objects, "-o", str(library)]], COMPILE_SECONDS)
+
+
+def run(commands: Sequence[Sequence[str]], seconds: float) -> list[str]:
+    """Runs commands at the same time and returns their standard outputs.
+
+    Raises:
+      OSError: a command cannot be started, fails, or has not ended after `seconds`. No command is
+        left running, nor a process that it has started.
+    """
+    deadline = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(_started(command)) for command in commands]
+        for command, (process, _, messages) in zip(commands, started, strict=True):
+            try:
+                status = process.wait(max(deadline - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                raise OSError(f"{command[0]} has not ended after {seconds:.0f} s") from None
+            if status:
+                raise OSError(f"{command[0]} failed: {_one_line(messages)}")
+        return [_content(output) for _, output, _ in started]
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str],
+) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes], IO[bytes]]]:
+    """Starts a command in a process group of its own, which is killed at the end of the context.
+
+    Its outputs are files. A pipe could fill up, and stays open in processes that inherit it.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, process_group=0
+        )
+        try:
+            yield process, output, messages
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def _one_line(messages: IO[bytes]) -> str:
+    return " ".join(_content(messages).split())[:_LONGEST_MESSAGE]

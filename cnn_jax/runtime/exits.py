@@ -1,0 +1,119 @@
+"""The end of a command by SIGTERM or Ctrl-C, with status 143 or 130.
+
+Python runs its signal handlers between two instructions of the main thread. They wait while XLA
+compiles, and a KeyboardInterrupt in a callback or a destructor is printed and dropped. So a thread
+of the command receives the signals.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Final
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], Any] | int | None
+Receive = Callable[[int], bool]
+"""Called with the number of a signal, in the thread; False ends the process at once."""
+
+_STANDARD_ERROR = 2  # its file descriptor
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class _Listener:
+    """The thread, and the function that it asks first.
+
+    Attributes:
+      is_running: True within `at_once`.
+      receive: the function, or None to end the process at each signal.
+    """
+
+    def __init__(self) -> None:
+        self.is_running = False
+        self.receive: Receive | None = None
+
+    def run(self, reader: int) -> None:
+        """Receives the numbers of signals from a pipe until it is closed."""
+        while received := os.read(reader, 1):
+            number = received[0]
+            if number in SIGNALS and not (self.receive is not None and self.receive(number)):
+                _end(number)
+
+
+_listener = _Listener()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Ends the process at once on SIGTERM or SIGINT within a context, unless `receiving` says else.
+
+    Signals that the process ignores stay ignored. Outside the main thread, where Python allows no
+    signal handlers, nothing changes.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if _listener.is_running or not in_main_thread:
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    thread = threading.Thread(target=_listener.run, args=(reader,), name="signals", daemon=True)
+    thread.start()
+    # Python's own handler, in C, writes the number of each signal that has a handler in Python.
+    outer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    previous = handle(_do_nothing)
+    _listener.is_running = True
+    try:
+        yield
+    finally:
+        _listener.is_running = False
+        restore(previous)
+        signal.set_wakeup_fd(outer)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+@contextmanager
+def receiving(receive: Receive) -> Iterator[bool]:
+    """Passes the signals of a command to `receive` within a context.
+
+    Yields:
+      False if no command listens to signals, so that `receive` is never called.
+    """
+    outer, _listener.receive = _listener.receive, receive
+    try:
+        yield _listener.is_running
+    finally:
+        _listener.receive = outer
+
+
+def handle(
+    handler: Callable[[int, FrameType | None], Any], numbers: Iterable[int] = SIGNALS
+) -> dict[int, Handler]:
+    """Installs a handler of the signals that the process does not ignore; returns the earlier ones.
+
+    A shell without job control lets programs in the background ignore SIGINT.
+    """
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def restore(handlers: dict[int, Handler]) -> None:
+    """Installs the handlers that `handle` returned."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Leaves a signal to the thread."""
+
+
+def _end(number: int) -> None:
+    """Prints a line and ends the process, without waiting for the main thread."""
+    # The main thread may hold the lock of sys.stderr.
+    line = f"{_WORDS[signal.Signals(number)]}\n"
+    with suppress(OSError):  # The terminal is closed.
+        os.write(_STANDARD_ERROR, line.encode())
+    os._exit(128 + number)
