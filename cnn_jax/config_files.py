@@ -121,7 +121,7 @@ def _read(config: Any, module: types.ModuleType, name: str) -> plan.Plan:
     """Returns the plan of the config that a file made.
 
     Raises:
-      UserError: it is no config, or has mistakes.
+      UserError: the value is not a config, or the config has mistakes.
     """
     if not isinstance(config, (ConfigDict, Mapping, plan.Plan)):
         shown = repr(config)[:_WIDEST]

@@ -117,7 +117,7 @@ def _make_own(options: plan.Loss) -> Loss:
 
 
 def _checked(name: str, function: Loss, outputs: Outputs, batch: Batch) -> jax.Array:
-    """Returns the values of a loss of the user, or raises a UserError."""
+    """Calls a loss of the user and checks that it returns one float per example."""
     values = function(outputs, batch)
     size = len(outputs["logits"])
     if not _is_floats(values, size):

@@ -124,9 +124,9 @@ def _new_directory(config: str) -> Iterator[Path]:
 
 
 def _claimed(directory: Path) -> Path:
-    """Makes a directory and returns it; adds '-2', '-3' and so on to a name that is taken.
+    """Creates a directory and returns its path, with '-2', '-3' and so on if the name is taken.
 
-    Several processes of one run need one name, so there it is returned as it is.
+    With several processes, returns `directory` itself, because all processes must use one name.
     """
     import jax
 

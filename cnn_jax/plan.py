@@ -112,7 +112,7 @@ def _values(given: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a config by path.
 
     Raises:
-      UserError: it is no mapping, lacks a required value, or contains itself.
+      UserError: the config is not a mapping, lacks a required value, or contains itself.
     """
     if not isinstance(given, (ConfigDict, Mapping)):
         kind = type(given).__name__

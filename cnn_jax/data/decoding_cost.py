@@ -53,7 +53,9 @@ def check(picture: ImageFile.ImageFile, encoded: bytes) -> None:
 
 
 def check_scans(encoded: bytes, pixels: int) -> int:
-    """Returns the number of scans of a JPEG file; an upper bound for small images.
+    """Checks that a JPEG file can be decoded in time, and returns its number of scans.
+
+    For small images, the number is an upper bound, which is faster to find.
 
     Args:
       encoded: the content of the file.

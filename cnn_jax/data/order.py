@@ -65,10 +65,10 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 
 def _sequence(seed: int, stream: int, place: int) -> np.random.SeedSequence:
-    """Returns the random numbers of a place in a stream; no two seeds share any.
+    """Returns the seed sequence of item `place` in stream `stream`.
 
-    NumPy joins the 32-bit words of its numbers. Seeds of 64 bits give five words, in an order that
-    other numbers cannot make.
+    NumPy concatenates the 32-bit words of the numbers that it is given. Seeds of 64 bits give five
+    words, so no two triples of seed, stream and place give the same words.
     """
     upper, lower = seeds.words(seed)
     if not upper:

@@ -216,8 +216,8 @@ def load(picture: Image.Image) -> int:
     """Decodes the pixels of a picture; returns the orientation that is to be applied to them.
 
     Args:
-      picture: an open file, of `open_picture` or of the caller. Other pictures may have been turned
-        already, although they keep the metadata of their file; they count as upright.
+      picture: a file that `open_picture` or the caller opened. The orientation of other pictures is
+        ignored: they keep the metadata of their file even after they were rotated.
 
     Raises:
       Exception: the file is damaged.
@@ -336,7 +336,7 @@ def _mend_transparency(picture: ImageFile.ImageFile) -> None:
 
 
 def _floats(picture: Image.Image) -> Convert:
-    """Returns the conversion of floating-point greys to `[h, w]` float32 in [0, 1]."""
+    """Returns a function that converts floating-point greys to `[h, w]` float32 in [0, 1]."""
     extrema = [(part.min(), part.max()) for part in map(np.asarray, _strips(picture))]
     low, high = np.min([least for least, _ in extrema]), np.max([most for _, most in extrema])
     if not (low >= 0 and high <= 1):  # NaN fails too.
@@ -349,7 +349,10 @@ def _floats(picture: Image.Image) -> Convert:
 
 
 def _integers(picture: Image.Image) -> Convert:
-    """Returns the conversion of other greys to `[h, w]` uint16; uint8 for small 32-bit integers."""
+    """Returns a function that converts integer greys of more than 8 bits to `[h, w]` uint16.
+
+    32-bit integers of at most 255 become uint8.
+    """
     if picture.mode == "I":  # 32 bits, whatever the depth of the file.
         largest = max(np.asarray(strip).max() for strip in _strips(picture))
         if largest <= 255 and picture.format != "PPM":

@@ -86,14 +86,13 @@ def run(
 
     The files are `evaluation-SPLIT-CHECKPOINT.json` and `.png`; earlier ones are replaced. With
     more classes than `limits.MAX_CONFUSION_CLASSES`, no confusion matrix is made by default. For a
-    slice of a split or another data set, the names also tell these. If a file cannot be written,
-    the result says so in `unwritten`.
+    slice or another data set, the names of the files contain the name of the slice or set.
+    `unwritten` of the result names files that cannot be written.
 
     Args:
       directory: the work directory.
       split: 'train', 'validation' or 'test' of the run; or a stored split of the data set or a
-        slice of one, such as 'test[:50%]'. Of another data set, all names are those of stored
-        splits.
+        slice of one, such as 'test[:50%]'. Another data set has its stored splits only.
       which: the checkpoint: 'best' by validation, 'last' or a step such as '500'.
       batch_size: examples per batch over all devices; 0 for `eval.batch_size` of the run's config.
       tell: called after each batch with two counts: batches finished, batches in total.
@@ -109,9 +108,9 @@ def run(
         the limit is written as an array of NumPy, `.npy`.
 
     Raises:
-      UserError: there is no such run, split or checkpoint, an object is missing, other keys differ,
-        the data set has other classes, `out` exists, or the config names a module that is not
-        trusted.
+      UserError: there is no such run, split or checkpoint; `source` or `objective` is required;
+        `settings` differs in other keys; the data set has other classes; `out` exists; or the
+        config names a module that is not trusted.
     """
     directory = files.local(directory, "directory")
     if batch_size < 0:

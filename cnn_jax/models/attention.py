@@ -17,6 +17,7 @@ from cnn_jax import errors
 from cnn_jax.models import layers, shapes
 from cnn_jax.models.dropout import Dropout, stochastic_depth
 from cnn_jax.ops import dtypes
+from cnn_jax.ops.channels import per_channel
 
 # The authors' code truncates the distribution at 2, a hundred standard deviations: no effect.
 normal: Initializer = nn.initializers.normal(0.02)
@@ -68,7 +69,7 @@ class LayerScale(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.constant(self.initial)
         gamma = self.param("gamma", init, x.shape[-1:], jnp.float32)
-        return x * layers.per_channel(gamma.astype(x.dtype), x)
+        return x * per_channel(gamma.astype(x.dtype), x)
 
 
 def attention(

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
 from cnn_jax.ops import dtypes
+from cnn_jax.ops.channels import per_channel
 
 Activation = Callable[[jax.Array], jax.Array]
 ModuleDef = Callable[..., nn.Module]
@@ -102,14 +103,6 @@ class Conv(nn.Module):
         return y if bias is None else y + per_channel(bias, y)
 
 
-def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Returns `values` `[C]` with the rank of `x`, `[1, ..., 1, C]`.
-
-    Users may forbid implicit broadcasting to a higher rank: `jax_numpy_rank_promotion`.
-    """
-    return jax.lax.expand_dims(values, range(x.ndim - 1))
-
-
 class BatchNorm(nn.Module):
     """Batch normalisation, `[..., C]` to the same shape.
 
@@ -184,8 +177,8 @@ class LayerNorm(nn.Module):
     Ba, Kiros & Hinton 2016 (arXiv:1607.06450), eqs. 2 and 4. The variance is the mean of the
     squared distances from the mean. Flax's default, the mean of the squares minus the squared mean,
     cancels where the mean is large. Here the relative error of the variance is a few units in the
-    last place. Rounding the mean adds an error of `k` units to results of 1, where the mean is `k`
-    standard deviations.
+    last place. If the mean is `k` standard deviations, rounding the mean adds an absolute error of
+    about `k` machine epsilons to each result.
 
     Parameters: `scale` `[C]` and `bias` `[C]`.
 

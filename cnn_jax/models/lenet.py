@@ -28,6 +28,7 @@ from jax.typing import DTypeLike
 from cnn_jax import errors, ops
 from cnn_jax.models import digit_codes, layers, shapes
 from cnn_jax.models.dropout import Dropout
+from cnn_jax.ops.channels import per_channel
 
 MIN_IMAGE_SIZE = 16  # Smaller images have no pixels left after S4.
 
@@ -115,7 +116,7 @@ class Subsampling(nn.Module):
         bias = self.param("bias", init, shape, jnp.float32)
         x, coefficient, bias = promote_dtype(x, coefficient, bias, dtype=self.dtype)
         y = 4 * ops.avg_pool(x, 2)
-        return y * layers.per_channel(coefficient, y) + layers.per_channel(bias, y)
+        return y * per_channel(coefficient, y) + per_channel(bias, y)
 
 
 class SparseConv(nn.Module):
@@ -153,7 +154,7 @@ class SparseConv(nn.Module):
             padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + layers.per_channel(bias, y)
+        return y + per_channel(bias, y)
 
 
 class LeNet5(nn.Module):

@@ -42,7 +42,7 @@ def check_build(name: str, build: Any) -> None:
       build: the class or function.
 
     Raises:
-      UserError: it cannot.
+      UserError: `build` cannot be called with them.
     """
     if not callable(build) or isinstance(build, nn.Module):
         raise errors.UserError(

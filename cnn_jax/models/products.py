@@ -1,7 +1,7 @@
 """Multiply-adds of the convolutions and matrix products that a function computes.
 
-The products are read from the jaxpr of the function, so those of two activations count too, such as
-the attention scores. A taken tap costs one multiply-add, also where it reads padding.
+The products are read from the jaxpr of the function. Products of two activations, such as attention
+scores, are included. Each tap of a kernel costs one multiply-add, also where it reads padding.
 """
 
 import collections
@@ -35,7 +35,10 @@ class Parts:
 
     @contextlib.contextmanager
     def part(self) -> Iterator[int]:
-        """Gives the number of a new part, which contains what is traced within the context."""
+        """Context manager that opens a new part and yields its number.
+
+        Operations that are traced within the context belong to this part.
+        """
         number = next(_NUMBERS)
         self._ancestors[number] = tuple(self._stack)
         self._stack.append(number)
@@ -52,8 +55,9 @@ class Parts:
 
         Args:
           jaxpr: the traced function.
-          weights: number of kernel weights of each part, 0 for none. A convolution with more taps
-            than its part has weights has zeros in place of missing connections, which cost nothing.
+          weights: number of kernel weights of each part, 0 for none. If a kernel has more taps than
+            its part has weights, the other taps are zeros for missing connections. They cost
+            nothing.
         """
         costs: collections.Counter[int] = collections.Counter()
         for part, cost, taps in self._products(jaxpr.jaxpr, -1):

@@ -18,10 +18,10 @@ def explicit_sharding(x: jax.Array) -> NamedSharding | None:
 
 
 def batch_sharding(x: jax.Array) -> NamedSharding | None:
-    """Returns the sharding that splits the first axis as that of `x`, and no other axis.
+    """Returns a sharding whose first axis is split like that of `x`; no other axis is split.
 
-    Functions of JAX need it as `out_sharding` where they cannot derive that of the result. It is
-    None unless the mesh has axes of type `Explicit`.
+    Returns None if the mesh has no axes of type `Explicit`. JAX functions that cannot infer the
+    sharding of their result take it as `out_sharding`.
     """
     sharding = explicit_sharding(x)
     return sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
@@ -49,7 +49,7 @@ def flatten_for(
 ) -> jax.Array:
     """Flattens feature maps for a dense layer, whose parameters fix the size of the maps.
 
-    `init` makes the parameters for the maps of its images. Later calls take them as they are given.
+    `init` creates the parameters for the map size of its images. `apply` uses the given parameters.
 
     Args:
       module: the calling module.
@@ -57,7 +57,7 @@ def flatten_for(
       x: the maps, `[B, H', W', C]`.
       images: the images of these maps, `[B, H, W, C_0]`.
       pooled: height and width of the maps for images of the published size. Maps of another size
-        than that of the parameters are then pooled, as in torchvision. With 0 they are an error.
+        than that of the parameters are pooled, as in torchvision. With 0, another size is an error.
 
     Returns:
       `[B, N]`, for a layer of N inputs.

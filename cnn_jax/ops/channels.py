@@ -90,8 +90,8 @@ def scale_and_shift(
     """Returns `scale * (x - centre) + shift` for each channel, computed in float32 or wider.
 
     To normalise, give the mean as `centre`. The result then has a relative error of a few units in
-    the last place. With the mean as a part of `shift`, the error is as many times larger as the
-    mean is larger than the standard deviation.
+    the last place. With the mean as a part of `shift`, the error is larger by the ratio of mean and
+    standard deviation.
 
     Args:
       x: `[..., C]`.
@@ -123,9 +123,12 @@ def _pixels(x: jax.Array) -> int:
     return math.prod(x.shape[:-1])
 
 
-def _per_pixel(channels: jax.Array, x: jax.Array) -> jax.Array:
-    """Returns `[C]` with the rank of `x`; `jax_numpy_rank_promotion` may forbid to do without."""
-    return jnp.expand_dims(channels, tuple(range(x.ndim - 1)))
+def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns `values` `[C]` with the rank of `x`, `[1, ..., 1, C]`.
+
+    Users may forbid implicit broadcasting to a higher rank: `jax_numpy_rank_promotion`.
+    """
+    return lax.expand_dims(values, range(x.ndim - 1))
 
 
 def _reference_moments(x: jax.Array) -> jax.Array:
@@ -136,7 +139,7 @@ def _reference_moments(x: jax.Array) -> jax.Array:
     wide, pixels = dtypes.widen(x), tuple(range(x.ndim - 1))
     # No term of the result depends on the centre, except by rounding.
     centre = lax.stop_gradient(wide.mean(pixels))
-    deviations = wide - _per_pixel(centre, x)
+    deviations = wide - per_channel(centre, x)
     correction = deviations.mean(pixels)
     variance = jnp.square(deviations).mean(pixels) - jnp.square(correction)
     # Rounding can make the difference negative if all pixels are equal.
@@ -146,18 +149,18 @@ def _reference_moments(x: jax.Array) -> jax.Array:
 def _reference_sums(x: jax.Array, y: jax.Array, centre: jax.Array) -> jax.Array:
     """Returns the sums of `x` and of `x * (y - centre)` over all pixels, `[..., C]` to `[2, C]`."""
     wide, pixels = dtypes.widen(x), tuple(range(x.ndim - 1))
-    products = wide * (dtypes.widen(y) - _per_pixel(centre, y))
+    products = wide * (dtypes.widen(y) - per_channel(centre, y))
     return jnp.stack([wide.sum(pixels), products.sum(pixels)])
 
 
 def _reference_affine(coefficients: jax.Array, y: jax.Array, centre: jax.Array) -> jax.Array:
-    shift, scale, centre = (_per_pixel(one, y) for one in (*coefficients, centre))
+    shift, scale, centre = (per_channel(one, y) for one in (*coefficients, centre))
     return (shift + scale * (dtypes.widen(y) - centre)).astype(y.dtype)
 
 
 def _reference_planes(planes: jax.Array | Planes, x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns an affine function of `x` and `y`; `planes` are its coefficients, four of `[C]`."""
-    shift, first, second, centre = (_per_pixel(one, x) for one in planes)
+    shift, first, second, centre = (per_channel(one, x) for one in planes)
     return (shift + first * dtypes.widen(x) + second * (dtypes.widen(y) - centre)).astype(y.dtype)
 
 
@@ -319,12 +322,12 @@ def _sums_tangent(dy: jax.Array, x: jax.Array, centre: jax.Array) -> jax.Array:
 
 def _affine_tangent(dy: jax.Array, scale: jax.Array) -> jax.Array:
     """Returns the tangent of `A(p; y, c)` with respect to `y`: `p_1 dy` at each pixel."""
-    return (_per_pixel(scale, dy) * dtypes.widen(dy)).astype(dy.dtype)
+    return (per_channel(scale, dy) * dtypes.widen(dy)).astype(dy.dtype)
 
 
 def _affine_centre_tangent(dcentre: jax.Array, scale: jax.Array, y: jax.Array) -> jax.Array:
     """Returns the tangent of `A(p; y, c)` with respect to `c`: `-p_1 dc` at each pixel."""
-    return jnp.broadcast_to(_per_pixel(-scale * dcentre, y), y.shape).astype(y.dtype)
+    return jnp.broadcast_to(per_channel(-scale * dcentre, y), y.shape).astype(y.dtype)
 
 
 # The rules of `_sums` also get its result, after the tangent.

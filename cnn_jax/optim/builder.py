@@ -58,18 +58,18 @@ def make(
     decay, and scaling by the learning rate.
 
     Numbers can be JAX arrays, also traced ones: under `jax.vmap` over learning rates, or with
-    `optax.inject_hyperparams`. The stage of an array is always part of the optimizer, so that its
-    state has the same structure for all values. The stage of a Python number 0 is not.
+    `optax.inject_hyperparams`. A stage whose number is the Python number 0 is left out. A stage
+    whose number is a JAX array is always there, so that the state has one structure.
 
     Args:
       name: one of `OPTIMIZERS`.
       learning_rate: a schedule, as `make_schedule` or Optax returns it; or the peak of the schedule
         that the next three arguments describe.
       total_steps: number of steps of the run.
-      steps_per_epoch: number of steps of an epoch in `schedule`. With 1, its epochs are steps.
+      steps_per_epoch: number of steps of an epoch. With 1, `schedule` counts steps, not epochs.
       schedule: further arguments of `make_schedule`.
       momentum: decay of the momentum for 'sgd' and 'rmsprop'; 0 for no momentum.
-      nesterov: whether 'sgd' and 'rmsprop' use Nesterov momentum.
+      nesterov: True for Nesterov momentum in 'sgd' and 'rmsprop'.
       b1: decay of the first moment for 'adam' and 'adamw'.
       b2: decay of the second moment for 'adam' and 'adamw'.
       rms_decay: decay of the second moment for 'rmsprop'.
@@ -87,7 +87,7 @@ def make(
       schedule's. It ignores other extra arguments.
 
     Raises:
-      UserError: a name is unknown, or a known value is out of range.
+      UserError: a name is unknown, or a value that is not traced is out of range.
 
     >>> optimizer = make(name="sgd", learning_rate=0.1, total_steps=10, momentum=0.9)
     >>> state = optimizer.init({"kernel": jax.numpy.ones(2)})

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: functions of the step and the array module.
+"""Learning-rate schedules: functions of the step and the array module, `numpy` or `jax.numpy`.
 
-Their numbers can be JAX arrays, also traced ones, as under `jax.vmap` over learning rates. Errors
-are raised for known values only.
+Their numbers can be JAX arrays, also traced ones, as under `jax.vmap` over learning rates. Traced
+values are not checked.
 """
 
 import itertools
@@ -122,10 +122,9 @@ def is_known(*values: Number) -> bool:
 
 
 def is_off(value: Number) -> bool:
-    """Returns True for a Python number 0, which switches off what it is the size of.
+    """Returns True for the Python number 0, which leaves out a stage of an optimizer.
 
-    A JAX array switches off nothing, because a traced one is not known. So an optimizer has the
-    same state for all values of an array.
+    Returns False for every JAX array, so that the state has one structure for all values.
     """
     return not isinstance(value, jax.Array) and value == 0
 

@@ -100,15 +100,15 @@ def load(
       source: a work directory; or published weights as `pretrained.load` takes them: a file, a
         directory with timm's config.json, or a name on the Hub such as 'resnet50.a1_in1k' or
         'timm/resnet50.a1_in1k'. An existing directory or file is preferred to a name on the Hub.
-      which: of a run: the checkpoint, 'best' by validation (the default), 'last' or a step.
-      name: of a file of weights: the network, where the file does not name its own.
-      objective: of a run that was made with `train.run(objective=...)`: that objective.
+      which: the checkpoint of a run: 'best' by validation (the default), 'last' or a step.
+      name: the network of a weights file that does not name its own.
+      objective: the objective that was given to `train.run(objective=...)`.
       batch_size: the number of images that are computed together.
-      trust: of a run: see `restore`.
+      trust: see `restore`; for runs only.
 
     Raises:
-      UserError: there is neither a run nor weights, an argument is for the other of the two, or as
-        for `restore` and `pretrained.load`.
+      UserError: `source` is neither a run nor weights, or an argument does not apply to it. See
+        also `restore` and `pretrained.load`.
     """
     path = files.local(source, "source")
     source = path if str(source).startswith("~") else source

@@ -1,10 +1,13 @@
 """Networks with published weights and the preprocessing that belongs to them."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from cnn_jax import errors
@@ -98,10 +101,11 @@ def load(
     prepare = found.preprocessing(network, available)
     if names is not None:
         prepare = dataclasses.replace(prepare, class_names=names)
-    if input_shape is None:
-        _check_images(found, network, wanted, prepare.input_shape)
+    model = network.create(wanted)
+    if input_shape is None and prepare.input_shape != network.input_shape:
+        _check_images(found, model, variables, prepare.input_shape)
     options = {key: value for key, value in network.options.items() if key != "dtype"}
-    return Pretrained(network.create(wanted), variables, prepare, found.name, options)
+    return Pretrained(model, variables, prepare, found.name, options)
 
 
 def _available(found: Checkpoint, network: Network, given: int | None) -> int:
@@ -148,23 +152,18 @@ def _check_head(found: Checkpoint, network: Network, available: int, wanted: int
 
 
 def _check_images(
-    found: Checkpoint, network: Network, wanted: int, images: tuple[int, int, int]
+    found: Checkpoint, model: nn.Module, variables: Mapping[str, Any], images: tuple[int, int, int]
 ) -> None:
     """Checks that the network takes images of its preprocessing.
 
     Raises:
-      UserError: it cannot be applied to their shape, or would need other variables.
+      UserError: it cannot be applied to their shape.
     """
-    if images == network.input_shape:
-        return
+    batch = jax.ShapeDtypeStruct((1, *images), jnp.float32)
     try:
-        shapes = dataclasses.replace(network, input_shape=images).shapes(wanted)
-    except errors.UserError:
-        raise
+        jax.eval_shape(functools.partial(model.apply, train=False), variables, batch)
     except Exception as error:  # of any layer
         raise _wrong_images(found, images) from error
-    if shapes != network.shapes(wanted):
-        raise _wrong_images(found, images)
 
 
 def _wrong_images(found: Checkpoint, images: tuple[int, int, int]) -> errors.UserError:

@@ -167,7 +167,7 @@ def _number(value: Any) -> float:
     """Returns a number of a config.
 
     Raises:
-      TypeError: it is none.
+      TypeError: the value is not a number.
     """
     if not _is_number(value):
         raise TypeError(f"{value!r:.99} is no number")
@@ -281,7 +281,7 @@ def _text(label: Any) -> str:
     """Returns a label of a config as text.
 
     Raises:
-      UserError: it is neither text nor a number.
+      UserError: the label is neither a string nor a number.
     """
     if not isinstance(label, (str, int, float)):
         raise errors.UserError(f"label_names must be text, got {label!r:.99}")

@@ -130,7 +130,7 @@ def _check(record: Record) -> None:
     """Checks that the parts of a description agree, and that its sizes are within the limits.
 
     Raises:
-      UserError: they do not, or are not.
+      UserError: the parts disagree, or a size is above its limit.
     """
     check_classes(record.num_classes)
     check_input_size(*record.input_shape)

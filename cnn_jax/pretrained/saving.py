@@ -37,9 +37,9 @@ def save(
     the preprocessing and the version of cnn_jax. Names and layout of the arrays:
 
     - Networks that timm has: timm's names, and torch's layout. Their metadata has `format: pt`.
-    - Other networks that have published weights: the names of their reference, likewise. Also VGG
-      for other than its published input size, because its dense layers are 7x7 convolutions in
-      timm.
+    - Other networks that have published weights: the names of their reference, and torch's layout.
+      VGG for another input size than the published one too: its dense layers are 7x7 convolutions
+      in timm.
     - All other networks: Flax's names and layout, such as 'params.conv1.kernel' `[kh, kw, I, O]`.
       `flax.traverse_util.unflatten_dict(tensors, sep=".")` gives the variables. Their metadata has
       `format: flax`.
@@ -57,7 +57,7 @@ def save(
         By default the shape for which the network was published.
       preprocessing: the preprocessing that `load` returns with the network. By default the
         network's usual one.
-      overwrite: whether an existing file is replaced.
+      overwrite: True to replace an existing file.
       **overrides: fields with which the network was created, as in `models.create`.
 
     Raises:

@@ -126,7 +126,7 @@ def _check_name(given: str | None, found: str, source: str) -> None:
     """Checks that the name that a caller gives is that of a checkpoint's network.
 
     Raises:
-      UserError: it is another network.
+      UserError: the checkpoint is of another network.
     """
     if given is not None and _NAMES_BY_TIMM.get(given, given) != found:
         raise errors.UserError(
@@ -254,7 +254,7 @@ def _check_built(network: Network, source: str) -> None:
     """Checks that a network can be built with the options that a file gives.
 
     Raises:
-      UserError: it cannot.
+      UserError: an option does not exist or has a value that is not allowed.
     """
     try:
         network.shapes(1)

@@ -294,7 +294,10 @@ def _read(directory: Path, step: int, **items: ocp.args.CheckpointArgs) -> ocp.a
 
 
 class _Names(ocp.path.step.NameFormat):
-    """Names of checkpoints for Orbax, which would take other entries for checkpoints too."""
+    """Format of checkpoint names for Orbax: step numbers only.
+
+    With its own format, Orbax would take entries such as `3.bak` for checkpoints too.
+    """
 
     def build_name(self, step: int) -> str:
         return str(step)
@@ -307,7 +310,7 @@ class _Names(ocp.path.step.NameFormat):
 
 
 class _Found(ocp.path.step.Metadata):
-    """A checkpoint. Orbax would read its time from a file that has no digest."""
+    """Metadata of a checkpoint for Orbax, which would read its time from a file without digest."""
 
     @property
     def commit_timestamp(self) -> dt.datetime:
@@ -328,7 +331,7 @@ def _rank(metrics: Mapping[str, Any]) -> float:
 
 
 def _rank_of_any(metrics: Any) -> float:
-    """Returns the rank in metrics that Orbax has read; the lowest if they are damaged."""
+    """Returns the rank that is stored in metrics, or the lowest rank if they are damaged."""
     try:
         return _rank(metrics)
     except (KeyError, OverflowError, TypeError):

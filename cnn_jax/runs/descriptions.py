@@ -1,4 +1,4 @@
-"""Reading of stored descriptions of data sets (`dataset.json`), which may be somebody else's."""
+"""Reading of stored descriptions of data sets (`dataset.json`), which may be untrusted."""
 
 import dataclasses
 import math

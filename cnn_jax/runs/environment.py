@@ -61,9 +61,9 @@ def num_threads(starts: Sequence[Mapping[str, Any]]) -> object:
 
 
 def note(starts: Sequence[Mapping[str, Any]]) -> str:
-    """Returns one line on what changes the rounding of results since the last start, or "".
+    """Returns a line that lists changes since the last start that affect rounding, or "".
 
-    The line also says that the run keeps its number of threads on another number of cores.
+    It also says if the number of cores changed and the run keeps its number of threads.
 
     Args:
       starts: the entries of the earlier starts.

@@ -27,9 +27,9 @@ class Events:
     def __init__(self, directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Starts a file with the events of `rows`, and removes the files that it replaces.
 
-        Its first event tells TensorBoard to forget those of all earlier files. Its name is the last
-        in their order. The file appears complete, so a kill leaves either the old events or the
-        new ones.
+        The first event makes TensorBoard discard the events of earlier files. The name sorts after
+        their names. The file is written under a temporary name and renamed, so a kill leaves
+        either the old events or the new ones.
 
         Args:
           directory: the work directory.

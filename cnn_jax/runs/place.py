@@ -22,7 +22,7 @@ class Place:
         """Checks that it was not deleted, moved or replaced.
 
         Raises:
-          UserError: it was.
+          UserError: the path is gone, or names another file.
         """
         try:
             is_there = os.path.samestat(self._path.stat(), self._status)

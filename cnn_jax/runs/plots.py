@@ -127,7 +127,7 @@ def _drawable(text: str, otherwise: str, longest: int) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Writes a figure as a PNG file, which a kill leaves whole."""
+    """Writes a figure as a PNG file; a kill leaves the old or the new file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     files.write(path, content.getvalue())

@@ -94,7 +94,7 @@ def move_away(path: Path, quarantine: Path) -> None:
 
 
 def _free(path: Path) -> Path:
-    """Returns `path`, with as many '-again' at its end as make it new."""
+    """Returns a path that does not exist: `path`, with '-again' appended as often as needed."""
     while os.path.lexists(path):
         path = path.with_name(f"{path.name}-again")
     return path

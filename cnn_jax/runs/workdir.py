@@ -38,9 +38,9 @@ def check(directory: Path, given: Plan) -> Plan:
       The plan `given`. Its automatic values are those of the run in `directory`, if there is one.
 
     Raises:
-      UserError: the directory cannot be made or written, its path has a character of patterns,
-        another process writes to it, it holds a run with another config, or one of its files is a
-        link.
+      UserError: the directory cannot be made or written, or its path has a glob character (`*`, `?`
+        or `[`). Also if another process writes to it, it holds a run with another config, or one of
+        its files is a link.
     """
     _check_no_pattern(directory)
     _check_writable(directory)
@@ -72,7 +72,7 @@ def check(directory: Path, given: Plan) -> Plan:
 def outside(directory: Path, *settings: Plan, trust: bool) -> AbstractContextManager[None]:
     """Returns a context that imports no module of a work directory or of its run's data.
 
-    A work directory from somebody else is data, never code; see `imports.outside`.
+    An untrusted work directory is data, never code; see `imports.outside`.
 
     Args:
       directory: the work directory.

@@ -23,11 +23,12 @@ _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class _Listener:
-    """The thread, and the function that it asks first.
+    """Thread that receives signals and ends the process.
 
     Attributes:
       is_running: True within `at_once`.
-      receive: the function, or None to end the process at each signal.
+      receive: called with the number of each signal; True if it handled the signal, so that the
+        process goes on. None to end the process at each signal.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ _listener = _Listener()
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Ends the process at once on SIGTERM or SIGINT within a context, unless `receiving` says else.
+    """Context manager in which SIGTERM and SIGINT end the process at once; see also `receiving`.
 
     Signals that the process ignores stay ignored. Outside the main thread, where Python allows no
     signal handlers, nothing changes.

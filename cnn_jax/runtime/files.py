@@ -1,6 +1,6 @@
 """Paths that a user gives, and files that a run reads and writes.
 
-A work directory may come from somebody else. So a file is read only if it is a regular file of
+A work directory may be untrusted, so a file is read only if it is a regular file of
 limited size, and written through a new file of an unpredictable name, which replaces the old one.
 """
 
@@ -62,7 +62,7 @@ def read(path: Path, most: int) -> bytes:
 
     Raises:
       FileNotFoundError, NotADirectoryError: there is no such file.
-      UserError: it is no regular file, too large or unreadable.
+      UserError: the file is not a regular file, too large or unreadable.
     """
     try:
         return content(path, most)
@@ -76,7 +76,7 @@ def content(path: str | bytes | os.PathLike[str], most: int) -> bytes:
     """Returns the content of a regular file, as `read` does.
 
     Raises:
-      OSError: there is no such file, or it is no regular file, too large or unreadable.
+      OSError: there is no such file, or the file is not a regular file, too large or unreadable.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -3,7 +3,7 @@
 Networks, sources, losses, metrics, augmentations and optimizers may be named so;
 `contracts.py` has their signatures.
 
-A config that came with a work directory may be somebody else's. Within the context `outside`,
+A config that came with a work directory may be untrusted. Within the context `outside`,
 `load` imports no file of that directory or of the data set.
 """
 
@@ -61,11 +61,11 @@ def make_package(file: Path) -> str:
 
 @contextlib.contextmanager
 def outside(received: Iterable[str | Path]) -> Iterator[None]:
-    """Lets `load` refuse modules whose files lie in directories that may be somebody else's.
+    """Context manager in which `load` refuses modules whose files lie in untrusted directories.
 
-    Within the context, `load` also refuses the modules of Python itself, because no network, source
-    or loss is there. The current directory and the files below it count as the user's own, unless
-    one of the directories is below it.
+    `load` also refuses the modules of Python itself, because no network, source or loss is there.
+    Files below the current directory are trusted, except those inside a directory of `received`
+    that is itself below the current directory.
 
     Args:
       received: work directories and directories of data sets; other paths have no effect.
@@ -164,7 +164,8 @@ def _file(module_name: str) -> str:
 def _is_inside(file: str, directory: Path) -> bool:
     """Returns True if a file is below a directory, by its path or through links.
 
-    The current directory is the user's own, also where it lies in the directory.
+    Files below the current directory are the user's own. For them, the result is False if the
+    current directory is inside `directory`.
     """
     own = Path.cwd().resolve()
     path = Path(file).absolute()

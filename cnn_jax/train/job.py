@@ -180,7 +180,7 @@ def _total_steps(plan: Plan, steps_per_epoch: int) -> int:
     """Returns the length of a run in steps.
 
     Raises:
-      UserError: it is too short or too long.
+      UserError: the run is too short or too long.
     """
     total_steps = plan.train.steps or round(plan.train.epochs * steps_per_epoch)
     if total_steps < 1:

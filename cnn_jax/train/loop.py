@@ -12,14 +12,15 @@ from cnn_jax.train.recorder import Recorder
 def train(
     job: Job, state: TrainState, start: int, recorder: Recorder, interruption: Interruption
 ) -> tuple[TrainState, int]:
-    """Takes the steps of a run from `start` to its end, or until a signal or a watch stops it.
+    """Takes the steps of a run from `start` to its end, or until a signal or `watch` stops it.
 
     Args:
       job: the parts of the run.
       state: the state after `start` steps; its memory is reused.
       start: the number of steps that were taken before.
       recorder: logs, validates and saves beside the steps.
-      interruption: receives the signals; they end a command at once until the first call is made.
+      interruption: receives the signals. Before the first call of the compiled step, a
+        signal ends the command at once.
 
     Returns:
       The state and the number of steps that it has taken.

@@ -134,7 +134,7 @@ def _read_shape(path: Path, file: IO[bytes], rank: int | None) -> tuple[int, ...
     """Reads the header, which has the sizes of the dimensions.
 
     Raises:
-      UserError: it is no idx file of unsigned bytes, or it is too large.
+      UserError: the file is not an idx file of unsigned bytes, or is too large.
     """
     begin = file.read(4)
     if len(begin) < 4 or begin[:2] != b"\0\0":

@@ -7,10 +7,10 @@ _TIMEOUT = 10  # Seconds.
 
 
 def unreachable(urls: Iterable[str]) -> list[str]:
-    """Returns the hosts of addresses if none of them answers, else an empty list.
+    """Returns the hosts of the URLs if no host answers, else an empty list.
 
     Args:
-      urls: addresses, of which those of HTTP are looked at.
+      urls: URLs; those that are not HTTP are ignored.
     """
     hosts = {urlsplit(url).netloc: url for url in urls if url.startswith("http")}
     return [] if any(_answers(url) for url in hosts.values()) else list(hosts)

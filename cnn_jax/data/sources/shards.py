@@ -348,7 +348,7 @@ def from_json(values: Mapping[str, Any]) -> Manifest:
 
 
 def _stored_file(values: Mapping[str, Any]) -> StoredFile:
-    """Returns the entry of a file, which lies in the directory of the manifest."""
+    """Parses the entry of a file, whose name must be without a directory."""
     file = StoredFile(**values)
     if not isinstance(file.name, str) or Path(file.name).name != file.name:
         raise ValueError(f"{file.name!r} is not the name of a file in the directory")

@@ -1,7 +1,7 @@
 """Checks of a prepared data set's records before TFDS reads them.
 
 TFDS imports the module of each feature class that `features.json` names, from any place where
-Python finds it. A data set from somebody else could so run code.
+Python finds it. In this way, an untrusted data set could run code.
 """
 
 import json
@@ -22,7 +22,7 @@ _MOST_VALUES = 1_000_000
 
 
 def check(directory: Path) -> None:
-    """Checks the records of a data set, which may come from somebody else.
+    """Checks the records of a data set, which may be untrusted.
 
     Args:
       directory: the directory of one version of the data set.
@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _file_names(info: dict[str, Any]) -> Iterator[Any]:
-    """Yields the parts of the names of example files: of the data set, and of each split."""
+    """Yields the strings of which TFDS builds the names of example files."""
     splits = info.get("splits")
     for part in (info, *(splits if isinstance(splits, list) else ())):
         if isinstance(part, dict):

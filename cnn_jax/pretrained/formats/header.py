@@ -97,7 +97,7 @@ def check_offsets(offsets: Iterable[tuple[int, int]]) -> None:
     """Checks that the tensors follow each other without overlap or gap, from byte 0.
 
     Raises:
-      UserError: they do not.
+      UserError: tensors overlap, or there is a gap.
     """
     ordered = [(0, 0), *sorted(offsets)]
     for (_, end), (begin, _) in itertools.pairwise(ordered):

@@ -1,7 +1,7 @@
 """Objects that a torch file may contain: storages, tensors, and the functions that build them.
 
-Nothing is imported. A global of the file is a key of a table here, and a function only checks its
-arguments.
+No module is imported. Names in the file are looked up in a table, and the functions of that table
+only check their arguments.
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ def _rebuild_parameter(arguments: tuple[object, ...]) -> object:
 def _device(arguments: tuple[object, ...]) -> object:
     """Returns a constant in place of a torch.device, which no reader needs.
 
-    A text of the arguments could be an argument again, and grow with each call.
+    A string made of the arguments could be passed in again and grow with each call.
     """
     match arguments:
         case (str(),) | (str(), int()):

@@ -30,7 +30,7 @@ def read(file: io.BufferedReader, count: int) -> bytes:
     """Returns the next `count` bytes of a file.
 
     Raises:
-      UserError: fewer remain.
+      UserError: fewer bytes remain.
     """
     check_remaining(file, count)
     return file.read(count)
@@ -40,7 +40,7 @@ def check_remaining(file: io.BufferedReader, count: int) -> None:
     """Checks that at least `count` bytes follow the position of a file.
 
     Raises:
-      UserError: fewer remain.
+      UserError: fewer bytes remain.
     """
     remaining = size(file) - file.tell()
     if count > remaining:
