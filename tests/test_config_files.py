@@ -60,7 +60,7 @@ def test_paths_may_have_colons_and_the_home_directory(
         ("raise KeyError()", "mine.py, line 1: KeyError"),
         ("def f(): f()\nf()", "RecursionError: maximum recursion"),
         ("class E(Exception):\n  def __str__(self): 1 / 0\nraise E()", "line 3: E: <exception str"),
-        ("x = '\0'", "mine.py: SyntaxError: source code string cannot contain null bytes"),
+        ("x = '\0'", "source code string cannot contain null bytes"),
         ("x = '\xff'", "SyntaxError: (unicode error) 'utf-8' codec can't decode"),
         ("config = [1]", "mine.py: config must be a ConfigDict, got [1]"),
         ("config = {'optim': {'lr': 1}}", "mine.py: unknown config key 'optim.lr'"),

@@ -168,8 +168,8 @@ def test_all_mistakes_in_keys_are_listed_at_once(fail: Fail) -> None:
 def test_damaged_idx_file_is_named(tmp_path: Path, fail: Fail, content: bytes) -> None:
     directory = tmp_path / "idx"
     directory.mkdir()
-    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
-        (directory / name).write_bytes(content)
+    (directory / "train-images-idx3-ubyte").write_bytes(content)
+    (directory / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\1\0")
     message = fail(
         config("mlp_fashion_mnist"),
         f"--workdir={tmp_path / 'run'}",

@@ -44,7 +44,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
     path = directory / ENVIRONMENT
     try:
         starts = files.read_json(path, limits.MAX_STORED_BYTES).get("starts")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except errors.UserError as error:
         raise errors.UserError(f"{error}; move it away to continue without it") from error

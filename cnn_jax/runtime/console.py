@@ -349,8 +349,12 @@ def _run(command: Callable[[], int]) -> int | str | None:
 
 
 def _has_no_reader(stream: TextIO) -> bool:
+    try:
+        file = stream.fileno()
+    except io.UnsupportedOperation:  # a stream in memory, such as that of a notebook
+        return False
     poller = select.poll()
-    poller.register(stream.fileno(), 0)  # Errors and hang-ups are always reported.
+    poller.register(file, 0)  # Errors and hang-ups are always reported.
     return bool(poller.poll(0))
 
 
