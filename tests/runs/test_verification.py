@@ -15,6 +15,9 @@ from cnn_jax.runs import checkpoint, verification
 from cnn_jax.runs.checkpoint import Checkpoints
 from tests.saves import PENDING, assert_is_step, state_at, write
 
+# With Python 3.13, event loops that Orbax leaves after a failed restore complain when deleted.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
