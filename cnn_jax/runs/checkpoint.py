@@ -105,7 +105,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         ranking = {"accuracy": rank, "monitor": self._monitor}
-        with self._clear_errors():
+        with self._as_user_errors():
             self._manager.wait_until_finished()
             self._saving = step
             self._manager.save(
@@ -123,11 +123,11 @@ class Checkpoints:
         Raises:
           UserError: the directory was deleted or moved.
         """
-        with self._clear_errors(), contextlib.closing(self._manager):
+        with self._as_user_errors(), contextlib.closing(self._manager):
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
+    def _as_user_errors(self) -> Iterator[None]:
         """Raises a UserError for errors of the file system, also in threads of Orbax."""
         try:
             yield

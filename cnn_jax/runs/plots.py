@@ -29,7 +29,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     Raises:
       UserError: the plot cannot be drawn or written.
     """
-    with _clear_errors(path):
+    with _as_user_errors(path):
         _draw_curves(rows, path)
 
 
@@ -71,7 +71,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: 
     Raises:
       UserError: the plot cannot be drawn or written.
     """
-    with _clear_errors(path):
+    with _as_user_errors(path):
         _draw_confusion(matrix, class_names, title, path)
 
 
@@ -101,7 +101,7 @@ def _draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, 
 
 
 @contextlib.contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
+def _as_user_errors(path: Path) -> Iterator[None]:
     """Raises a UserError for any error of matplotlib, such as an unknown MPLBACKEND."""
     try:
         yield

@@ -48,19 +48,6 @@ def restore_chosen(directory: Path, which: str) -> checkpoint.Restored[TrainStat
     return checkpoint.restore(directory, checkpoint.choose(directory, which), state_at(0))
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a directory with steps 1 (the best) and 2; tests copy it and change the copy."""
-    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
-    assert write(directory, [0.9, 0.1]) == [1, 2]
-    return directory
-
-
-@pytest.fixture
-def copied(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
-
-
 def test_a_state_is_restored_bit_for_bit(saved: Path) -> None:
     assert_is_step(restore_newest(saved), 2)
     assert_is_step(restore_chosen(saved, "last"), 2)

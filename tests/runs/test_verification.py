@@ -13,23 +13,10 @@ import pytest
 from cnn_jax import errors
 from cnn_jax.runs import checkpoint, verification
 from cnn_jax.runs.checkpoint import Checkpoints
-from tests.saves import PENDING, assert_is_step, state_at, write
+from tests.saves import PENDING, assert_is_step, state_at
 
 # With Python 3.13, event loops that Orbax leaves after a failed restore complain when deleted.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a directory with steps 1 (the best) and 2; tests copy it and change the copy."""
-    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
-    assert write(directory, [0.9, 0.1]) == [1, 2]
-    return directory
-
-
-@pytest.fixture
-def copied(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
 
 
 def names(directory: Path) -> set[str]:
