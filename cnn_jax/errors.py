@@ -35,7 +35,7 @@ class NotImportableError(UserError):
 
 
 class DivergedError(UserError):
-    """Error of a run whose loss, gradient or parameters are no longer finite."""
+    """Error of a run whose loss, gradient or state is no longer finite."""
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> UserError:

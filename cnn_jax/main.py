@@ -1,8 +1,10 @@
 """Trains the network of a config, or continues a run that was stopped.
 
   python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
+  python -m cnn_jax.main --extend=OLD_DIR --workdir=DIR --config.train.epochs=EPOCHS
 
-Every key of a config can be set on the command line; `--help` shows examples.
+The second command continues a finished run for longer, in a new work directory. Every key of a
+config can be set on the command line; `--help` shows examples.
 """
 
 import argparse
@@ -15,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cnn_jax import config_files, errors, plan
-from cnn_jax.runtime import console, files
+from cnn_jax.runtime import console, files, flags, imports
 
 if TYPE_CHECKING:
     from cnn_jax.train import Outcome
 
-_FLAGS = ("--help", "--config", "--workdir", "--print_config")
+_FLAGS = ("--help", "--config", "--workdir", "--extend", "--trust", "--print_config")
 _USAGE = "python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]"
 _HELP = """
 keys:
@@ -33,6 +35,7 @@ examples:
   python -m cnn_jax.main --config=configs/quickstart.py --workdir=runs/tanh \\
     --config.model.activation=tanh --config.optim.learning_rate=0.02
   python -m cnn_jax.main --config=configs/resnet50.py:smoke
+  python -m cnn_jax.main --extend=runs/tanh --workdir=runs/longer --config.train.epochs=300
 
 Ctrl-C or SIGTERM saves a checkpoint and stops the run. To continue it, repeat the command with its
 --workdir. Exit status: 0 at the end of the run, 1 after an error, 130 after Ctrl-C, 143 after
@@ -50,12 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       UserError: a flag, the config, the data or the work directory is not allowed, or the run
         diverged.
     """
-    flags, others = _parser().parse_known_args(argv)
-    overrides = config_files.parse_overrides(others, _FLAGS)
-    if flags.config is None:
-        raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
-    settings = config_files.override(plan.read(config_files.load(flags.config)), overrides)
-    if flags.print_config:
+    args, others = _parser().parse_known_args(argv)
+    settings = _settings(args, config_files.parse_overrides(others, _FLAGS))
+    if args.print_config:
         print(config_files.describe(settings))
         return 0
     # JAX is imported here, so that --help and mistakes in a config are answered at once.
@@ -63,15 +63,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cnn_jax.runtime import sharding
 
     sharding.start()
-    if flags.workdir:
-        directory = files.local(flags.workdir, "--workdir")
+    with _directory(args) as directory, _trusted(args, directory, settings):
         outcome = train.run(settings, directory)
-    else:
-        with _new_directory(flags.config) as directory:
-            outcome = train.run(settings, directory)
     if sharding.is_primary():
         _report(outcome, directory)
     return 128 + outcome.signal if outcome.signal else 0
+
+
+def _settings(args: argparse.Namespace, overrides: dict[str, str]) -> plan.Plan:
+    """Returns the config of --config, or else of a run.
+
+    The run is that in --workdir, or that in --extend if --workdir is new.
+
+    Raises:
+      UserError: no config is given, or the config has mistakes.
+    """
+    if args.extend is not None:
+        overrides["init.extend"] = str(args.extend)
+    if args.config is not None:
+        return config_files.override(plan.read(config_files.load(args.config)), overrides)
+    if args.extend is None:
+        raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
+    from cnn_jax.runs import workdir
+
+    own = files.local(args.workdir, "--workdir") if args.workdir else args.extend
+    holder = own if os.path.lexists(own / workdir.CONFIG) else args.extend
+    return config_files.override(workdir.load_plan(holder), overrides)
+
+
+def _trusted(
+    args: argparse.Namespace, directory: Path, settings: plan.Plan
+) -> contextlib.AbstractContextManager[None]:
+    """Returns a context for the run.
+
+    If the config comes from a work directory, no module is imported from there, unless --trust is
+    given.
+    """
+    if args.trust or args.config is not None:
+        return contextlib.nullcontext()
+    return imports.outside([args.extend, directory, settings.data.directory])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +132,19 @@ def _parser() -> argparse.ArgumentParser:
         "--workdir", metavar="DIR", help="the work directory of the run; default: runs/CONFIG-TIME"
     )
     parser.add_argument(
+        "--extend",
+        metavar="DIR",
+        action=flags.StorePath,
+        help="continue the finished run in DIR for longer, in a new --workdir; without --config, "
+        "with the config of that run",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="of --extend without --config: also import modules that the config names and that lie "
+        "in a work directory or in data.directory; their code is executed",
+    )
+    parser.add_argument(
         "--print_config",
         action="store_true",
         help="print every key with its value, default and comment, and start nothing",
@@ -110,9 +153,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _new_directory(config: str) -> Iterator[Path]:
-    """Yields a directory that no other process gets; after an error, removes it if it is empty."""
-    stem = Path(config.partition(":")[0]).stem
+def _directory(args: argparse.Namespace) -> Iterator[Path]:
+    """Yields the work directory: that of --workdir, or one that no other process gets.
+
+    After an error, a directory of the second kind is removed if it is empty.
+    """
+    if args.workdir:
+        yield files.local(args.workdir, "--workdir")
+        return
+    config = args.config and Path(args.config.partition(":")[0])
+    stem = config.stem if config else args.extend.absolute().name
     directory = _claimed(Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         yield directory

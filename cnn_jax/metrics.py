@@ -1,5 +1,6 @@
 """Metrics as pairs (sum, count), which are added over batches and divided once, when shown."""
 
+import math
 from collections.abc import Iterable
 
 import jax
@@ -82,8 +83,8 @@ def add(parts: Iterable[Sums | Totals]) -> Totals:
 
 
 def mean(totals: Totals) -> dict[str, float]:
-    """Returns the quotient of each pair."""
-    return {name: value / count for name, (value, count) in totals.items()}
+    """Returns the quotient of each pair; NaN for a metric that nothing was counted for."""
+    return {name: value / count if count else math.nan for name, (value, count) in totals.items()}
 
 
 def _indices(labels: jax.Array) -> jax.Array:

@@ -62,7 +62,19 @@ __all__ = [
 ]
 
 _OPEN_SECTION = "model"
+_CLASSES = "model.num_classes"  # an argument of networks that no config sets
 _MOST_PROBLEMS = 20  # in one message
+
+# Options with other defaults before optim.decay came, by network: poolings rounded otherwise.
+_EARLIER_OPTIONS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
+    {
+        "zfnet512": {"model.ceil_mode": True, "model.pooling_windows": (3, 3, 3)},
+        **{
+            name: {"model.ceil_mode": False}
+            for name in ("alexnet", "alexnet_single", "alexnet_caffe", "caffenet")
+        },
+    }
+)
 
 
 def keys() -> Mapping[str, schema.Key]:
@@ -93,6 +105,8 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
     problems = list(
         islice((_unknown(path) for path in values if path not in _KEYS), _MOST_PROBLEMS)
     )
+    if _CLASSES in options:
+        problems.append(f"{_CLASSES} is no key: the data set has the number of classes")
     checked: dict[str, Any] = {}
     for path, value in values.items():
         if path in _KEYS:
@@ -100,6 +114,12 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
                 checked[path] = schema.convert(_KEYS[path], value)
             except errors.UserError as error:
                 problems.append(str(error))
+    problems.extend(
+        f"{path} must be of texts, numbers, True, False, None, lists, arrays and dictionaries, "
+        f"which config.json can hold, got {type(part).__name__}"
+        for path, value in {**options, **checked}.items()
+        for part in islice(schema.unstorable(value), 1)
+    )
     if problems:
         raise errors.UserError("\n".join(problems[:_MOST_PROBLEMS]))
     prefix = f"{_OPEN_SECTION}."
@@ -160,9 +180,12 @@ def stored(text: str) -> Plan:
     except ValueError as error:
         raise errors.UserError(str(error)) from error
     values = _values(content)
+    if "optim.decay" not in values:
+        values = {**_EARLIER_OPTIONS.get(str(values.get("model.name")), {}), **values}
     for path, key in _KEYS.items():
         if key.since:
-            values.setdefault(path, values.pop(key.renamed_from, key.before))
+            earlier = values.pop(key.renamed_from, key.before) if key.renamed_from else key.before
+            values.setdefault(path, earlier)
     missing = [path for path in _KEYS if path not in values]
     if missing:
         raise errors.UserError(f"it lacks {errors.listed(missing, 3)}")
@@ -180,6 +203,8 @@ def fill_automatic(given: Plan, known: Plan) -> Plan:
     for path, key in _KEYS.items():
         if key.automatic is not None and values[path] == key.automatic:
             values[path] = source[path]
+    for path in _EARLIER_OPTIONS.get(known.model.name, {}).keys() & source.keys():
+        values.setdefault(path, source[path])
     return read(values)
 
 
@@ -217,7 +242,7 @@ def _with_options(values: dict[str, Any]) -> dict[str, Any]:
 
 def _unknown(path: str) -> str:
     for new, key in _KEYS.items():
-        if path == key.renamed_from:
+        if path == key.renamed_from != "":
             return f"{path} is now {new}"
     return f"unknown config key {path!r}; {errors.nearest(path, _KEYS)}"
 

@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         help="timm's checkpoint NETWORK.TAG on the Hub, or the network of the file --weights",
     )
     parser.add_argument(
-        "--weights", action=flags.StorePath, help="a .safetensors, .pth or .pt file"
+        "--weights",
+        action=flags.StorePath,
+        help="a .safetensors, .pth or .pt file; FILE#state=model_ema takes that part of it",
     )
     parser.add_argument("--top_k", default=5, type=int, help="classes to print (default: 5)")
     flags.add_batch_size(parser, 32, "images that are computed together (default: 32)")
@@ -84,9 +86,12 @@ def _predictor(args: argparse.Namespace) -> "Predictor":
         compilation_cache.use_cache()
     name = None if args.weights is None else args.model
     source = args.workdir or args.weights or args.model
-    return predictor.load(
+    found = predictor.load(
         source, args.checkpoint, name=name, batch_size=args.batch_size, trust=args.trust
     )
+    for note in found.notes:
+        print(errors.printable(f"{source}: {note}"), file=sys.stderr)
+    return found
 
 
 def _print(row: "Row") -> bool:

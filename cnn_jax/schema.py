@@ -319,8 +319,19 @@ def flatten(
             yield path, value
 
 
+def unstorable(value: Any) -> Iterator[Any]:
+    """Yields the parts of a value, after `as_tuple`, that JSON cannot hold."""
+    if isinstance(value, (Mapping, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from unstorable(part)
+    elif value is not None and not isinstance(value, (bool, int, float, str)):
+        yield value
+
+
 def as_tuple(value: Any) -> Any:
-    """Returns lists as tuples, at every depth; other values as they are."""
+    """Returns lists and arrays as tuples, at every depth, and scalars of arrays as Python's."""
+    if hasattr(value, "ndim") and hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {name: as_tuple(inner) for name, inner in value.items()}
     return tuple(map(as_tuple, value)) if isinstance(value, (list, tuple)) else value

@@ -15,6 +15,10 @@ from cnn_jax.data import images, splits
 
 _SIDES = limits.MAX_IMAGE_SIDE + 1
 _INT32 = 2**31  # of steps, examples and epochs: the devices count in int32
+# The parameters with weight decay in versions without optim.decay: all but these.
+_DECAYED_BEFORE = (
+    r"^(?!(.*/)?(bias|scale|gamma|pos_embed|cls_token|relative_position_bias_table)(/\d+)*$)"
+)
 
 GIVEN = "given"
 """The stored value of a leaf that `train.run` received as an object."""
@@ -46,7 +50,7 @@ class Data:
         automatic="auto",
     )
     name: str = schema.key(
-        "", "idx: mnist, fashion_mnist, kmnist or empty; tfds: such as 'mnist:3.0.1'"
+        "", "idx: such as kmnist, emnist_letters; or empty; tfds: such as 'mnist:3.0.1'"
     )
     directory: str = schema.key(
         "",
@@ -228,7 +232,15 @@ class Schedule:
 
     name: str = schema.key("constant", "constant, step, cosine or exponential")
     warmup_epochs: float = schema.key(
-        0.0, "length of the linear warm-up from 0", schema.at_least(0, _INT32)
+        0.0, "length of the linear warm-up", schema.at_least(0, _INT32)
+    )
+    warmup_first_step: int = schema.key(
+        -1,
+        "number of its first step: 1; 0: its first rate is 0; -1: 1, or as the run began",
+        schema.one_of(-1, 0, 1),
+        automatic=-1,
+        since="0.2.0",
+        before=0,
     )
     boundary_epochs: tuple[float, ...] = schema.key(
         (),
@@ -257,7 +269,16 @@ class Optim:
     rms_decay: float = schema.key(0.9, "rmsprop: decay of the second moment", schema.fraction)
     eps: float = schema.key(1e-8, "rmsprop, adam, adamw: added to the root", schema.at_least(0))
     weight_decay: float = schema.key(
-        0.0, "not applied to biases and normalisation scales", schema.at_least(0)
+        0.0, "its coefficient, for the parameters in optim.decay", schema.at_least(0)
+    )
+    decay: tuple[str, ...] = schema.key(
+        (),
+        "patterns of the parameters with weight decay, such as '.*' for all; empty: kernels of "
+        "convolutions and dense layers",
+        automatic=(),
+        entries=schema.TEXTS,
+        since="0.2.0",
+        before=(_DECAYED_BEFORE,),
     )
     weight_decay_kind: str = schema.key(
         "auto",
@@ -308,6 +329,12 @@ class Init:
         "Hub; empty for initial parameters by seed",
         since="0.2.0",
     )
+    extend: str = schema.key(
+        "",
+        "work directory of a finished run to continue for longer, in a new work directory; empty "
+        "for none",
+        since="0.2.0",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +373,7 @@ class Eval:
 
     every_epochs: float = schema.key(
         1.0,
-        "epochs between validations; also at the end of the run",
+        "epochs between validations; 0: only at the end of the run, where there always is one",
         schema.at_least(0, _INT32),
         material=False,
     )
@@ -367,10 +394,12 @@ class Eval:
         since="0.2.0",
     )
     monitor_mode: str = schema.key(
-        "max",
-        "max or min: which values of eval.monitor are better",
-        schema.one_of("max", "min"),
+        "auto",
+        "which values of eval.monitor are better: max, min, or auto: min for a loss, else max",
+        schema.one_of("auto", "max", "min"),
+        automatic="auto",
         since="0.2.0",
+        before="max",
     )
 
 

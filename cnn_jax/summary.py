@@ -1,7 +1,7 @@
 """Prints the layers of a network with their output shapes, parameters and multiply-adds.
 
   python -m cnn_jax.summary NAME [OPTION=VALUE...] [--image_size=227] [--channels=3]
-      [--num_classes=1000] [--csv=FILE]
+      [--num_classes=1000] [--csv=FILE] [--decay[=PATTERN]...]
   python -m cnn_jax.summary --list
 
 NAME is a registered network, or module:attribute for one of your own, such as nets:Small; the
@@ -12,12 +12,15 @@ for one image: H'W'C'CK^2/g multiply-adds for a convolution, inputs times output
 layer, 0 for normalisation. Layers without parameters, such as pooling and activations, are not
 listed. Only shapes are computed, which takes a few seconds for the largest network.
 
+--decay also lists the parameters with weight decay and those without it: for the default of
+`optim.decay`, or for the patterns given, such as --decay='^stage4_' --decay='fc/bias$'.
+
 In Python: `summary.rows(model, input_shape, train=False)`; see `cnn_jax.models.costs`.
 """
 
 import argparse
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnn_jax import errors
@@ -66,6 +69,9 @@ def main() -> int:
     name = errors.printable(args.name)
     print(f"{name} for images of {costs.shape_text(shape)} and {num_classes} classes\n")
     print(errors.printable(costs.table(layers), keep_lines=True))
+    if args.decay is not None:
+        lines = _decay_lines(model, shape, tuple(filter(None, args.decay)))
+        print(errors.printable("\n".join(["", *lines]), keep_lines=True))
     if args.csv is not None:
         costs.write_csv(layers, args.csv)
     return 0
@@ -103,10 +109,55 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--csv", action=flags.StorePath, help="also write the table to this new file"
     )
+    parser.add_argument(
+        "--decay",
+        metavar="PATTERN",
+        action="append",
+        nargs="?",
+        help="also list the parameters with weight decay: by the default of optim.decay, or by "
+        "these patterns",
+    )
     args = parser.parse_intermixed_args()
     if args.name is None and not args.list:
-        parser.error("NAME is missing; --list prints all names")
+        order = "; write NAME before --decay" if args.decay else ""
+        parser.error(f"NAME is missing{order}; --list prints all names")
     return args
+
+
+def _decay_lines(model: Any, shape: tuple[int, int, int], decay: tuple[str, ...]) -> Iterator[str]:
+    """Yields the lines of --decay: a summary, then each parameter with its shape.
+
+    Args:
+      model: the network.
+      shape: height, width and channels of the images.
+      decay: the patterns; empty for the default of `optim.decay`.
+
+    Raises:
+      UserError: a pattern matches no parameter.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from cnn_jax import optim
+    from cnn_jax.models import costs
+    from cnn_jax.runtime import patterns
+
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    params = params.get("params", {})
+    decay = decay or optim.KERNELS
+    mask = jax.tree.leaves(optim.decay_mask(params, decay))
+    leaves = jax.tree.leaves(params)
+    values = sum(leaf.size for leaf, decays in zip(leaves, mask, strict=True) if decays)
+    total = sum(leaf.size for leaf in leaves)
+    yield f"weight decay by optim.decay = {decay!r}:"
+    yield f"{sum(mask)} of {len(mask)} parameters, {values:,} of {total:,} values"
+    rows = sorted(
+        zip(mask, patterns.paths(params), leaves, strict=True), key=lambda row: not row[0]
+    )
+    width = max(len(path) for _, path, _ in rows)
+    for decays, path, leaf in rows:
+        yield f"{'decay' if decays else '-':<5}  {path:<{width}}  {costs.shape_text(leaf.shape)}"
 
 
 def _image_shape(

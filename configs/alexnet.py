@@ -6,7 +6,7 @@ the validation error stops falling; this config divides it after epochs 30, 60 a
 paper's: the shorter side is scaled to 256 pixels, and 227x227 pixels are cut at random. Before, the
 paper cuts the central 256x256 pixels. The interpolation is not stated by the source; bilinear is
 torchvision's default. The colour augmentation and the average over ten crops are missing. Biases
-have no weight decay.
+have no weight decay, as in the author's cuda-convnet.
 Command: python -m cnn_jax.main --config=configs/alexnet.py --config.data.directory=DIR
 Result: not yet run; the paper's Table 2 gives 59.3 % top-1, 81.8 % top-5 for one network.
 """

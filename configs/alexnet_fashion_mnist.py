@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.learning_rate = 0.01
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 0.5
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.train.batch_size = 128
     config.train.epochs = 5.0
     return base.finish(config, variant)

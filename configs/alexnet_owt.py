@@ -1,9 +1,9 @@
 """torchvision's AlexNet on ImageNet.
 
 Source: torchvision's references/classification: rate 0.01, divided by 10 after epochs 30 and 60 of
-90, weight decay 1e-4, batches of 8 x 32 images. Crops are those of the reference: 8 to 100 % of the
-area, ratio 3/4 to 4/3. Evaluation crops the central 224x224 pixels at a shorter side of 256. The
-reference has no further augmentation.
+90, weight decay 1e-4 on every parameter, batches of 8 x 32 images. Crops are those of the
+reference: 8 to 100 % of the area, ratio 3/4 to 4/3. Evaluation crops the central 224x224 pixels at
+a shorter side of 256. The reference has no further augmentation.
 Command: python -m cnn_jax.main --config=configs/alexnet_owt.py --config.data.directory=DIR
 Result: not yet run; torchvision's weights give 56.5 % top-1, 79.1 % top-5 for the central crop.
 """
@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.name = "alexnet_owt"
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 1e-4
+    config.optim.decay = (".*",)
     config.optim.schedule.name = "step"
     config.optim.schedule.boundary_epochs = (30.0, 60.0)
     config.train.batch_size = 256

@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.learning_rate = 0.005
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.loss.name = "distance"
     config.train.epochs = 20.0
     config.train.steps_per_call = 8

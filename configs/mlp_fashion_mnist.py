@@ -21,6 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.weight_decay = 5e-4
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.train.epochs = 20.0
     config.train.steps_per_call = 8
     return base.finish(config, variant)

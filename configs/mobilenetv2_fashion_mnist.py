@@ -26,6 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.weight_decay = 1e-4
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.train.batch_size = 128
     config.train.epochs = 12.0
     return base.finish(config, variant)

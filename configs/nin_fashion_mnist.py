@@ -23,5 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.learning_rate = 1e-3
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 0.5
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.train.epochs = 3.0
     return base.finish(config, variant)

@@ -41,6 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
         split="stratified",
         max_bad_images=2,
     )
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.train.batch_size = 64
     config.train.epochs = 20.0
     return base.finish(config, variant, smoke_image_size=32)

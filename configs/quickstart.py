@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.weight_decay = 3e-3
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 1.0
+    config.optim.schedule.warmup_first_step = 0  # As in the run that was measured.
     config.train.batch_size = 64
     config.train.epochs = 150.0
     config.train.steps_per_call = 8

@@ -4,7 +4,7 @@ Source: He et al. 2016 (arXiv:1603.05027), for ResNets of 152 and 200 layers: ba
 0.1, divided by 10 after epochs 30 and 60. Length, weight decay and augmentation are those of
 fb.resnet.torch, on which the paper builds. Crops are those of fb.resnet.torch, too: 8 to 100 % of
 the area, ratio 3/4 to 4/3, bicubic. Evaluation crops the central 224x224 pixels at a shorter side
-of 256. That code's random colours are missing here.
+of 256. As in that code, every parameter has weight decay. Its random colours are missing here.
 Command: python -m cnn_jax.main --config=configs/resnetv2_50.py --config.data.directory=DIR
 Result: not yet run; Keras' page quotes 76.0 % top-1, 93.0 % top-5 for its ResNet50V2.
 """
@@ -21,6 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.resize = "bicubic"
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 1e-4
+    config.optim.decay = (".*",)
     config.optim.schedule.name = "step"
     config.optim.schedule.boundary_epochs = (30.0, 60.0)
     config.train.batch_size = 256

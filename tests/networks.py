@@ -43,18 +43,18 @@ NETWORKS = {
     "cuda_convnet_quick": Network(145_578, 10, 8, 32),
     "cuda_convnet_18pct": Network(89_578, 10, 8, 32),
     # Krizhevsky et al. 2012, Fig. 2: the sum over the layers of C'(C K^2 / groups + 1).
-    "alexnet": Network(60_965_224, 1000, 67, 67),
-    "alexnet_caffe": Network(60_965_224, 1000, 67, 67),
-    "caffenet": Network(60_965_224, 1000, 67, 67),
+    "alexnet": Network(60_965_224, 1000, 39, 67),
+    "alexnet_caffe": Network(60_965_224, 1000, 39, 67),
+    "caffenet": Network(60_965_224, 1000, 39, 67),
     # alexnet with 256 x 48 x 25 + 384 x 192 x 9 + 256 x 192 x 9 more weights.
-    "alexnet_single": Network(62_378_344, 1000, 67, 67),
+    "alexnet_single": Network(62_378_344, 1000, 39, 67),
     # torchvision's documentation: parameters and smallest images.
     "alexnet_owt": Network(61_100_840, 1000, 63, 63),
     # Dive into Deep Learning, section 8.1: 3,723,968 of the convolutions, 26,218,496, 16,781,312
     # and 40,970 of the dense layers.
     "alexnet_d2l": Network(46_764_746, 10, 65, 65),
     # The ONNX model zoo's zfnet512.
-    "zfnet512": Network(87_250_536, 1000, 49, 49),
+    "zfnet512": Network(87_250_536, 1000, 59, 59),
     # torchvision's documentation.
     "vgg11": Network(132_863_336, 1000, 32, 32),
     "vgg11_bn": Network(132_868_840, 1000, 32, 32),

@@ -19,6 +19,7 @@ ROOMS: dict[str, str] = {
     "schema": "errors",
     "sections": "limits schema data.images data.splits",
     "plan": "errors limits schema sections runtime",
+    "unread": "plan runtime",
     "contracts": "",
     "losses": "errors plan contracts ops.dtypes runtime",
     "metrics": "losses contracts",
@@ -35,12 +36,12 @@ ROOMS: dict[str, str] = {
     " runtime",
     "evaluators": "errors limits plan contracts metrics data predictor runs runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data"
-    " ops.native.library predictor pretrained runs runtime",
+    " ops.native.library ops.primitive predictor pretrained runs runtime unread",
     "config_files": "errors limits plan runtime schema",
-    "main": "config_files errors plan runtime train",
+    "main": "config_files errors plan runs runtime train",
     "evaluate": "config_files errors evaluators limits plan runs runtime",
     "predict": "errors predictor runs runtime",
-    "summary": "errors models runtime",
+    "summary": "errors models optim runtime",
     "benchmark": "errors config_files plan contracts data losses models objectives ops optim"
     " runtime train",
 }
@@ -54,7 +55,8 @@ PARTS: dict[str, str] = {
     "data.images": "errors limits data.dtypes data.pillow runtime.files",
     "data.dtypes": "errors",
     "data.decoding_cost": "limits",
-    "data.pillow": "errors limits data.decoding_cost data.dtypes",
+    "data.exif": "",
+    "data.pillow": "errors limits data.decoding_cost data.dtypes data.exif",
     "data.splits": "errors",
     "pretrained.families": "errors models pretrained.families",
     "pretrained.formats": "errors limits pretrained.formats runtime.files",

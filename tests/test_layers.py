@@ -1,5 +1,6 @@
 """Tests of the layers that all families share, some against loops in NumPy."""
 
+import re
 from itertools import product
 from typing import Any, Literal, cast
 
@@ -224,13 +225,25 @@ def test_layer_norm_has_the_parameters_and_gradients_of_flax() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), *results)
 
 
-def test_batch_norm_of_an_empty_batch() -> None:
-    x = jnp.zeros((0, 4, 4, 3))
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 1, 1, 3), (1, 3)])
+def test_batch_norm_in_training_needs_two_values_per_channel(shape: tuple[int, ...]) -> None:
+    """One value of a channel normalises to the bias; torch's `batch_norm` refuses it too."""
+    x = jnp.ones(shape)
     training, evaluation = (layers.BatchNorm(use_running_average=off) for off in (False, True))
     variables = training.init(jax.random.key(0), x)
-    with pytest.raises(errors.UserError, match=r"at least one image, got \[0, 4, 4, 3\]"):
+    message = f"two values per channel, got an input of shape {re.escape(str([*shape]))} for"
+    with pytest.raises(errors.UserError, match=message):
         training.apply(variables, x, mutable=["batch_stats"])
-    assert cast("jax.Array", evaluation.apply(variables, x)).shape == x.shape
+    assert cast("jax.Array", evaluation.apply(variables, x)).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (1, 2, 1, 3), (2, 3)])
+def test_batch_norm_of_two_values_is_plus_and_minus_one(shape: tuple[int, ...]) -> None:
+    x = jnp.arange(6.0).reshape(shape)
+    module = layers.BatchNorm(use_running_average=False, epsilon=0.0)
+    variables = module.init(jax.random.key(0), x)
+    y, _ = module.apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(np.reshape(y, (2, 3)), [[-1.0] * 3, [1.0] * 3], rtol=1e-6)
 
 
 def test_batch_norm_in_float64_keeps_the_dtype_of_the_running_statistics() -> None:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import models
+from cnn_jax import models, optim
 from cnn_jax.train import state
 from tests.golden import test_golden
+from tests.models import test_structure
 from tests.networks import NETWORKS
 
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
@@ -25,6 +26,7 @@ ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
 # the linear bottleneck. 'se' is small so that the gates of squeeze-and-excitation stay away from 0
 # and 1, even after fifty blocks: a saturated gate that bfloat16 flips would change the logits.
 GAINS = {"project": 1, "se": 0.002}
+UNDECAYED_BY_TIMM = ("cls_token", "pos_embed", "relative_position_bias_table")
 each_network = pytest.mark.parametrize("name", models.names())
 
 
@@ -151,8 +153,14 @@ def test_table_lists_every_registered_network() -> None:
 
 
 @each_network
-def test_parameter_count_equals_published_count(name: str) -> None:
-    assert state.count(shapes(name)["params"]) == NETWORKS[name].parameters
+def test_parameter_count_and_weight_decay_are_the_published_ones(name: str) -> None:
+    params = shapes(name)["params"]
+    assert state.count(params) == NETWORKS[name].parameters
+    # timm's rule, `param_groups_weight_decay`, with the lists `no_weight_decay` of its networks.
+    rule = jax.tree.map_with_path(
+        lambda path, leaf: leaf.ndim > 1 and path[-1].key not in UNDECAYED_BY_TIMM, params
+    )
+    assert optim.decay_mask(params) == rule
 
 
 @each_network_grouped
@@ -176,7 +184,7 @@ def test_too_small_image_raises_error_with_the_minimum_size(name: str) -> None:
         images = jnp.zeros((1, height, width, models.input_shape(name)[2]))
         return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
 
-    init(size, size)
+    assert init(size, size)["params"]
     if size > 1:
         message = f"at least {size}x{size} pixels, got {size}x{size - 1}"
         with pytest.raises(ValueError, match=message):
@@ -358,9 +366,20 @@ def test_dropout_depends_on_the_prng_key_and_is_active_only_in_training(name: st
 
 
 @each_without_dropout
-def test_training_equals_evaluation_without_dropout_and_normalisation(name: str) -> None:
-    if "batch_stats" not in shapes(name):
-        np.testing.assert_array_equal(logits_of(name, train=True), logits_of(name))
+def test_training_equals_evaluation_by_the_statistics_of_the_batch(name: str) -> None:
+    """The statistics of the batch follow from the running ones: new = 0.9 old + 0.1 batch."""
+    options = test_structure.CASES[name][1]  # Few channels.
+    with jax.enable_x64(True):
+        model: Any = models.create(name, num_classes=10, dtype="float64", **options)
+        variables = jax.tree.map(jnp.asarray, random_variables(name, **options))
+        images = jnp.asarray(random_images(name, count=8))
+        trained, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        running = {key: variables[key] for key in updates}
+        batch = jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, dict(updates), running)
+        evaluated = model.apply({**variables, **batch}, images, train=False)
+    assert ("batch_stats" in batch) == ("batch_stats" in shapes(name))
+    atol = 1e-9 * np.abs(evaluated).max()
+    np.testing.assert_allclose(trained, evaluated, rtol=0, atol=atol)
 
 
 def test_options_are_the_fields_that_create_overrides() -> None:

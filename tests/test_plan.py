@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict, config_dict
 
@@ -272,7 +273,7 @@ def test_a_value_of_another_type_is_refused(path: str, value: Any, wanted: str) 
         ("train.steps", -1, "at least 0"),
         ("train.epochs", -0.5, "at least 0"),
         ("eval.every_epochs", -1.0, "at least 0"),
-        ("eval.monitor_mode", "maximum", "max or min"),
+        ("eval.monitor_mode", "maximum", "auto, max or min"),
         ("checkpoint.keep", 0, "at least 1"),
         ("log.progress_seconds", 0.0, "greater than 0"),
         ("loss.label_smoothing", 1.0, "in [0, 1)"),
@@ -481,3 +482,29 @@ def test_a_config_without_the_key_of_the_compilation_cache_is_read() -> None:
 def test_a_damaged_stored_config_is_refused(text: str, message: str) -> None:
     with pytest.raises(errors.UserError, match=f"^{re.escape(message)}"):
         plan.stored(text)
+
+
+def test_scalars_of_numpy_are_values() -> None:
+    given = {
+        "optim.learning_rate": np.float64(0.25),
+        "train.batch_size": np.int64(12),
+        "data.flip": np.bool_(True),
+        "data.mean": (np.float32(0.5),),
+    }
+    found = plan.read(given)
+    assert found.optim.learning_rate == 0.25
+    assert found.train.batch_size == 12
+    assert found.data.flip is True
+    assert found.data.mean == (0.5,)
+    assert plan.stored(json.dumps(plan.to_dict(found))) == found
+
+
+def test_stored_configs_keep_the_poolings_of_earlier_versions() -> None:
+    given = plan.read({"model.name": "zfnet512"})
+    new = plan.to_dict(given)
+    old = {**new, "optim": {k: v for k, v in new["optim"].items() if k != "decay"}}
+    earlier = {"ceil_mode": True, "pooling_windows": (3, 3, 3)}
+    stored = plan.stored(json.dumps(old))
+    assert stored.model.options == earlier
+    assert plan.fill_automatic(given, stored).model.options == earlier
+    assert plan.stored(json.dumps(new)).model.options == {}

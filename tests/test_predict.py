@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -273,12 +274,12 @@ def test_names_of_any_bytes_are_printed(
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict") for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
-    monkeypatch.setattr(predictors, "load", lambda *_, **__: None)
+    monkeypatch.setattr(predictors, "load", lambda *_, **__: SimpleNamespace(notes=["\x1b"]))
     monkeypatch.setattr(folders, "classify", lambda *_: iter(rows_of_names()))
     assert exit_status(predict.main, "--model=resnet18", NAMES[0]) == 1
     output, messages = (stream.buffer.getvalue().decode() for stream in streams)
     assert output == "a\\xe9\\x1b.png\n  0.5000  cat\\x1b[2J\\udcff\n"
-    assert messages == "error: b\\ud800\\n.png: damaged\n"
+    assert messages == "resnet18: \\x1b\nerror: b\\ud800\\n.png: damaged\n"
 
 
 @pytest.mark.parametrize("ending", folders.FORMATS)
@@ -354,11 +355,7 @@ def test_the_command_fails_with_one_message(
     [
         ([], "give either --workdir, or --model, --weights or both"),
         (["--model=resnet50"], "'resnet50' is a network, not a checkpoint; pass 'resnet50.TAG'"),
-        (
-            ["--weights=a.pth"],
-            "a.pth is not a known release, so its network is unknown; pass the network's name as "
-            "name= or --model=",
-        ),
+        (["--weights=a.pth"], "a.pth cannot be read: No such file"),
         (["--weights=a.pth", "--model=resnet50"], "a.pth cannot be read: No such file"),
         (["--weights=a.pth", "--checkpoint=best"], "--checkpoint is for --workdir"),
     ],

@@ -20,7 +20,7 @@ from cnn_jax.data import images
 from cnn_jax.data.sources import digits
 from cnn_jax.objectives import Classification
 from cnn_jax.predictor import Prediction, Predictor
-from cnn_jax.runs import environment, workdir
+from cnn_jax.runs import workdir
 from tests.toys import CROSS_ENTROPY, Dense
 
 # In one process, so that its fixtures run once.
@@ -370,13 +370,13 @@ def test_a_network_that_cannot_be_imported_is_named_with_the_command_of_its_run(
     first = {"directory": "/first", "command": "x", "modules": {}}
     last = {"directory": "/home/me", "command": "main", "modules": {"nets_of_nobody": "/code"}}
     starts = [first, last]
-    workdir.save(copy, environment.ENVIRONMENT, {"starts": starts})
+    workdir.save(copy, workdir.ENVIRONMENT, {"starts": starts})
     with pytest.raises(
         errors.NotImportableError,
         match=r"no module 'nets_of_nobody' .*'nets_of_nobody': '/code'.* in /home/me by: main",
     ):
         predictor.load(copy)
-    (copy / environment.ENVIRONMENT).unlink()
+    (copy / workdir.ENVIRONMENT).unlink()
     with pytest.raises(errors.NotImportableError, match=r"directory to PYTHONPATH$"):
         predictor.load(copy)
 

@@ -7,6 +7,7 @@ made them, all numbers are equal. With SSE4.2, AVX2 or two devices instead, loss
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import plan, predictor, train
+import cnn_jax
+from cnn_jax import errors, evaluate, main, plan, predict, predictor, runs, train
 from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 
@@ -104,6 +106,8 @@ def test_config_and_description_are_read(name: str, tmp_path: Path) -> None:
     found = workdir.load_plan(directory)
     assert found == plan.fill_automatic(PLANS[name], found)
     assert found.data.storage == "resident"
+    assert found.optim.schedule.warmup_first_step == 0
+    assert found.optim.decay == plan.keys()["optim.decay"].before
     description = workdir.load_description(directory)
     assert description.class_names == tuple("0123456789")
     assert description.native_size == (8, 8)
@@ -184,3 +188,98 @@ def test_another_config_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match=message):
         train.run(given, directory, progress=False)
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+def test_a_result_that_is_not_finite_is_written_as_null(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 8259 has neither infinity nor NaN, which strict readers of JSON refuse."""
+    details = {"counts": np.ones(10), "correct": np.ones(10), "confusion": np.eye(10, dtype=int)}
+    values = {"loss": np.inf, "top1": 0.5, "other": np.nan}
+    monkeypatch.setattr(of_run, "_measure", lambda *_: (values, details))
+    text = of_run.run(copy("mlp", tmp_path), "test").path.read_text()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    content = json.loads(text, parse_constant=refuse)
+    assert [content[name] for name in values] == [None, 0.5, None]
+
+
+def store(directory: Path, path: str, value: Any) -> None:
+    """Sets a value of the stored config of a run that version 9.1.0 made."""
+    content = json.loads((directory / workdir.CONFIG).read_text())
+    *sections, name = path.split(".")
+    inner = content
+    for section in sections:
+        inner = inner[section]
+    inner[name] = value
+    (directory / workdir.CONFIG).write_text(json.dumps(content))
+    starts = [{"versions": {"cnn_jax": "0.1.0"}}, {"versions": {"cnn_jax": "9.1.0"}}]
+    workdir.save(directory, workdir.ENVIRONMENT, {"starts": starts})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("colour", 1, "unknown config key 'colour'; nearest: "),
+        ("data.colour", {"depth": 3}, "unknown config key 'data.colour.depth'; nearest: "),
+        ("seed", "x", "seed must be an integer, got 'x'"),
+        ("train.epochs", None, "train.epochs must be a number, got None"),
+        ("data.channels", 17, "data.channels must be at least 0 and below 17, got 17"),
+        ("model.num_classes", 3, "model.num_classes is no key: "),
+        ("model.name", [{"a": 1}], "model.name must be a text, got ({'a': 1},)"),
+        ("", 3, "unknown config key ''; nearest: "),
+    ],
+)
+def test_a_config_of_another_version_is_one_line_in_every_command(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    exit_status: Callable[..., int | str | None],
+    path: str,
+    value: Any,
+    message: str,
+) -> None:
+    directory = copy("mlp", tmp_path)
+    store(directory, path, value)
+    expected = (
+        f"{directory / workdir.CONFIG} is damaged or of another version (made with cnn_jax 9.1.0, "
+        f"read with {cnn_jax.__version__}): {message}"
+    )
+    with pytest.raises(errors.UserError) as caught:
+        runs.read(tmp_path)
+    assert str(caught.value).startswith(expected)
+    given = f"--workdir={directory}"
+    for command, arguments in (
+        (evaluate.main, [given]),
+        (predict.main, [given, str(STORED / "digit.png")]),
+        (main.main, [given, "--config=configs/quickstart.py"]),
+    ):
+        assert exit_status(command, *arguments) == 1
+        shown = capsys.readouterr().err
+        assert f"error: {expected}" in shown
+        assert "Traceback" not in shown
+        assert shown.count("\n") == 1
+
+
+def test_an_option_that_another_version_has_is_one_line(tmp_path: Path) -> None:
+    directory = copy("mlp", tmp_path)
+    store(directory, "model.colour", 3)
+    message = "made with cnn_jax 9.1.0, .*: unknown option of model 'mlp': 'colour'; allowed: "
+    with pytest.raises(errors.UserError, match=message):
+        of_run.run(directory, "test")
+    with pytest.raises(errors.UserError, match=message):
+        predictor.load(directory)
+
+
+def test_of_many_unknown_keys_three_are_named_in_one_line(tmp_path: Path) -> None:
+    directory = copy("mlp", tmp_path)
+    content = json.loads((directory / workdir.CONFIG).read_text())
+    keys = {f"key{number}": number for number in range(9)}
+    (directory / workdir.CONFIG).write_text(json.dumps({**content, **keys}))
+    with pytest.raises(errors.UserError) as caught:
+        workdir.load_plan(directory)
+    message = str(caught.value)
+    assert message.startswith(f"{directory / workdir.CONFIG} is damaged: unknown config key 'key0'")
+    assert message.endswith("; and 6 more")
+    assert "\n" not in message

@@ -184,6 +184,27 @@ def test_command_takes_size_channels_and_options(
     assert f"parameters: {129 * 5 + 6 * 4 + 5 * 3} =" in out
 
 
+def test_command_lists_the_parameters_with_weight_decay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(monkeypatch, "lenet5", "--decay") == 0
+    # LeCun et al. 1998, section II.B: kernels of C1, C3, C5 and F6; the rest are biases and the
+    # coefficients of S2 and S4.
+    kernels = 6 * 25 + 60 * 25 + 400 * 120 + 120 * 84
+    lines = capsys.readouterr().out.splitlines()
+    assert f"4 of 12 parameters, {kernels:,} of 60,000 values" in lines
+    assert "decay  C3/kernel       5x5x60" in lines
+    assert "-      S2/coefficient  6" in lines
+    assert status(monkeypatch, "lenet5", "--decay=coefficient", "--decay=^C1/") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("decay  ")] == [
+        "C1/bias",
+        "C1/kernel",
+        "S2/coefficient",
+        "S4/coefficient",
+    ]
+
+
 NETS = """
 import jax.numpy as jnp
 from flax import linen as nn
@@ -222,6 +243,7 @@ def test_command_finds_a_network_in_the_current_directory(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["lenet", "--decay=fc"], "optim.decay 'fc' matches none of the 10 parameters"),
         (["lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
         (["lenet", "--image_size=0"], "--image_size and --channels must be at least 1, got 0 and"),
         (["lenet", "--channels=-1"], "--image_size and --channels must be at least 1, got 32 and"),

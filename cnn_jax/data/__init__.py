@@ -83,8 +83,11 @@ def _check_input(data: "plan.Data") -> None:
             "data.mean and data.std must be empty, or have one value for each of the "
             f"{data.channels or 'image'} channels, got {data.mean} and {data.std}"
         )
-    if data.std and min(data.std) <= 0:
-        raise errors.UserError(f"data.std must be greater than 0, got {data.std}")
+    if not all(0 <= mean <= 1 for mean in data.mean) or not all(0 < std <= 1 for std in data.std):
+        raise errors.UserError(
+            "data.mean must be in [0, 1] and data.std in (0, 1], of pixels from 0 to 1; divide "
+            f"those of pixels from 0 to 255 by 255; got {data.mean} and {data.std}"
+        )
 
 
 def resolve(plan: "Plan", source: "Source") -> "Plan":

@@ -9,8 +9,8 @@ from numpy.typing import DTypeLike
 
 from cnn_jax import errors
 
-PEAKS: Mapping[str, int] = MappingProxyType({"uint8": 255, "uint16": 65535, "float32": 1})
-"""The largest value of a pixel by dtype. Only `images.decode` makes uint16."""
+PEAKS: Mapping[str, int] = MappingProxyType({"uint8": 255, "float32": 1})
+"""The largest value of a pixel by dtype."""
 
 
 def peak(dtype: DTypeLike) -> float:
@@ -70,16 +70,14 @@ def as_pixels(values: Any, place: str) -> np.ndarray:
     )
 
 
-def rescale(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Scales values from the range of their dtype to that of another: see `PEAKS`."""
-    given, wanted = PEAKS[values.dtype.name], PEAKS[dtype.name]
-    if values.dtype == dtype:
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Scales uint16 values, or floats in [0, 1], to uint8; returns uint8 values as they are."""
+    if values.dtype == np.uint8:
         return values
-    if wanted == 1:
-        return values / np.float32(given)
+    most = 65535 if values.dtype == np.uint16 else 1
     # Quotients of these integers are never so close to a half that float32 rounds another way.
-    scaled = values * np.float32(wanted / given)
-    return np.rint(scaled, out=scaled).astype(dtype)
+    scaled = values * np.float32(255 / most)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def check_same(image: np.ndarray, dtype: np.dtype, place: str) -> None:

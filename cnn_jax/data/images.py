@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 from PIL import Image, ImageOps
 
 from cnn_jax import errors, limits
@@ -59,7 +58,7 @@ def read_file(path: str | os.PathLike[str], channels: int) -> np.ndarray:
     return decode(encoded, channels, str(path))
 
 
-def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint8) -> np.ndarray:
+def decode(encoded: bytes, channels: int, place: str) -> np.ndarray:
     """Decodes an image as an image viewer shows it.
 
     Training, evaluation and prediction share these rules:
@@ -68,16 +67,16 @@ def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint
       files with several pages, the first picture is read.
     - Limits: those of `cnn_jax.limits`, checked before pixels are decoded.
     - Damage: truncated and damaged files are refused, unless all pixels are intact.
-    - Orientation: tag 0x0112 of EXIF or TIFF is applied. A picture whose EXIF data is damaged
-      counts as upright. Other metadata and colour profiles are ignored.
+    - Orientation: tag 0x0112 of EXIF or TIFF is applied, and the boxes that turn an AVIF picture. A
+      picture whose EXIF data is damaged counts as upright. Other metadata and colour profiles are
+      ignored.
     - Transparency: alpha channels, transparent palette entries and transparent colours are
       composited over white.
     - Colours: palettes are looked up. CMYK, YCCK, YCbCr and LAB are converted to RGB. Grey is the
       luma of RGB by ITU-R 601; RGB repeats grey.
-    - 16-bit greys, and 12-bit greys of TIFF, are scaled to the range of `dtype`, never clipped. Of
-      16-bit colours, and 16-bit greys with alpha, the high byte is read, as in Pillow.
-    - 32-bit integers (Pillow's mode I) count as 8-bit greys if no value is above 255, else as
-      16-bit greys. Values out of range are clipped. PPM files in this mode hold 16-bit greys.
+    - 16-bit greys, and 12-bit greys of TIFF, are scaled to 8 bits, never clipped. Of 16-bit
+      colours, and 16-bit greys with alpha, the high byte is read, as in Pillow.
+    - Integers with a sign, and those of 32 bits, are refused: their black or white is not defined.
     - Floating-point greys (TIFF, PFM) are scaled. A file with values outside [0, 1] is refused.
     - TIFF files in which 0 is white are inverted.
 
@@ -87,25 +86,20 @@ def decode(encoded: bytes, channels: int, place: str, dtype: DTypeLike = np.uint
       encoded: the content of an image file.
       channels: 1 for grey, 3 for RGB.
       place: the name of the image, for the error message.
-      dtype: uint8; uint16, with 8-bit values multiplied by 257; or float32, in [0, 1].
 
     Returns:
-      `[h, w, channels]` of `dtype`.
+      `[h, w, channels]` uint8.
 
     Raises:
       UnreadableImageError: the image is damaged, or a rule refuses it.
-      UserError: another number of channels or dtype.
+      UserError: another number of channels.
     """
-    kind = np.dtype(dtype)
-    if kind.name not in dtypes.PEAKS:
-        raise errors.unknown("dtype of images", kind.name, dtypes.PEAKS)
     mode = _mode(channels, place)
     with pillow.reading(encoded, place):
         picture = pillow.open_picture(encoded)
         with pillow.one_at_a_time(picture):
-            turn = pillow.load(picture)
-            values = pillow.levels(picture, mode, kind)
-    return _with_channels(pillow.turned(values, turn), channels)
+            values = pillow.upright(picture, mode)
+    return _with_channels(values, channels)
 
 
 def to_array(image: bytes | np.ndarray, channels: int, place: str) -> np.ndarray:
@@ -149,9 +143,8 @@ def to_pixels(image: Any, channels: int, place: str = "image") -> np.ndarray:
     if isinstance(image, Image.Image):
         mode = _mode(channels, place)
         with pillow.reading(None, place):
-            turn = pillow.load(image)
-            values = pillow.levels(image, mode, np.dtype(np.uint8))
-        return _with_channels(pillow.turned(values, turn), channels)
+            values = pillow.upright(image, mode)
+        return _with_channels(values, channels)
     return convert(checked(image, place), channels, place)
 
 
@@ -159,12 +152,15 @@ def checked(image: Any, place: str) -> np.ndarray:
     """Returns an array as an image `[h, w, C]`, uint8 or float32.
 
     Args:
-      image: `[h, w]` or `[h, w, C]`, of a dtype that `dtypes.as_pixels` accepts.
+      image: `[h, w]` or `[h, w, C]`, of a dtype that `dtypes.as_pixels` accepts; or a picture of
+        Pillow, which is read by the rules of `decode` and becomes grey or RGB.
       place: the name of the image, for the error message.
 
     Raises:
       UserError: another shape or dtype, or values out of range.
     """
+    if isinstance(image, Image.Image):  # NumPy would read the indices of a palette, for example.
+        return to_pixels(image, pillow.channels(image.mode), place)
     pixels = dtypes.as_pixels(image, place)
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
@@ -178,10 +174,12 @@ def check_shape(shape: tuple[int, ...], place: str) -> None:
     Raises:
       UserError: it is not `[h, w, C]` with 1 to `MAX_CHANNELS` channels.
     """
-    if len(shape) == 3 and min(shape) > 0 and shape[-1] <= MAX_CHANNELS:
+    # Few pixels in the order of torch, [C, h, w], are also an image of many channels.
+    channels_first = len(shape) == 3 and shape[0] in CHANNELS and 4 <= shape[1] == shape[2]
+    if len(shape) == 3 and min(shape) > 0 and shape[-1] <= MAX_CHANNELS and not channels_first:
         return
     hint = ""
-    if len(shape) == 3 and 0 < shape[0] <= MAX_CHANNELS < shape[-1]:
+    if channels_first or (len(shape) == 3 and 0 < shape[0] <= MAX_CHANNELS < shape[-1]):
         hint = "; channels come last: numpy.moveaxis(image, 0, -1)"
     elif len(shape) == 4:
         hint = "; this is a batch, and one image is wanted"
@@ -239,7 +237,7 @@ def convert(image: np.ndarray, channels: int, place: str = "image") -> np.ndarra
     if given == channels:
         return image
     if {given, channels} != {*CHANNELS}:
-        hint = "; image[..., :3] leaves alpha out" if (given, channels) == (4, 3) else ""
+        hint = "; PIL.Image.fromarray(image) is read over white" if given == 4 else ""
         raise errors.UserError(
             f"{place} has {given} channels (shape {list(image.shape)}), but {channels} are wanted "
             f"by data.channels or the network; only 1 and 3 are converted into each other{hint}"
@@ -367,9 +365,8 @@ def pictures(image: np.ndarray) -> list[Image.Image]:
 
 def _change(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """Returns an image `[h, w, C]` after a change of its pictures."""
-    if (
-        image.shape[-1] > 1 and image.strides[-1] == 0
-    ):  # A view of `_with_channels`: all channels are equal.
+    # A view of `_with_channels` has equal channels.
+    if image.shape[-1] > 1 and image.strides[-1] == 0:
         return _with_channels(_change(image[..., :1], change), image.shape[-1])
     parts = [np.asarray(change(picture)) for picture in pictures(image)]
     changed = parts[0] if parts[0].ndim == 3 else np.stack(parts, -1)

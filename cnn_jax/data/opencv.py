@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_jax import errors, limits
-from cnn_jax.data import decoding_cost, images, pillow
+from cnn_jax.data import decoding_cost, exif, images
 
 _REDUCTIONS = (8, 4, 2)
 _SCAN, _EXIF = 0xDA, 0xE1
@@ -82,7 +82,7 @@ def read_crop(
         slice((start + by // 2) // by, (start + length + by // 2) // by)
         for start, length in ((top, height), (left, width))
     )
-    return _scale(pillow.turned(decoded, header.orientation)[rows, columns], size, interpolation)
+    return _scale(exif.turned(decoded, header.orientation)[rows, columns], size, interpolation)
 
 
 def reduction(region: tuple[int, int], size: tuple[int, int]) -> int:
@@ -98,14 +98,14 @@ def read_header(encoded: bytes) -> Header | None:
       The header; None if the file is not a JPEG file of three 8-bit channels, or if its size or its
       scans exceed `limits`.
     """
-    position, size, exif = 2, (0, 0), b""
+    position, size, metadata = 2, (0, 0), b""
     while encoded[position : position + 1] == b"\xff" and position + 9 < len(encoded):
         marker = encoded[position + 1]
         if marker == _SCAN:
             height, width = size
             if not _is_cheap(encoded, height * width):
                 return None
-            return Header(height, width, pillow.exif_orientation(exif))
+            return Header(height, width, exif.orientation(metadata))
         if marker not in _SEGMENTS:
             return None
         start, end = position + 4, position + 2 + _number(encoded, position + 2)
@@ -114,9 +114,9 @@ def read_header(encoded: bytes) -> Header | None:
                 return None
             size = _number(encoded, start + 1), _number(encoded, start + 3)
         elif marker == _EXIF and encoded.startswith(b"Exif\0\0", start):
-            if exif:  # Pillow joins both parts.
+            if metadata:  # Pillow joins both parts.
                 return None
-            exif = encoded[start:end]
+            metadata = encoded[start:end]
         position = end
     return None
 

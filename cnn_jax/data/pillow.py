@@ -5,7 +5,6 @@ Safe to use from several threads, beside other code that uses Pillow.
 
 import contextlib
 import io
-import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,15 +14,17 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cnn_jax import errors, limits
-from cnn_jax.data import decoding_cost, dtypes
+from cnn_jax.data import decoding_cost, dtypes, exif
 
 Convert = Callable[[Image.Image], np.ndarray]
 """Conversion of a part of a picture to an array `[h, w]` or `[h, w, C]`."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
 """The formats that are read. MPO is read as JPEG; PBM, PGM, PNM and PFM are read as PPM."""
 
-_ORIENTATION, _PHOTOMETRIC, _BITS_PER_SAMPLE = 0x0112, 0x0106, 0x0102  # Tags of TIFF.
-_UPRIGHT, _ORIENTATIONS = 1, range(1, 9)
+# Tags of TIFF.
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0106, 0x0102, 0x0153
+_SIGNED = 2  # A value of the last of them.
+_TIFF = (b"II*\0", b"MM\0*")  # The first bytes of such files.
 _STRIP = 2**22  # Pixels that are converted together, so that conversions need little memory.
 _limit_lock = threading.Lock()
 _large_lock = threading.Lock()
@@ -53,14 +54,19 @@ class Header(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """1 for greys, else 3; a palette counts as colour."""
-        return 1 if self.is_deep or self.mode in ("1", "L", "LA") else 3
+        """1 for greys, else 3; see `channels`."""
+        return channels(self.mode)
 
     @property
     def upright_size(self) -> tuple[int, int]:
         """Height and width after the orientation is applied."""
         size = self.height, self.width
         return size[::-1] if self.orientation >= 5 else size
+
+
+def channels(mode: str) -> int:
+    """Returns 1 for Pillow's modes of greys, else 3; a palette counts as colour."""
+    return 1 if mode in ("1", "L", "LA", "La") or mode.startswith(("I", "F")) else 3
 
 
 class _Thread(threading.local):
@@ -112,6 +118,11 @@ def reading(encoded: bytes | None, place: str) -> Iterator[None]:
 def _reason(encoded: bytes | None, error: Exception) -> str:
     if encoded == b"":
         return "the file is empty"
+    if isinstance(error, UnidentifiedImageError) and (encoded or b"").startswith(_TIFF):
+        return (
+            "its TIFF header is damaged, or its pixels are of a kind that is not read, such as "
+            "64-bit or coloured floating-point numbers; save integers of 8 or 16 bits as PNG"
+        )
     if isinstance(error, UnidentifiedImageError) and encoded:
         return (
             f"it begins with {encoded[:16]!r}; readable are {', '.join(FORMATS)} with an intact "
@@ -133,7 +144,7 @@ def open_picture(encoded: bytes) -> ImageFile.ImageFile:
       Exception: the header is damaged, or the format or the size is refused.
     """
     with _own_limit():
-        picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        picture = Image.open(io.BytesIO(exif.without_avif(encoded)), formats=FORMATS)
     decoding_cost.check(picture, encoded)
     return picture
 
@@ -180,39 +191,34 @@ def orientation(picture: Image.Image) -> int:
 
     PNG files may store it behind the pixels; it is then known once the pixels are decoded.
     """
-    found = _tiff_tags(picture).get(_ORIENTATION) or _exif(picture.info.get("exif", b""))
-    return found if found in _ORIENTATIONS else _UPRIGHT
+    stored = _tiff_tags(picture).get(exif.ORIENTATION)
+    return exif.checked(stored) if stored else exif.orientation(picture.info.get("exif", b""))
 
 
-def exif_orientation(data: bytes) -> int:
-    """Returns the orientation in EXIF data, 1 to 8; 1 if there is none or it is damaged."""
-    found = _exif(data)
-    return found if found in _ORIENTATIONS else _UPRIGHT
+def one_at_a_time(picture: Image.Image) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which no other thread decodes an image, if the picture is large."""
+    is_large = picture.width * picture.height > limits.MAX_PARALLEL_PIXELS
+    return _large_lock if is_large else contextlib.nullcontext()
 
 
-def _exif(data: bytes) -> int:
-    """Returns the orientation in EXIF data, or 0.
+def upright(picture: Image.Image, mode: str) -> np.ndarray:
+    """Decodes a picture, as its orientation shows it, by the rules of `images.decode`.
 
-    Only this tag is looked at, because other tags are often damaged or of unusual types.
+    Args:
+      picture: a PIL image, opened from a file or made in memory.
+      mode: 'L' or 'RGB', the mode of the result for pictures of up to 8 bits.
+
+    Returns:
+      `[h, w]` or `[h, w, 3]` uint8; opaque greys are `[h, w]` for any `mode`.
+
+    Raises:
+      Exception: the file is damaged, or a rule refuses it.
     """
-    data = data.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
-        return 0
-    try:
-        (start,) = struct.unpack_from(f"{order}4xI", data)
-        (count,) = struct.unpack_from(f"{order}H", data, start)
-        for offset in range(start + 2, start + 2 + 12 * count, 12):
-            # An entry has the tag, the type, the number of values, and the value in 4 bytes.
-            tag, value = struct.unpack_from(f"{order}H6xH", data, offset)
-            if tag == _ORIENTATION:
-                return int(value)
-    except struct.error:  # The data ends too early.
-        pass
-    return 0
+    turn = _load(picture)
+    return exif.turned(_levels(picture, mode), turn)
 
 
-def load(picture: Image.Image) -> int:
+def _load(picture: Image.Image) -> int:
     """Decodes the pixels of a picture; returns the orientation that is to be applied to them.
 
     Args:
@@ -223,7 +229,7 @@ def load(picture: Image.Image) -> int:
       Exception: the file is damaged.
     """
     if not isinstance(picture, ImageFile.ImageFile):
-        return _UPRIGHT
+        return exif.UPRIGHT
     if picture.format not in (*FORMATS, "MPO"):  # Pillow starts Ghostscript for EPS, for example.
         raise ValueError(
             f"its format is {picture.format}; readable are {', '.join(FORMATS)}. Convert it first, "
@@ -235,40 +241,27 @@ def load(picture: Image.Image) -> int:
     _mend_transparency(picture)
     picture.load()
     # PNG files may store it behind the pixels.
-    return orientation(picture) if turn == _UPRIGHT else turn
+    return orientation(picture) if turn == exif.UPRIGHT else turn
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation to an image `[h, w]` or `[h, w, C]`; returns a view."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def one_at_a_time(picture: Image.Image) -> contextlib.AbstractContextManager[Any]:
-    """Returns a context in which no other thread decodes an image, if the picture is large."""
-    is_large = picture.width * picture.height > limits.MAX_PARALLEL_PIXELS
-    return _large_lock if is_large else contextlib.nullcontext()
-
-
-def levels(picture: Image.Image, mode: str, dtype: np.dtype) -> np.ndarray:
-    """Returns the stored pixels of a picture as numbers, by the rules of `images.decode`.
+def _levels(picture: Image.Image, mode: str) -> np.ndarray:
+    """Returns the stored pixels of a picture, by the rules of `images.decode`.
 
     Args:
       picture: the picture as it was opened, with its format and its tags, and decoded.
       mode: 'L' or 'RGB', for pictures of up to 8 bits.
-      dtype: of the result: uint8, uint16 or float32.
 
     Returns:
-      `[h, w]` or `[h, w, 3]` of `dtype`; opaque greys are `[h, w]` for any `mode`.
+      `[h, w]` or `[h, w, 3]` uint8; opaque greys are `[h, w]` for any `mode`.
 
     Raises:
       Exception: values out of range, or a mode that Pillow cannot convert.
     """
+    if _SIGNED in _tiff_tags(picture).get(_SAMPLE_FORMAT, ()):
+        raise ValueError(
+            "it holds integers with a sign, whose black is not defined; save integers of 8 or 16 "
+            "bits without a sign"
+        )
     if picture.mode == "F":
         convert = _floats(picture)
     elif picture.mode.startswith("I"):
@@ -279,7 +272,7 @@ def levels(picture: Image.Image, mode: str, dtype: np.dtype) -> np.ndarray:
             opaque = _opaque(strip)
             return np.asarray(_convert(opaque, "L" if opaque.mode in ("1", "L") else mode))
 
-    parts = (dtypes.rescale(convert(strip), dtype) for strip in _strips(picture))
+    parts = (dtypes.to_bytes(convert(strip)) for strip in _strips(picture))
     return _joined(parts, picture.im.size[1])
 
 
@@ -312,9 +305,9 @@ def _prepare_tiff(picture: ImageFile.ImageFile) -> None:
 
     Pillow rewrites all metadata when it turns a picture, which fails for tags of unusual types.
     """
-    exif = picture.getexif()
-    for tag in list(exif):
-        del exif[tag]
+    metadata = picture.getexif()
+    for tag in list(metadata):
+        del metadata[tag]
     with _own_limit():
         picture.load_prepare()  # Allocates the pixels, and checks the limit once more.
 
@@ -349,15 +342,14 @@ def _floats(picture: Image.Image) -> Convert:
 
 
 def _integers(picture: Image.Image) -> Convert:
-    """Returns a function that converts integer greys of more than 8 bits to `[h, w]` uint16.
-
-    32-bit integers of at most 255 become uint8.
-    """
+    """Returns a function that converts integer greys of more than 8 bits to `[h, w]` uint16."""
     if picture.mode == "I":  # 32 bits, whatever the depth of the file.
-        largest = max(np.asarray(strip).max() for strip in _strips(picture))
-        if largest <= 255 and picture.format != "PPM":
-            return lambda strip: np.asarray(strip).clip(0).astype(np.uint8)
-        return lambda strip: np.asarray(strip).clip(0, 65535).astype(np.uint16)
+        if picture.format != "PPM":
+            raise ValueError(
+                "it holds 32-bit integers, whose white is not defined; save integers of 8 or 16 "
+                "bits without a sign"
+            )
+        return lambda strip: np.asarray(strip).astype(np.uint16)
     is_12_bit, invert = _is_12_bit(picture), _white_is_zero(picture)
     transparent = picture.info.get("transparency")
 
@@ -374,6 +366,8 @@ def _integers(picture: Image.Image) -> Convert:
 
 def _opaque(picture: Image.Image) -> Image.Image:
     """Composites transparent pixels over white and converts to a mode without a palette."""
+    if picture.mode == "La":  # Greys multiplied by alpha, which Pillow converts to LA only.
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

@@ -71,8 +71,10 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
                     raise
                 raise errors.UserError(
                     f"a worker process that reads images has died: {error} Exit code -9 means "
-                    "that memory ran out, -7 that /dev/shm is full; try a smaller "
-                    "--config.data.workers, or 0"
+                    "that memory ran out, -7 that /dev/shm is full: try a smaller "
+                    "--config.data.workers, or 0. Exit code 1 means that a script starts a run "
+                    "when it is imported, as each worker does: call train.run below "
+                    "if __name__ == '__main__':"
                 ) from error
             except (TypeError, pickle.PicklingError) as error:
                 if "pickle" not in str(error):

@@ -25,6 +25,7 @@ from cnn_jax.data import augment, automatic, crops, dtypes, reading, selection
 from cnn_jax.data.moments import Moments
 from cnn_jax.data.problems import Problems
 from cnn_jax.data.selection import Selected
+from cnn_jax.data.sources.arrays import check_range
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import prng, sharding
 from cnn_jax.runtime.sharding import Layout
@@ -217,6 +218,8 @@ def bind(
     for name in selected.keys() - loaded.keys():
         crop = crops.eval_crop(plan.data, description.native_size)
         loaded[name] = _read(name, selected[name], plan, dtype, crop, problems)
+    for name, part in loaded.items():
+        check_range(part.labels, len(class_names), name)
     return Resident(
         traced=Traced(
             description=description,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,15 @@ from absl import logging
 from cnn_jax import errors, plan
 from cnn_jax.contracts import Description, Examples, Source
 from cnn_jax.data import splits, stratified
+from cnn_jax.data.sources.arrays import ArrayExamples
+
+Many = Callable[[Sequence[int]], Sequence[dict[str, Any]]]
+"""Function that returns the examples of some indices."""
 
 AUTO = "auto"
 # The shares of a set without stored splits for validation and test.
 _WHOLE = ("train[:80%]", "train[80%:90%]", "train[90%:]")
+_VALIDATION = ("validation", "val", "valid", "dev")  # Names of stored splits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,17 @@ class Selected:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns the fields of an example."""
         return self.examples[int(self.indices[index])]
+
+    @property
+    def __getitems__(self) -> Many:
+        """Function that returns many examples; see `contracts.Examples`.
+
+        Raises:
+          AttributeError: the stored split has no such function.
+        """
+        stored: Any = self.examples
+        many: Many = stored.__getitems__
+        return lambda indices: many([int(self.indices[index]) for index in indices])
 
     def name(self, index: int) -> str:
         """Returns the name of an example."""
@@ -76,11 +92,13 @@ def resolve(source: Source, data: plan.Data) -> plan.Data:
     """Replaces the value 'auto' of split expressions, according to the stored splits.
 
     A set with only the split 'train' is divided 80 : 10 : 10. A set with 'train' and 'validation'
-    has no test split. A set with 'train' and 'test' is validated on the last 10 % of 'train'.
+    (or 'val', 'valid', 'dev') has no test split. A set with 'train' and 'test' is validated on the
+    last 10 % of 'train'.
     """
-    has_validation, has_test = "validation" in source.splits, "test" in source.splits
-    if has_validation:
-        automatic = ("train", "validation", "test" if has_test else "")
+    has_test = "test" in source.splits
+    stored = next((name for name in _VALIDATION if name in source.splits), "")
+    if stored:
+        automatic = ("train", stored, "test" if has_test else "")
     else:
         automatic = ("train[:90%]", "train[90%:]", "test") if has_test else _WHOLE
     given = (data.train_split, data.validation_split, data.test_split)
@@ -130,7 +148,41 @@ def select(source: Source, data: plan.Data) -> dict[str, Selected]:
         other, first, last = ranges[key]
         if other == stored and first < stop and start < last:
             logging.warning("data.%s_split shares examples with data.train_split", key)
-    return pick(source, wanted)
+    used = {name for name, _, _ in ranges.values()}
+    for name in source.splits.keys() & {*_VALIDATION} - used:
+        logging.warning(
+            "the split %s of the data set is not used; data.validation_split is %s",
+            *(name, data.validation_split or "empty"),
+        )
+    selected = pick(source, wanted)
+    _warn_of_labels(selected, source.class_names)
+    return selected
+
+
+def _warn_of_labels(selected: Mapping[str, Selected], class_names: Sequence[str]) -> None:
+    """Warns of classes without examples in the splits of arrays.
+
+    Other sources are not checked: folders and shards are not sorted by class, and the labels of
+    TFDS take long to read.
+    """
+    for split, part in selected.items():
+        if not isinstance(part.examples, ArrayExamples) or not len(part):
+            continue
+        there, labels = np.unique(part.labels()), part.examples.labels()
+        all_classes = len(np.unique(labels))
+        is_sorted = np.count_nonzero(np.diff(labels)) == all_classes - 1
+        if is_sorted and len(there) < all_classes:
+            logging.warning(
+                "the split %s of the run has %d of %d classes, because the data set is sorted by "
+                "class; shuffle it, or set data.split to stratified",
+                *(split, len(there), all_classes),
+            )
+        elif split == "train" and len(there) < len(class_names):
+            absent = [name for label, name in enumerate(class_names) if label not in there]
+            logging.warning(
+                "classes without training images: %s; labels are counted from 0",
+                errors.listed(absent),
+            )
 
 
 def pick(source: Source, expressions: Mapping[str, str]) -> dict[str, Selected]:

@@ -33,6 +33,7 @@ from cnn_jax.data.batches import EvalBatches, TrainBatches
 from cnn_jax.data.order import Order
 from cnn_jax.data.problems import Problems
 from cnn_jax.data.selection import Selected
+from cnn_jax.data.sources.arrays import check_range
 from cnn_jax.plan import Plan
 from cnn_jax.runtime.sharding import Layout
 
@@ -176,7 +177,12 @@ class Streamed:
                 yield self.layout.assemble(self._checked(split, part), padded, axis=0)
 
     def _checked(self, split: str, arrays: batches.Arrays) -> dict[str, np.ndarray]:
-        """Returns the arrays of a batch without its problems, which are counted."""
+        """Returns the arrays of a batch for the devices, and counts its unreadable images.
+
+        Raises:
+          UserError: more images are unreadable than the config allows, or a label is no class.
+        """
+        check_range(arrays["label"], len(self.description.class_names), split)
         for problem in arrays["problems"]:
             self.problems.add(split, problem)
         return {name: arrays[name] for name in _ON_DEVICE}

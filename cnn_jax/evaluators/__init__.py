@@ -33,6 +33,7 @@ __all__ = [
     "label",
     "make",
     "measure",
+    "monitor_mode",
     "of_metric",
     "prepare",
     "with_names",
@@ -90,6 +91,22 @@ def check_monitor(monitor: str, evaluators: Mapping[str, Evaluator]) -> None:
     open_ones = [prefix for prefix in prefixes if prefix not in values]
     if monitor not in values and not monitor.startswith(tuple(open_ones)):
         raise errors.unknown("eval.monitor", monitor, values)
+
+
+def monitor_mode(monitor: str, given: str = "auto") -> str:
+    """Returns 'max' or 'min': the values of `eval.monitor` that are better.
+
+    Args:
+      monitor: the name of the value.
+      given: `eval.monitor_mode`. 'auto' is 'min' for names that end in 'loss' or 'error', else
+        'max'.
+
+    >>> monitor_mode("top1"), monitor_mode("loss"), monitor_mode("calibration/error")
+    ('max', 'min', 'min')
+    """
+    if given != "auto":
+        return given
+    return "min" if monitor.endswith(("loss", "error")) else "max"
 
 
 def with_names(

@@ -19,7 +19,7 @@ from cnn_jax.evaluators import classification
 from cnn_jax.evaluators.of_predictor import check_classes
 from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.predictor import Restored
-from cnn_jax.runs import plots, workdir
+from cnn_jax.runs import logs, plots, workdir
 from cnn_jax.runtime import files, sharding
 
 _OWN_SPLITS = ("train", "validation", "test")
@@ -273,7 +273,7 @@ def _write(evaluation: Evaluation, subject: str, about: Mapping[str, Any]) -> Ev
     """Writes the files of an evaluation; returns it with those that were and were not written."""
     matrix, is_small = evaluation.confusion, len(evaluation.counts) <= limits.MAX_CONFUSION_CLASSES
     content = {
-        **evaluation.values,
+        **logs.finite(evaluation.values),
         "examples": int(evaluation.counts.sum()),
         "checkpoint_step": evaluation.step,
         **about,

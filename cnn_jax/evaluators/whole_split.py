@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from cnn_jax import errors
 from cnn_jax.contracts import Batch, Evaluator, Inputs, Predict, Result, Tree, Variables
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.sharding import Layout
@@ -17,7 +20,10 @@ Tell = Callable[[int, int], None]
 """Called after each batch of a split with two counts: batches finished, batches in total."""
 
 Measure = Callable[[Variables, Inputs], tuple[jax.Array, Tree]]
-"""`(variables, inputs) -> (examples seen, parts of the measurement)` of one batch, compiled."""
+"""`(variables, inputs) -> (counts, parts of the measurement)` of one batch, compiled.
+
+The counts are `[2]` float32: the readable and the unreadable examples.
+"""
 
 
 class EvalFeed(Protocol):
@@ -59,10 +65,9 @@ def measure(
     def of_batch(variables: Variables, inputs: Inputs) -> tuple[jax.Array, Tree]:
         batch = eval_batch(inputs)
         outputs = predict(variables, batch)
-        seen = batch["weight"].sum()
-        if "unreadable" in batch:
-            seen += batch["unreadable"].sum()
-        return seen, evaluator.measure(outputs, batch)
+        unreadable = batch.get("unreadable", jnp.zeros(1))
+        counts = jnp.stack([batch["weight"].sum(), unreadable.sum()])
+        return counts, evaluator.measure(outputs, batch)
 
     return jax.jit(of_batch, out_shardings=layout.whole)
 
@@ -124,7 +129,9 @@ def _parts(
         sharding.wait_for_earlier(results)
         if tell is not None:
             tell(len(results), num_batches)
-    counted = sum(float(count) for count in jax.device_get([count for count, _ in results]))
-    if counted != size:
-        raise RuntimeError(f"{split} has {size} examples, but {counted:g} were counted")
+    counts = sum(jax.device_get([counts for counts, _ in results]), np.zeros(2))
+    if counts.sum() != size:
+        raise RuntimeError(f"{split} has {size} examples, but {counts.sum():g} were counted")
+    if not counts[0]:
+        raise errors.UserError(f"no image of {split} can be read; mend the files in the warnings")
     return [part for _, part in results]

@@ -20,6 +20,7 @@ from cnn_jax.models.registry import (
     names,
     options,
     register,
+    registered,
 )
 from cnn_jax.models.structure import Endpoint, features
 
@@ -37,6 +38,7 @@ __all__ = [
     "names",
     "options",
     "register",
+    "registered",
 ]
 
 

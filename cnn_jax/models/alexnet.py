@@ -6,28 +6,43 @@ Networks' (doi:10.1145/3065386), Fig. 2: `alexnet`, 60,965,224 parameters for 10
 - `alexnet_single`: one stream with the widths of `alexnet`.
 - `alexnet_caffe`, `caffenet`: Caffe's bvlc_alexnet and bvlc_reference_caffenet. Their response
   normalisation divides alpha by the window size, has k = 1 and reaches across the streams. CaffeNet
-  pools before it normalises.
+  pools before it normalises. For 227x227 and for 224x224 pixels fc6 has 9,216 inputs.
 - `alexnet_owt`: torchvision's AlexNet, after Krizhevsky 2014, 'One weird trick for parallelizing
   convolutional neural networks' (arXiv:1404.5997): 61,100,840 parameters.
 - `alexnet_d2l`: Zhang, Lipton, Li & Smola 2023, 'Dive into Deep Learning', section 8.1.
 - `zfnet512`: Zeiler & Fergus 2013, 'Visualizing and Understanding Convolutional Networks'
-  (arXiv:1311.2901), as in the ONNX model zoo: 87,250,536 parameters and equal shapes at each layer.
+  (arXiv:1311.2901), as in the ONNX model zoo: 87,250,536 parameters. The zoo's network has the
+  normalisation of `alexnet` (its alpha of 5e-4 is divided by the window size of 5), pooling windows
+  of 3x3, 3x3 and 2x2 pixels, and no rounding at 224x224 pixels.
+
+Each network rounds the number of pooling windows as its source does:
+
+- Up in `alexnet` and `alexnet_single` (cuda-convnet, layer.py) and in `alexnet_caffe` and
+  `caffenet` (Caffe, pooling_layer.cpp). Images of 227x227 pixels need no rounding.
+- Down in `alexnet_owt` (torchvision), `alexnet_d2l` and `zfnet512` (Caffe2).
+- The zoo's export of bvlc_alexnet for 224x224 pixels rounds down twice and up after conv5. Its maps
+  differ from Caffe's; `ceil_mode` cannot express them.
 
 Departures from the papers:
 
-- AlexNet takes images of 227x227 pixels; the paper states 224x224. Each stream normalises its own
-  maps. The formula leaves this open; in Fig. 2 the streams meet only in conv3 and the dense layers.
-- torchvision's conv4 has 256 maps, Krizhevsky 2014 has 384. Weights are initialised as in
-  torchvision, biases with zeros.
+- AlexNet takes images of 227x227 pixels; the paper states 224x224. cuda-convnet rounds the size of
+  a convolution up, which gives 55x55 maps for both sizes. Here convolutions round down.
+- Each stream normalises its own maps. The formula leaves this open; in Fig. 2 the streams meet only
+  in conv3 and the dense layers.
+- torchvision's conv4 has 256 maps, as in Krizhevsky's own layers-imagenet-1gpu.cfg; the paper of
+  2014 has 384. Weights are initialised as in torchvision, biases with zeros.
 - The shape of fc6 depends on the image size at `init`. Maps of images of another size are pooled to
   the size that fc6 takes, as in torchvision, where it is always 6x6 pixels.
 - The zoo's ZFNet normalises before pooling. Its conv4 has 512 maps; the paper's widened network has
-  1024. Its fc7 has 1024 units. Two details are uncertain: the constants of the normalisation
-  (AlexNet's here) and the pooling (3x3, sizes rounded up, here).
+  1024. Its fc7 has 1024 units. The export has neither dropout nor initial weights; here both follow
+  the paper's training details: dropout of 0.5 in fc6 and fc7, weights of 0.01, biases of 0.
+
+Sources: github.com/akrizhevsky/cuda-convnet2, github.com/BVLC/caffe, and light_zfnet512.onnx and
+light_bvlc_alexnet.onnx in the package onnx 1.16.2, the networks of the zoo without their weights.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -37,13 +52,13 @@ from flax import linen as nn
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
-from cnn_jax import ops
+from cnn_jax import errors, ops
 from cnn_jax.models import layers, shapes
 from cnn_jax.models.dropout import Dropout
 
 # Numbers of the convolutions with these properties, in all of these networks.
 NORMALIZED = frozenset({1, 2})
-POOLED = frozenset({1, 2, 5})
+POOLED = (1, 2, 5)
 SPLIT = frozenset({2, 4, 5})  # each stream reads only its own maps
 NONZERO_BIAS = frozenset({2, 4, 5})  # biases start at `Initial.bias`
 
@@ -130,7 +145,9 @@ class AlexNet(nn.Module):
       local_response_norm: whether conv1 and conv2 are followed by local response normalisation.
       response_norm: constants of this normalisation.
       pool_first: whether pooling comes before this normalisation.
-      overlapping_pooling: True for pooling windows of 3x3 pixels, False for 2x2; the stride is 2.
+      pooling_windows: height and width in pixels of the pooling windows after conv1, conv2 and
+        conv5; the stride is 2.
+      overlapping_pooling: False for windows of 2x2 pixels in place of larger ones.
       ceil_mode: whether the number of pooling windows is rounded up.
       activation: a key of `layers.ACTIVATIONS`.
       dropout_rate: rate of the dropout at fc6 and fc7.
@@ -154,6 +171,7 @@ class AlexNet(nn.Module):
     local_response_norm: bool = True
     response_norm: ResponseNorm = ResponseNorm(5, 1e-4, 0.75, 2.0, False, False)
     pool_first: bool = False
+    pooling_windows: tuple[int, ...] = (3, 3, 3)
     overlapping_pooling: bool = True
     ceil_mode: bool = False
     activation: str = "relu"
@@ -162,6 +180,15 @@ class AlexNet(nn.Module):
     initial: Initial = Initial(Gaussian(0.01), Gaussian(0.01), 1.0)
     remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        if len(self.pooling_windows) != len(POOLED) or min(self.pooling_windows) < 2:
+            raise errors.UserError(
+                "model.pooling_windows must hold three windows of at least 2 pixels, after conv1, "
+                f"conv2 and conv5, got {self.pooling_windows!r}"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -217,11 +244,11 @@ class AlexNet(nn.Module):
 
     def _normalize_and_pool(self, number: int, x: jax.Array) -> jax.Array:
         """Applies the normalisation and pooling that follow convolution `number`, if any."""
-        steps = []
+        steps: list[Callable[[jax.Array], jax.Array]] = []
         if number in NORMALIZED and self.local_response_norm:
             steps.append(self._normalize)
         if number in POOLED:
-            steps.append(self._pool)
+            steps.append(partial(self._pool, number))
         for step in reversed(steps) if self.pool_first else steps:
             x = step(x)
         return x
@@ -242,18 +269,20 @@ class AlexNet(nn.Module):
         )
         return shapes.reshape(normalized, *x.shape)
 
-    def _pool(self, x: jax.Array) -> jax.Array:
-        return ops.max_pool(x, self._window(), stride=2, ceil_mode=self.ceil_mode)
+    def _pool(self, number: int, x: jax.Array) -> jax.Array:
+        return ops.max_pool(x, self._window(number), stride=2, ceil_mode=self.ceil_mode)
 
-    def _window(self) -> int:
-        return 3 if self.overlapping_pooling else 2
+    def _window(self, number: int) -> int:
+        """Returns the size of the pooling windows after convolution `number`."""
+        window = self.pooling_windows[POOLED.index(number)]
+        return window if self.overlapping_pooling else min(window, 2)
 
     def _min_image_size(self) -> int:
         """Returns the height and width in pixels for which fc6 gets maps of 1x1 pixel."""
         side = 1
         for number in range(len(self.convolutions), 0, -1):
             if number in POOLED:
-                side = 2 * (side - 1) + self._window() - self.ceil_mode
+                side = 2 * (side - 1) + self._window(number) - self.ceil_mode
             _, size, stride, padding = self.convolutions[number - 1]
             side = stride * (side - 1) + size - 2 * padding
         return side
@@ -273,11 +302,12 @@ _ZFNET = (
     Convolution(512, 3, 1, 1),
     Convolution(512, 3, 1, 1),
 )
-_caffe = partial(AlexNet, streams=2, response_norm=ResponseNorm(5, 1e-4, 0.75, 1.0, True, True))
+_krizhevsky = partial(AlexNet, ceil_mode=True)
+_caffe = partial(_krizhevsky, streams=2, response_norm=ResponseNorm(5, 1e-4, 0.75, 1.0, True, True))
 
 VARIANTS = {
-    "alexnet": layers.Variant(partial(AlexNet, streams=2), (227, 227, 3)),
-    "alexnet_single": layers.Variant(AlexNet, (227, 227, 3)),
+    "alexnet": layers.Variant(partial(_krizhevsky, streams=2), (227, 227, 3)),
+    "alexnet_single": layers.Variant(_krizhevsky, (227, 227, 3)),
     "alexnet_caffe": layers.Variant(
         partial(_caffe, initial=Initial(Gaussian(0.01), Gaussian(0.005), 0.1)), (227, 227, 3)
     ),
@@ -309,7 +339,7 @@ VARIANTS = {
             AlexNet,
             convolutions=_ZFNET,
             hidden=(4096, 1024),
-            ceil_mode=True,
+            pooling_windows=(3, 3, 2),
             initial=Initial(Gaussian(0.01), Gaussian(0.01), 0.0),
         ),
         (224, 224, 3),

@@ -6,9 +6,12 @@ et al. 2020 (arXiv:2004.10934), section 3.4: `cspdarknet53`. Stage sizes and wid
 
 Departures from the paper, all as in timm:
 
-- One 1x1 convolution computes both halves; the authors' Darknet files have one for each half. In
-  all stages of ResNe(X)t this convolution has no activation function.
-- The first stage of `cspresnext50` splits its channels evenly.
+- One 1x1 convolution computes both halves; the authors' Darknet files
+  (github.com/WongKinYiu/CrossStagePartialNetworks, csresnet50.cfg and csresnext50.cfg) have one for
+  each half. In all stages of ResNe(X)t this convolution has no activation function; in the files
+  those of the first and last stage have one.
+- The first stage of ResNe(X)t splits its channels evenly; in the files 128 channels bypass the
+  blocks and 64 enter them.
 - The stem's pooling windows are 3x3, not 2x2.
 - Leaky ReLUs have a slope of 0.01; Darknet's have 0.1.
 

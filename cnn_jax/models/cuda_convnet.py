@@ -6,13 +6,14 @@ images and 10 classes:
 - `cuda_convnet_quick`: layers-80sec.cfg, 145,578 parameters. Caffe's cifar10_quick follows it.
 - `cuda_convnet_18pct`: layers-18pct.cfg, 89,578 parameters. Caffe's cifar10_full follows it.
 
-Krizhevsky, Sutskever & Hinton 2012 (doi:10.1145/3065386) compare ReLU with tanh in Fig. 1. They use
-'a four-layer convolutional neural network' without regularisation, which the paper does not
-specify. It may be one of these two networks; `activation="tanh"` gives the tanh form of either.
+Krizhevsky, Sutskever & Hinton 2012 (doi:10.1145/3065386) compare ReLU with tanh in Fig. 1. The
+paper does not specify the 'four-layer convolutional neural network' of that figure.
+`activation="tanh"` gives the tanh form of these two.
 
 The normalisation of `cuda_convnet_18pct` is rnorm: it sums squares over 3x3 pixels of the same map
 instead of over channels. Its scale 5e-5 and power 0.75 are from layer-params-18pct.cfg.
-cuda-convnet's layer.py divides the scale by the nine pixels of the window.
+cuda-convnet's layer.py divides the scale by the nine pixels of the window, and rounds the sizes of
+pooled maps up. The files are also in github.com/dnouri/cuda-convnet.
 
 Departures from the files: options that switch on dropout before the output and switch off rnorm.
 """

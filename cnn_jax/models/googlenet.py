@@ -8,8 +8,13 @@ the response normalisation, are those of the Caffe model bvlc_googlenet.
   auxiliary heads. The size of the heads depends on the image size.
 - `googlenet_bn`: torchvision's variant, 6,624,904 and 13,004,888 parameters.
 
-Departures from the paper: none in `googlenet`. Its convolutions are initialised as in Caffe:
-uniform weights with variance 1 / fan_in, and biases of 0.2. `googlenet_bn` differs as follows:
+Both round the sizes of pooled maps up, as Caffe and torchvision do: 56, 28, 14 and 7 pixels for a
+224x224 image, as in Table 1. Exports that round down have 55, 27, 13 and 6 pixels; inception_v1 of
+the ONNX model zoo does (light_inception_v1.onnx in the package onnx 1.16.2).
+
+Departures from the paper: none in `googlenet`. It is initialised as in Caffe: uniform weights with
+variance 1 / fan_in, and biases of 0.2, or 0 in the three classifiers. `googlenet_bn` differs as
+follows:
 
 - Batch normalisation replaces the response normalisation.
 - 3x3 convolutions replace the 5x5 ones (https://github.com/pytorch/vision/issues/906).
@@ -25,6 +30,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax import ops
@@ -93,6 +99,7 @@ class GoogLeNet(nn.Module):
                     conv,
                     dense,
                     _pool_4x4 if self.batch_norm else _pool_5x5,
+                    nn.initializers.zeros_init() if self.batch_norm else _bias,
                     name=head_name,
                 )
                 layers.sow_auxiliary(self, logits_name, head(x, images, train))
@@ -145,6 +152,7 @@ class AuxiliaryHead(nn.Module):
       conv: builds a convolution with its activation function.
       dense: builds a dense layer.
       pool: pooling applied to the input.
+      bias_init: initialiser of the biases of fc1.
     """
 
     num_classes: int
@@ -152,12 +160,13 @@ class AuxiliaryHead(nn.Module):
     conv: layers.ModuleDef
     dense: layers.ModuleDef
     pool: Callable[[jax.Array], jax.Array]
+    bias_init: Initializer
 
     @nn.compact
     def __call__(self, x: jax.Array, images: jax.Array, train: bool) -> jax.Array:
         x = self.conv(128, (1, 1), name="conv")(self.pool(x))  # [B, 4, 4, 128]
         x = shapes.flatten_for(self, "fc1", x, images)
-        x = nn.relu(self.dense(1024, name="fc1")(x))
+        x = nn.relu(self.dense(1024, bias_init=self.bias_init, name="fc1")(x))
         x = Dropout(self.dropout_rate, deterministic=not train)(x)
         return self.dense(self.num_classes, name="fc2")(x)
 

@@ -11,7 +11,8 @@ Architecture for Computer Vision', CVPR (arXiv:1512.00567), Table 1, as in torch
 
 Departures from the paper in `bn_inception`: the first convolution is not separable. Blocks 4c and
 4d project the pooled image to 96 channels instead of 128, which gives the depth of 576 stated in
-Fig. 5. Average pooling excludes padding from the mean.
+Fig. 5. Average pooling excludes padding from the mean. Max-pooling rounds up. All four are those of
+light_inception_v2.onnx in the package onnx 1.16.2, the zoo's network without its weights.
 
 Departures from the paper in `inception_v3`: the last two convolutions of the stem have 80 channels
 at 73x73 pixels and 192 channels at 71x71 pixels. The reductions to 17x17 and to 8x8 pixels both use

@@ -1,5 +1,6 @@
 """Layers and helpers of all families: convolution, normalisation, initialisers, heads."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -122,8 +123,9 @@ class BatchNorm(nn.Module):
       scale_init: initialiser of `scale`. With zeros, a residual block starts as its shortcut.
 
     Raises:
-      UserError: the batch is empty in training: it has no mean, and NaN would stay in the running
-        statistics. In evaluation, the result is empty.
+      UserError: in training, a channel has fewer than two values, counted over all devices of an
+        Auto or Explicit mesh. One value normalises to `bias` whatever it is, so that nothing before
+        the layer is trained. An empty batch has no mean. `init` and evaluation take both.
     """
 
     use_running_average: bool
@@ -144,18 +146,25 @@ class BatchNorm(nn.Module):
         if self.use_running_average:
             factor = scale * jax.lax.rsqrt(running_var.value.astype(wide) + self.epsilon)
             return ops.scale_and_shift(x, factor, bias, running_mean.value.astype(wide))
+        if not self.is_initializing():
+            _check_values(x, "/".join(self.path))
         y, mean, var = ops.batch_normalize(ops.materialize(x), scale, bias, self.epsilon)
         if self.is_initializing():
             return y
-        if 0 in x.shape:
-            raise errors.UserError(
-                f"batch normalisation in training needs at least one image, got {list(x.shape)}; "
-                "leave out empty batches"
-            )
         for running, value in ((running_mean, mean), (running_var, var)):
             old, new = running.value, value.astype(running.value.dtype)
             running.value = self.momentum * old + (1 - self.momentum) * new
         return y
+
+
+def _check_values(x: jax.Array, layer: str) -> None:
+    """Checks that each channel of `x` `[..., C]` has at least two values, as in torch."""
+    if math.prod(x.shape[:-1]) < 2:
+        raise errors.UserError(
+            "batch normalisation in training needs at least two values per channel, got an input "
+            f"of shape {list(x.shape)} for the layer {layer or 'BatchNorm'}; use a larger batch or "
+            "larger images, or apply the network with train=False"
+        )
 
 
 def batch_norm(
@@ -308,8 +317,8 @@ def check_stages(**fields: Sequence[Any]) -> None:
         )
 
 
-def divisible(channels: float, divisor: int = 8, least_share: float = 0.9) -> int:
-    """Rounds a number of channels to the nearest multiple of `divisor`, at least `divisor`.
+def divisible(channels: float, least_share: float = 0.9) -> int:
+    """Rounds a number of channels to the nearest multiple of 8, at least 8.
 
     A multiple below `least_share` of `channels` is replaced by the next larger one. The authors'
     code of MobileNet and EfficientNet rounds scaled widths by this rule.
@@ -317,8 +326,8 @@ def divisible(channels: float, divisor: int = 8, least_share: float = 0.9) -> in
     >>> divisible(0.75 * 24), divisible(44), divisible(11)
     (24, 48, 16)
     """
-    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return nearest if nearest >= least_share * channels else nearest + divisor
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= least_share * channels else nearest + 8
 
 
 def feature(module: nn.Module, name: str, x: jax.Array) -> jax.Array:

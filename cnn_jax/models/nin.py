@@ -2,9 +2,14 @@
 
 Lin, Chen & Yan 2013 (arXiv:1312.4400), Fig. 2. The paper does not state the widths; these are from
 the authors' Caffe definitions. `nin_cifar` has 966,986 parameters for CIFAR-10, `nin` has 7,595,176
-for ImageNet.
+for ImageNet. The sizes of pooled maps are rounded up, as in Caffe.
 
-Departures from the paper: the initialisation is He normal.
+The second pooling of `nin_cifar` takes means, as in the Torch network of Zagoruyko
+(github.com/szagoruyko/wide-residual-networks, models/nin.lua). The authors' cuda-convnet file
+(github.com/mavenlin/cuda-convnet, NIN/cifar-10_def) takes maxima.
+
+Departures from the paper: the initialisation is He normal; in the authors' cuda-convnet file it is
+normal with a standard deviation of 0.05.
 """
 
 from collections.abc import Callable, Mapping

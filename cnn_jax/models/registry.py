@@ -122,6 +122,13 @@ def register(name: str, build: Callable[..., nn.Module], input_shape: Sequence[i
         _REGISTERED[name] = layers.Variant(build, shape)
 
 
+def registered(name: str) -> Callable[..., nn.Module] | None:
+    """Returns the last `build` that `register` received for a name; None for other names."""
+    with _lock:
+        known = _REGISTERED.get(name)
+    return None if known is None else known.build
+
+
 def _is_redefinition(old: Callable[..., nn.Module], new: Callable[..., nn.Module]) -> bool:
     """Returns True if both come from the same place: the same definition, run again."""
     places = [

@@ -6,8 +6,10 @@ has 1,248,424 parameters for 1000 classes. `squeezenet1_1` is the authors' later
 1,235,496 parameters.
 
 Departures from the paper: conv1 has no padding. For 224x224 images its output has 109x109 pixels;
-Table 1 states 111x111, which the authors' own definition reaches with 227x227 images. The
-initialisation is He normal, except in conv10.
+Table 1 states 111x111, which the authors' own definition reaches with 227x227 images. Their 1.0
+pads conv10 by one pixel, which Table 1, their 1.1 and torchvision do not. Max-pooling rounds up, as
+in Caffe and torchvision. The initialisation is He normal, in the authors' definition Xavier; that
+of conv10 is theirs.
 """
 
 from functools import partial

@@ -5,9 +5,10 @@ block of Fig. 1(d). `wrn_16_8`, `wrn_28_10` and `wrn_40_4` are named by depth an
 paper. They have 10,961,370, 36,479,194 and 8,949,210 parameters for ten classes. The wide networks
 for ImageNet have bottlenecks and are in `resnet`.
 
-Departures from the paper: none known. Two details are from the authors' code. The shortcut of a
-block that changes the number of channels is a 1x1 convolution of the normalised and activated
-input. The initialisation is He normal with the fan-out.
+Departures from the paper: none. Two details are from the authors' code
+(github.com/szagoruyko/wide-residual-networks, models/wide-resnet.lua and utils.lua). The shortcut
+of a block that changes the number of channels is a 1x1 convolution of the normalised and activated
+input. The initialisation of convolutions is He normal with the fan-in.
 """
 
 from functools import partial
@@ -56,7 +57,7 @@ class WideResNet(nn.Module):
             layers.Conv,
             padding="HALF",
             use_bias=False,
-            kernel_init=layers.he_normal_fan_out,
+            kernel_init=layers.he_normal,
             dtype=self.dtype,
         )
         norm = layers.batch_norm(train=train, dtype=self.dtype)

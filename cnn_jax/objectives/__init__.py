@@ -25,6 +25,7 @@ __all__ = [
     "Classification",
     "Frozen",
     "abstract_variables",
+    "check_classes",
     "init_batch",
     "make",
     "restrict",
@@ -76,6 +77,26 @@ def wrap(objective: Objective, plan: Plan, input_shape: tuple[int, int, int]) ->
         params = _shapes(objective, input_shape)["params"]
         objective = frozen.make(objective, plan.train.trainable, params, input_shape)
     return objective
+
+
+def check_classes(objective: Objective, description: Description) -> None:
+    """Checks that an objective of the user predicts the classes of a data set; traces the network.
+
+    Raises:
+      UserError: it has logits of another number of classes.
+    """
+    shape = description.input_shape
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, *shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((1,), jnp.float32),
+    }
+    outputs = jax.eval_shape(objective.predict, _shapes(objective, shape), batch)
+    if "logits" in outputs and outputs["logits"].shape[-1] != description.num_classes:
+        raise errors.UserError(
+            f"the objective has logits of {outputs['logits'].shape[-1]} classes, the data set has "
+            f"{description.num_classes}; make its network for {description.num_classes} classes"
+        )
 
 
 def init_batch(input_shape: tuple[int, ...]) -> Batch:

@@ -17,6 +17,7 @@ from jax import lax
 
 from cnn_jax import errors, models
 from cnn_jax.contracts import Batch, Carried, Objective, Outputs, Sums, TrainState, Tree, Variables
+from cnn_jax.runtime import patterns
 
 HEAD = "head"
 """The pattern that stands for the parameters of the network's head."""
@@ -78,10 +79,7 @@ class Frozen:
 
     def trainable(self, params: Tree) -> Tree:
         """Returns a tree of booleans: True for the parameters that are trained."""
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: any(re.search(pattern, _name(path)) for pattern in self.patterns),
-            params,
-        )
+        return patterns.select(params, self.patterns)
 
 
 def make(objective: Objective, trainable: str, params: Tree, input_shape: Any) -> Frozen:
@@ -97,12 +95,11 @@ def make(objective: Objective, trainable: str, params: Tree, input_shape: Any) -
       UserError: a pattern is no regular expression or matches no parameter, or the head of the
         network is unknown.
     """
-    paths = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
     given = [pattern.strip() for pattern in trainable.split(",")]
-    patterns = [_head(objective, input_shape) if one == HEAD else one for one in given]
-    for name, pattern in zip(given, patterns, strict=True):
-        _check(name, pattern, paths)
-    return Frozen(objective, tuple(patterns))
+    found = [_head(objective, input_shape) if one == HEAD else one for one in given]
+    for name, pattern in zip(given, found, strict=True):
+        patterns.check_match("train.trainable", name, pattern, patterns.paths(params))
+    return Frozen(objective, tuple(found))
 
 
 def restrict(
@@ -148,10 +145,6 @@ def restrict(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _layers(objective: Any) -> Iterator[Any]:
     """Yields an objective and those that it wraps, from the outside."""
     while objective is not None:
@@ -175,26 +168,6 @@ def _head(objective: Objective, input_shape: Any) -> str:
         return f"^{re.escape(models.head(model, input_shape))}/"
     except errors.UserError as error:
         raise errors.UserError(f"train.trainable {HEAD!r}: {error}") from error
-
-
-def _check(name: str, pattern: str, paths: list[str]) -> None:
-    """Checks a pattern, which the user gave as `name`, on the paths of all parameters."""
-    if not name:
-        raise errors.UserError(
-            "train.trainable has an empty pattern, which would match every parameter; write "
-            "patterns separated by single commas"
-        )
-    try:
-        found = any(re.search(pattern, path) for path in paths)
-    except re.error as error:
-        raise errors.UserError(
-            f"train.trainable {name!r} is no regular expression: {error}"
-        ) from error
-    if not found:
-        raise errors.UserError(
-            f"train.trainable {name!r} matches none of the {len(paths)} parameters; "
-            f"{errors.nearest(name, paths)}; first: {', '.join(paths[:3])}"
-        )
 
 
 def _call(

@@ -56,7 +56,8 @@ def batch_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
 
     Returns:
       Normalised images with the shape and dtype of `x`, and the mean `[C]` and variance `[C]` of
-      `x`. Without pixels, both are NaN.
+      `x`. Without pixels, both are NaN. With one pixel, the variance is 0 and the images are
+      `bias`; `models.layers.BatchNorm` refuses both.
     """
     y, mean, variance = _apply(_normalized, x, scale, bias, epsilon=epsilon)
     return y, mean, variance

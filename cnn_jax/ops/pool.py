@@ -3,6 +3,20 @@
 Pooling over windows is built from primitives with their own lowering on a CPU. Maximum pooling has
 `_maximum`, its tangent `_select` and the transpose of the tangent, `_scatter`. Average pooling has
 `_window_sum` and its transpose.
+
+The reference implementations are used on other platforms, for windows of more than 25 pixels, on
+meshes with Explicit axes, and in a `shard_map`. In reduced precision and at minus infinity, the
+following holds. All else holds in both implementations.
+
+- **Means of 16-bit images** are summed in float32 and rounded at the sum and at the division, in
+  both implementations. So are their gradients.
+- **Gradients of maxima in 16 bits**: where windows overlap, the primitives add the cotangents of a
+  pixel in float32 and round once. The reference adds in 16 bits and may round at each addition.
+- **Windows of minus infinity only**: in the primitives, the gradient and the tangent are those of
+  the first pixel. In the reference, the gradient goes to the first place of the window, and is lost
+  if that is padding. The tangent is 0, the value from which `jax.lax` starts its reduction.
+- **Tangents of float64 maxima on a GPU**: `jax.lax` packs value and tangent into 64 bits. Both keep
+  20 bits of their mantissa, and JAX warns. Gradients, and tangents of other dtypes, are exact.
 """
 
 import dataclasses
@@ -17,7 +31,7 @@ from jax import lax
 from jax.interpreters import ad
 
 from cnn_jax import errors
-from cnn_jax.ops import primitive, rules
+from cnn_jax.ops import dtypes, primitive, rules
 from cnn_jax.ops.cpu import pool as cpu
 from cnn_jax.ops.native import pool as native
 from cnn_jax.ops.window import Axis, Padding, Pair, paddings, pair
@@ -36,6 +50,8 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> jax.Array:
     """Returns the maximum of each window; the gradient goes to the first pixel that has it.
+
+    The module states what holds for 16-bit images, minus infinity, and platforms other than CPUs.
 
     Args:
       x: `[B, H, W, C]`. As in Flax, there may be any number of batch axes, or none.
@@ -74,6 +90,8 @@ def avg_pool(
     count_include_pad: bool = True,
 ) -> jax.Array:
     """Returns the mean of each window: the sum of its pixels divided by their number.
+
+    The pixels of 16-bit images are summed in float32.
 
     Args:
       x: see `max_pool`.
@@ -252,7 +270,8 @@ def _reference_scatter(dy: jax.Array, x: jax.Array, *, rows: Axis, columns: Axis
 
 
 def _reference_window_sum(x: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:
-    return _reduce_window(x, 0.0, lax.add, (rows, columns))
+    wide = dtypes.widen(x) if x.dtype in primitive.DTYPES else x
+    return _reduce_window(wide, 0.0, lax.add, (rows, columns)).astype(x.dtype)
 
 
 def _reference_window_sum_transpose(dy: jax.Array, *, rows: Axis, columns: Axis) -> jax.Array:

@@ -58,6 +58,11 @@ def lowering(name: str) -> Iterator[None]:
         _lowering.reset(token)
 
 
+def selected() -> str:
+    """Returns the lowering that is selected here, one of `LOWERINGS`."""
+    return _lowering.get()
+
+
 def reference(primitive: Primitive) -> Function | None:
     """Returns the implementation in terms of `jax.lax` of a primitive; None if it is JAX's own."""
     return _references.get(primitive)

@@ -21,24 +21,23 @@ Padding = Pair | tuple[tuple[int, int], tuple[int, int]] | str
 PADDINGS = ("HALF", "SAME", "VALID")
 
 
-def pair(name: str, value: Pair, least: int = 1) -> tuple[int, int]:
+def pair(name: str, value: Pair) -> tuple[int, int]:
     """Returns `value` as a pair; a single number applies to both axes.
 
     Args:
       name: name of the argument, for the error.
       value: one number, or one for each axis.
-      least: smallest allowed number.
 
     Raises:
-      UserError: `value` is neither one nor two whole numbers of at least `least`.
+      UserError: `value` is neither one nor two whole numbers of at least 1.
 
     >>> pair("stride", 2)
     (2, 2)
     """
     numbers = _numbers(value)
-    if numbers is None or min(numbers) < least:
+    if numbers is None or min(numbers) < 1:
         raise errors.UserError(
-            f"{name} must be one or two whole numbers of at least {least}, got {value!r}"
+            f"{name} must be one or two whole numbers of at least 1, got {value!r}"
         )
     return numbers
 

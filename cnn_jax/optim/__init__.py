@@ -11,18 +11,18 @@ import dataclasses
 
 import optax
 
-from cnn_jax import errors
+from cnn_jax import errors, plan
 from cnn_jax.optim import builder, own
-from cnn_jax.optim.builder import OPTIMIZERS, UNDECAYED, decay_mask, make, weight_decay_kind
+from cnn_jax.optim.builder import KERNELS, OPTIMIZERS, decay_mask, make, weight_decay_kind
 from cnn_jax.optim.own import check, fit
 from cnn_jax.optim.schedules import SCHEDULES, Schedule, make_schedule
 from cnn_jax.plan import Optim
 from cnn_jax.runtime import imports
 
 __all__ = [
+    "KERNELS",
     "OPTIMIZERS",
     "SCHEDULES",
-    "UNDECAYED",
     "Schedule",
     "check",
     "decay_mask",
@@ -30,8 +30,33 @@ __all__ = [
     "make",
     "make_schedule",
     "of_plan",
+    "resolve",
     "weight_decay_kind",
 ]
+
+
+def resolve(options: Optim) -> Optim:
+    """Returns a section with its automatic values replaced, as config.json stores them.
+
+    The section of an optimizer that is not in `OPTIMIZERS` stays, because the optimizer may not
+    read them.
+
+    Args:
+      options: the section `optim` of a plan.
+    """
+    if options.name not in OPTIMIZERS:
+        return options
+    return dataclasses.replace(
+        options,
+        weight_decay_kind=weight_decay_kind(options.name, options.weight_decay_kind),
+        decay=options.decay or KERNELS,
+        schedule=_resolve_schedule(options.schedule),
+    )
+
+
+def _resolve_schedule(options: plan.Schedule) -> plan.Schedule:
+    first = options.warmup_first_step
+    return dataclasses.replace(options, warmup_first_step=1 if first < 0 else first)
 
 
 def of_plan(
@@ -53,7 +78,7 @@ def of_plan(
     """
     schedule = make_schedule(
         options.learning_rate,
-        **dataclasses.asdict(options.schedule),
+        **dataclasses.asdict(_resolve_schedule(options.schedule)),
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
     )
@@ -66,5 +91,6 @@ def of_plan(
             f"optim.options {dict(options.options)} are for an optimizer 'module:attribute'; the "
             f"options of optim.name {options.name!r} are keys such as optim.momentum and optim.b1"
         )
+    options = resolve(options)
     named = {name: getattr(options, name) for name in builder.OPTIONS}
     return schedule, make(name=options.name, learning_rate=schedule, **named)

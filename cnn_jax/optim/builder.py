@@ -1,6 +1,7 @@
 """Builder of the optimizers that a config can name."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +11,7 @@ import optax
 
 from cnn_jax import errors
 from cnn_jax.optim.schedules import Number, check_range, is_off, make_schedule
+from cnn_jax.runtime import patterns
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 WEIGHT_DECAYS = ("coupled", "decoupled")
@@ -24,13 +26,19 @@ OPTIONS = (
     "eps",
     "weight_decay",
     "weight_decay_kind",
+    "decay",
     "clip_norm",
 )
 
-# Parameters without weight decay, by the last key of their path: biases, normalisation scales,
-# ConvNeXt's layer scales, and the position embeddings, relative position biases and class tokens
-# of ViT and Swin, as in their authors' code.
-UNDECAYED = ("bias", "scale", "gamma", "pos_embed", "cls_token", "relative_position_bias_table")
+KERNELS = (r"\bkernel$",)
+"""The patterns of the parameters with weight decay, unless `optim.decay` has others.
+
+They select the kernels of convolutions and dense layers, patch embeddings included: the arrays that
+Flax and this package name 'kernel'. Biases, scales of normalisation and of layers, LeNet-5's
+coefficients, position embeddings and class tokens have no weight decay. It is the default of
+big_vision (`wd_mults` in `big_vision/optax.py`) and, for the networks of this package, the rule of
+the code of Swin and ConvNeXt: no decay of biases, of arrays with one axis and of positions.
+"""
 
 CONSTANT: Mapping[str, Any] = MappingProxyType({"name": "constant"})
 
@@ -50,6 +58,7 @@ def make(
     eps: Number = 1e-8,
     weight_decay: Number = 0.0,
     weight_decay_kind: str = AUTO,
+    decay: Sequence[str] = KERNELS,
     clip_norm: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a run.
@@ -74,11 +83,13 @@ def make(
       b2: decay of the second moment for 'adam' and 'adamw'.
       rms_decay: decay of the second moment for 'rmsprop'.
       eps: constant added to the square root of the second moment.
-      weight_decay: coefficient of weight decay. It applies to parameters not in `UNDECAYED`.
+      weight_decay: coefficient of weight decay.
       weight_decay_kind: 'coupled' adds coefficient times parameter to the gradient, which is the L2
         penalty of papers that use SGD. 'decoupled' subtracts learning rate times coefficient times
         parameter (Loshchilov & Hutter 2019, arXiv:1711.05101), as in AdamW. 'auto' is the kind of
         the optimizer; see the function `weight_decay_kind`.
+      decay: patterns of the parameters with weight decay; see `decay_mask`. ('.*',) is every
+        parameter.
       clip_norm: largest global norm of the gradient; 0 for no limit.
 
     Returns:
@@ -87,7 +98,8 @@ def make(
       schedule's. It ignores other extra arguments.
 
     Raises:
-      UserError: a name is unknown, or a value that is not traced is out of range.
+      UserError: a name is unknown, a value that is not traced is out of range, or a pattern is no
+        regular expression. `init` and `update` raise it if a pattern matches no parameter.
 
     >>> optimizer = make(name="sgd", learning_rate=0.1, total_steps=10, momentum=0.9)
     >>> state = optimizer.init({"kernel": jax.numpy.ones(2)})
@@ -98,6 +110,7 @@ def make(
     for key, value in (("momentum", momentum), ("b1", b1), ("b2", b2), ("rms_decay", rms_decay)):
         check_range(key, value, low=0.0, below=1.0)
     kind = _decay_kind(name, weight_decay_kind, weight_decay)
+    _check_decay(decay, weight_decay)
     rates = learning_rate
     if not callable(rates):
         rates = make_schedule(
@@ -108,10 +121,11 @@ def make(
     clip = optax.identity() if is_off(clip_norm) else _clip(clip_norm)
     trace = optax.identity() if is_off(momentum) else optax.trace(momentum, nesterov)
     rule = _rule(name, trace, b1=b1, b2=b2, rms_decay=rms_decay, eps=eps)
-    decay = None
+    decays = None
     if not is_off(weight_decay):
-        decay = optax.add_decayed_weights(weight_decay, decay_mask)
-    stages = [clip, decay, rule] if kind == "coupled" else [clip, rule, decay]
+        mask = functools.partial(decay_mask, decay=decay)
+        decays = optax.add_decayed_weights(weight_decay, mask)
+    stages = [clip, decays, rule] if kind == "coupled" else [clip, rule, decays]
     stages.append(_scale_by_rate(rates))
     return optax.chain(*[stage for stage in stages if stage is not None])
 
@@ -132,27 +146,43 @@ def weight_decay_kind(name: str, given: str = AUTO) -> str:
     return "decoupled" if name == "adamw" else "coupled"
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Any, decay: Sequence[str] = KERNELS) -> Any:
     """Returns a tree of booleans: True for the parameters with weight decay.
 
     >>> decay_mask({"conv1": {"kernel": 0, "bias": 0}})
     {'conv1': {'bias': False, 'kernel': True}}
 
     Args:
-      params: a tree. The name of an array is the last key or attribute in its path, without
-        positions in lists and the attribute `value` of boxes such as `nn.Partitioned`. An array
-        without a name has weight decay.
+      params: a tree. Where it has `optax.MaskedNode` in place of parameters, as under
+        `optax.masked` and for frozen parameters, a pattern may match none of the others.
+      decay: regular expressions. A parameter has weight decay if one of them is found in its path,
+        such as 'block1/conv1/kernel'.
+
+    Raises:
+      UserError: a pattern matches no parameter.
     """
+    if not any(map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))):
+        hint = "; set optim.decay to their patterns ('.*' for all), or optim.weight_decay to 0"
+        for pattern in decay:
+            patterns.check_match("optim.decay", pattern, pattern, patterns.paths(params), hint)
+    return patterns.select(params, decay)
 
-    def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
-        names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
-        return next((name for name in reversed(names) if _is_name(name)), None) not in UNDECAYED
 
-    return jax.tree_util.tree_map_with_path(decayed, params)
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
-def _is_name(key: Any) -> bool:
-    return isinstance(key, str) and key != "value"
+def _check_decay(decay: Sequence[str], weight_decay: Number) -> None:
+    """Checks that the patterns are regular expressions, and that there is one if it is needed."""
+    if isinstance(decay, str):
+        raise errors.UserError(f"optim.decay must be a tuple of patterns, such as ({decay!r},)")
+    for pattern in decay:
+        patterns.check_syntax("optim.decay", pattern, pattern)
+    if not decay and not is_off(weight_decay):
+        raise errors.UserError(
+            f"optim.decay has no pattern, so optim.weight_decay {weight_decay} has no effect; set "
+            "it to 0, or add a pattern"
+        )
 
 
 def _clip(norm: Number) -> optax.GradientTransformation:

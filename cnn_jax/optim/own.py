@@ -5,7 +5,6 @@ optimizer receives `value` if it takes extra arguments. It never receives `learn
 it computes its own rate.
 """
 
-import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from cnn_jax import errors
+from cnn_jax import errors, plan
 from cnn_jax.optim.schedules import Schedule
-from cnn_jax.plan import Optim
+from cnn_jax.plan import Optim, Plan
 from cnn_jax.runtime import imports, signatures
 
 # Parts of the messages of optimizers that need arguments which the training step does not have.
@@ -153,11 +152,17 @@ def _misfit(title: str, error: Exception) -> errors.UserError:
 
 
 def _check_unread(options: Optim, read: Collection[str]) -> None:
-    defaults = Optim()
+    """Checks that the keys which an optimizer does not read have their defaults.
+
+    In a run that an earlier version began, they may also have the values of that version.
+    """
+    values = plan.flatten(Plan(optim=options))
     unread = [
-        f"optim.{field.name}"
-        for field in dataclasses.fields(options)
-        if field.name not in read and getattr(options, field.name) != getattr(defaults, field.name)
+        path
+        for path, key in plan.keys().items()
+        if path.startswith("optim.")
+        and path.split(".")[1] not in read
+        and values[path] not in (key.default, key.before)
     ]
     if unread:
         raise errors.UserError(

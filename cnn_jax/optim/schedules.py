@@ -45,22 +45,28 @@ def make_schedule(
     total_steps: Number,
     steps_per_epoch: Number = 1,
     warmup_epochs: Number = 0.0,
+    warmup_first_step: Number = 1,
     boundary_epochs: tuple[Number, ...] = (),
     decay_epochs: Number = 1.0,
     decay_factor: Number = 0.1,
 ) -> Schedule:
-    """Returns a learning-rate schedule: a linear warm-up from 0, then one of `SCHEDULES`.
+    """Returns a learning-rate schedule: a linear warm-up, then one of `SCHEDULES`.
 
     Args:
       learning_rate: learning rate at the end of the warm-up.
       name: 'constant' keeps `learning_rate`. 'step' multiplies it by `decay_factor` at each of
         `boundary_epochs`. 'exponential' decays it continuously, by `decay_factor` every
         `decay_epochs`. 'cosine' decays it to 0 at `total_steps` by half a cosine period
-        (Loshchilov & Hutter 2017, arXiv:1608.03983).
+        (Loshchilov & Hutter 2017, arXiv:1608.03983). The last step, `total_steps` - 1, has a rate
+        above 0: with D steps after the warm-up, sin(pi / 2D)^2 times `learning_rate`.
       total_steps: number of steps of the run.
       steps_per_epoch: number of steps of an epoch in the arguments below.
       warmup_epochs: length of the warm-up in epochs (Goyal et al. 2017, arXiv:1706.02677, section
         2.2); 0 for no warm-up.
+      warmup_first_step: number of the first of the W steps of the warm-up. Step n has the rate
+        n / W times `learning_rate`. With 1, no step is without effect and step W has the full rate.
+        With 0, the first step has the rate 0, as in Optax's `linear_schedule`, in big_vision and in
+        TensorFlow's EfficientNet.
       boundary_epochs: epochs at which 'step' decays, increasing, counted from the start of the run.
       decay_epochs: epochs in which 'exponential' decays by `decay_factor`, counted from the end of
         the warm-up.
@@ -76,6 +82,7 @@ def make_schedule(
     """
     check_range("learning_rate", learning_rate, low=0.0)
     check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
+    check_range("schedule.warmup_first_step", warmup_first_step, low=0.0)
     if is_known(decay_factor) and not 0 < decay_factor <= 1:
         raise errors.UserError(f"optim.schedule.decay_factor must be in (0, 1], got {decay_factor}")
     warmup_steps: Any = round(warmup_epochs * steps_per_epoch)
@@ -102,7 +109,7 @@ def make_schedule(
         count = xp.asarray(step)
         factor = rule(count - warmup_steps, xp)
         if not is_off(warmup_steps):
-            warm = _floats(count, xp) / _at_least_1(warmup_steps)
+            warm = _floats(count + warmup_first_step, xp) / _at_least_1(warmup_steps)
             factor = xp.where(count < warmup_steps, warm, factor)
         return xp.asarray(learning_rate, dtype=factor.dtype) * factor
 

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import errors, limits, losses, objectives, pretrained
 from cnn_jax.contracts import Description, Objective, Predict, Variables
 from cnn_jax.data import crops, dtypes, pixels
 from cnn_jax.objectives import Classification
-from cnn_jax.plan import Loss, Plan
+from cnn_jax.plan import GIVEN, Loss, Plan
 from cnn_jax.predictor.predicting import BATCH_SIZE, Predictor, Preprocessing
 from cnn_jax.pretrained.network import check_input_size
-from cnn_jax.pretrained.source import hub_hint, hub_repository, is_directory
+from cnn_jax.pretrained.source import hub_hint, hub_repository, is_directory, is_file, split
 from cnn_jax.runs import checkpoint, environment, workdir
-from cnn_jax.runtime import files, sharding
+from cnn_jax.runtime import files, imports, sharding
 from cnn_jax.runtime.sharding import Layout
-
-_WEIGHTS = (".safetensors", ".pth", ".pt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +66,8 @@ def restore(
         from `data.directory`. By default, these are data, never code.
 
     Raises:
-      UserError: there is no such run or checkpoint, it is damaged, the objective is missing, or the
-        config names a module that is not trusted.
+      UserError: there is no such run or checkpoint, it is damaged or not finite, the objective is
+        missing, or the config names a module that is not trusted.
       NotImportableError: the run's network or loss cannot be imported. The message names the
         directory and the command of the run's last start.
     """
@@ -82,7 +81,25 @@ def restore(
     step = checkpoint.choose(checkpoints, which)
     like = objectives.abstract_variables(objective, description.input_shape, layout)
     variables = checkpoint.restore(checkpoints, step, like).state
+    _check_finite(variables, f"the checkpoint of step {step} in {directory}")
     return Restored(plan, description, objective, variables, step, layout)
+
+
+def _check_finite(variables: Variables, place: str) -> None:
+    """Checks that parameters and statistics are finite. Their outputs can be finite nevertheless.
+
+    Raises:
+      UserError: an array has a value that is NaN or infinite.
+    """
+    for path, leaf in jax.tree.leaves_with_path(dict(variables)):
+        if not leaf.is_fully_addressable or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        if bad := leaf.size - np.count_nonzero(np.isfinite(np.asarray(leaf))):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise errors.UserError(
+                f"{place} is of a run that diverged: {name!r} has {bad:,} of {leaf.size:,} values "
+                "that are NaN or infinite; use another checkpoint"
+            )
 
 
 def load(
@@ -203,6 +220,10 @@ def _objective(directory: Path, plan: Plan, description: Description) -> Objecti
             f"{starts[-1].get('modules')}; it was started in {starts[-1].get('directory')} by: "
             f"{starts[-1].get('command')}"
         ) from error
+    except errors.UserError as error:
+        if plan.train.objective == GIVEN or imports.is_reference(plan.model.name):
+            raise
+        raise workdir.damaged(directory, workdir.CONFIG, error) from error
 
 
 def _is_published(source: str | Path) -> bool:
@@ -218,7 +239,7 @@ def _is_published(source: str | Path) -> bool:
             return False  # The error for a work directory says what is missing or damaged.
         return "architecture" in config
     is_name = os.sep not in source if isinstance(source, str) else False
-    return os.path.lexists(path) or is_name or path.suffix in _WEIGHTS or _on_hub(source)
+    return os.path.lexists(split(path)[0]) or is_name or is_file(source) or _on_hub(source)
 
 
 def _on_hub(source: str | Path) -> bool:
@@ -228,11 +249,11 @@ def _on_hub(source: str | Path) -> bool:
 
 def _published(source: str | Path, name: str | None, batch_size: int) -> Predictor:
     path = Path(source)
+    exists = os.path.lexists(split(path)[0])
     try:
-        exists = os.path.lexists(path)
         found = pretrained.load(path if exists else os.fspath(source), name=name)
     except errors.UserError as error:
-        if exists or name is not None or path.suffix in _WEIGHTS or _on_hub(source):
+        if exists or name is not None or is_file(source) or _on_hub(source):
             raise
         raise errors.UserError(f"{error}; {source} is no work directory either") from error
     preparation = found.preprocessing
@@ -244,6 +265,7 @@ def _published(source: str | Path, name: str | None, batch_size: int) -> Predict
         class_names=preparation.class_names,
         model=found.model,
         batch_size=batch_size,
+        notes=found.notes,
     )
 
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from cnn_jax import errors
 
-Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | jax.Array
+Picture = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | jax.Array
+)
 """One image: a file by its path or its content, a PIL image, or an array `[h, w, C]` or `[h, w]`.
 
 Arrays hold uint8, or floats in [0, 1]. `images.to_pixels` has the rules."""
@@ -45,7 +47,7 @@ def split(pictures: Pictures, channels: int) -> tuple[bool, Iterator[Named]]:
     Raises:
       UserError: another type, or an array of another shape.
     """
-    if isinstance(pictures, (str, os.PathLike, bytes, Image.Image)):
+    if isinstance(pictures, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
         return True, iter([_named("the image", pictures)])
     if hasattr(pictures, "__array__"):  # of NumPy, JAX or PyTorch
         array = np.asarray(pictures)

@@ -71,6 +71,7 @@ class Predictor:
       class_names: the name of each class.
       model: the Linen module; None if the objective has none. `features` and `embed` need it.
       batch_size: the number of images that are computed together.
+      notes: what was chosen in the file of published weights; see `pretrained.Pretrained`.
     """
 
     predict: Predict
@@ -80,6 +81,7 @@ class Predictor:
     class_names: tuple[str, ...]
     model: Any = None
     batch_size: int = BATCH_SIZE
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the batch size.

@@ -6,14 +6,16 @@
 - `convert`, `layout`, `fit`, `heads`: state dict to variables and back, with strict checks; new
   heads.
 - `network`: a network without its number of classes, and the shapes of its variables.
-- `preprocessing`: resize, crop and normalisation of timm and torchvision; class names.
+- `adapt`, `positions`: weights for images of another size or number of channels.
+- `preprocessing`, `usual`: resize, crop and normalisation of timm and torchvision; class names.
 - `families/`: the rename tables, one file per network family.
 - `formats/`: safetensors and torch.save files, the Hugging Face Hub, torchvision's releases.
-- `keras/`: `from_keras`, the weights of `keras.applications`.
+- `keras/`: `from_keras`, the weights of `keras.applications`, and `keras_preprocessing`.
 """
 
 from cnn_jax.pretrained.convert import from_torch, to_torch
 from cnn_jax.pretrained.formats.files import read_state_dict
+from cnn_jax.pretrained.keras.inputs import keras_preprocessing
 from cnn_jax.pretrained.keras.weights import KERAS, from_keras
 from cnn_jax.pretrained.loading import Pretrained, load
 from cnn_jax.pretrained.preprocessing import Preprocessing
@@ -25,6 +27,7 @@ __all__ = [
     "Pretrained",
     "from_keras",
     "from_torch",
+    "keras_preprocessing",
     "load",
     "read_state_dict",
     "save",

@@ -14,13 +14,16 @@ import numpy as np
 from flax import traverse_util
 
 from cnn_jax import errors, models
-from cnn_jax.pretrained import fit, layout
+from cnn_jax.pretrained import fit, layout, naming
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.families.names import Names
 from cnn_jax.pretrained.network import Network, Path, Shape
 
 # If fewer of the weights' entries fit, they are compared with other networks.
 _CLOSE = 0.9
+# Endings of names that torch.ao.quantization, bitsandbytes and compressed-tensors add.
+_QUANTISED = (".zero_point", "._packed_params", ".SCB", ".weight_scale", ".weight_zero_point")
+_VARIANCES = ("running_var", "moving_variance", ".var")  # in torch, Keras and Flax
 _CANDIDATES = 5  # the number of these networks; each takes up to 2 s
 
 
@@ -162,7 +165,7 @@ def entries(
       num_classes: of the checkpoint.
     """
     variables = network.shapes(num_classes)
-    table = _best_table(network.name, variables, state_dict)
+    table = best_table(network.name, variables, state_dict)
     return {path: entry(table, path, shape) for path, shape in variables.items()}
 
 
@@ -175,7 +178,7 @@ def entry(table: Names, path: Path, shape: Shape) -> Entry:
       shape: of the variable.
     """
     if table.flax:
-        return Entry(_name(table, path), shape, shape, None, torch=False)
+        return Entry(table.name(path), shape, shape, None, torch=False)
     module = ".".join(path[1:-1]) if path[-1] == "kernel" else ""
     size, channels = table.convolved.get(module), table.flattened.get(module)
     if size is None:
@@ -183,7 +186,7 @@ def entry(table: Names, path: Path, shape: Shape) -> Entry:
     else:
         inputs, outputs = shape
         theirs = (outputs, inputs // size**2, size, size)
-    return Entry(_name(table, path), theirs, shape, channels, torch=True)
+    return Entry(table.name(path), theirs, shape, channels, torch=True)
 
 
 def options(network: Network, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def options(network: Network, state_dict: Mapping[str, np.ndarray]) -> dict[str,
     """
     if not any(table.options for table in tables.for_file(network.name)):
         return {}
-    return dict(_best_table(network.name, network.shapes(1), state_dict).options)
+    return dict(best_table(network.name, network.shapes(1), state_dict).options)
 
 
 def floats(name: str, array: np.ndarray) -> np.ndarray:
@@ -210,13 +213,13 @@ def floats(name: str, array: np.ndarray) -> np.ndarray:
       array: the weights, in any floating-point dtype.
 
     Raises:
-      UserError: the dtype is another, or a value is not finite in float32. Networks keep their
-        parameters in float32.
+      UserError: the dtype is another, a value is not finite in float32, or a variance is negative.
+        Networks keep their parameters in float32.
     """
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise errors.UserError(
             f"{name[:99]!r} has the dtype {array.dtype}; weights must have a floating-point dtype, "
-            "such as float32 or bfloat16; convert them, or load other weights"
+            "such as float32 or bfloat16; of quantised weights, load those before quantisation"
         )
     with np.errstate(over="ignore"):
         narrow = np.asarray(array, np.float32)
@@ -227,25 +230,27 @@ def floats(name: str, array: np.ndarray) -> np.ndarray:
             f"{name[:99]!r} has {count:,} of {array.size:,} values that are NaN, infinite or too "
             "large for float32; load other weights, such as an earlier checkpoint"
         )
+    if name.endswith(_VARIANCES) and (narrow < 0).any():
+        raise errors.UserError(
+            f"{name[:99]!r} has {np.count_nonzero(narrow < 0):,} of {array.size:,} variances below "
+            "0, which no batch has; load other weights, such as an earlier checkpoint"
+        )
     return array if array.dtype == np.float64 else narrow
 
 
-def _best_table(name: str, paths: Iterable[Path], state_dict: Mapping[str, np.ndarray]) -> Names:
+def best_table(name: str, paths: Iterable[Path], state_dict: Mapping[str, np.ndarray]) -> Names:
     """Returns the table that maps most of `paths` to keys of the state dict."""
     known = tuple(paths)
     return max(
         tables.for_file(name),
-        key=lambda table: sum(_name(table, path) in state_dict for path in known),
+        key=lambda table: sum(table.name(path) in state_dict for path in known),
     )
-
-
-def _name(table: Names, path: Path) -> str:
-    """Returns the name, in a state dict, of the variable at `path`."""
-    return ".".join(path) if table.flax else table.torch(path[1:])
 
 
 def _likely_cause(network: Network, weights: Mapping[str, np.ndarray]) -> str:
     """Returns a clause that says for which network or input shape the weights are, or ''."""
+    if cause := _cause_in_names(network, weights):
+        return cause
     own = _share(network, weights)
     for shape in _published_shapes(network) if own < 1 else ():
         if _share(Network(network.name, shape, network.options), weights) == 1:
@@ -268,6 +273,13 @@ def _likely_cause(network: Network, weights: Mapping[str, np.ndarray]) -> str:
     if network.name not in tables.published():
         return "files of this network have Flax's names and layout, as pretrained.save writes them"
     return ""
+
+
+def _cause_in_names(network: Network, weights: Mapping[str, np.ndarray]) -> str:
+    """Returns a clause about names that quantisation or a wrapper added, or ''."""
+    if count := sum(key.endswith(_QUANTISED) for key in weights):
+        return f"{count} names are of quantised weights; load those that the network had before"
+    return naming.hint(network, weights)
 
 
 def _published_shapes(network: Network) -> Iterator[tuple[int, int, int]]:

@@ -8,8 +8,8 @@ from cnn_jax import errors
 from cnn_jax.pretrained.network import Shape
 
 # Torch's batch normalisation counts its batches. Flax has no such variable.
-# Swin stores the index into its table of position biases, which is a constant.
-IGNORED = ("num_batches_tracked", "relative_position_index")
+# Swin stores the index into its table of position biases, and its masks, which are constants.
+IGNORED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 """Endings of the names of entries that may be present without a variable."""
 
 _EXAMPLES = 3

@@ -9,7 +9,7 @@ def from_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
     Args:
       array: a convolution kernel `[O, I, kh, kw]`, a dense kernel `[O, I]`, or a vector. Arrays of
         other ranks are returned unchanged.
-      channels: for a dense kernel whose input is a flattened square image, the number of channels
+      channels: for a dense kernel whose input is a flattened image, the number of channels
         of that image. Torch flattens `[C, H, W]`, Flax `[H, W, C]`.
 
     Returns:
@@ -22,8 +22,7 @@ def from_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
     if channels is None:
         return array.T
     outputs, inputs = array.shape
-    size = round((inputs // channels) ** 0.5)
-    return array.reshape(outputs, channels, size, size).transpose(2, 3, 1, 0).reshape(-1, outputs)
+    return array.reshape(outputs, channels, -1).transpose(2, 1, 0).reshape(inputs, outputs)
 
 
 def to_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
@@ -43,8 +42,7 @@ def to_torch(array: np.ndarray, channels: int | None = None) -> np.ndarray:
     if channels is None:
         return array.T
     inputs, outputs = array.shape
-    size = round((inputs // channels) ** 0.5)
-    return array.reshape(size, size, channels, outputs).transpose(3, 2, 0, 1).reshape(outputs, -1)
+    return array.reshape(-1, channels, outputs).transpose(2, 1, 0).reshape(outputs, inputs)
 
 
 def shape_in_torch(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -31,6 +31,8 @@ class Pretrained:
       name: the network's name in `models`.
       options: the options of `models.create`, those of the call and those that the weights need,
         such as another epsilon.
+      notes: a sentence for each choice between parts of the file, such as a prefix that was removed
+        from all names, or 'model' and not 'model_ema'.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class Pretrained:
     preprocessing: Preprocessing
     name: str
     options: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -48,6 +51,8 @@ def load(
     new_head: bool | Literal["auto"] = False,
     seed: int = 0,
     input_shape: tuple[int, int, int] | None = None,
+    state: str = "",
+    prefix: str = "",
     **overrides: Any,
 ) -> Pretrained:
     """Loads a network with published weights, from the Hugging Face Hub or from local files.
@@ -55,10 +60,12 @@ def load(
     Args:
       source: a timm checkpoint `NETWORK.TAG` on the Hub, such as 'resnet50.a1_in1k' or
         'timm/resnet50.a1_in1k'; 'hf-hub:OWNER/NAME' for a repository of somebody else in timm's
-        format; the path of a .safetensors, .pth or .pt file; or the path of a directory with
+        format; the path of a safetensors or torch.save file; or the path of a directory with
         config.json and model.safetensors, as on the Hub. '@REVISION' may follow a name on the Hub.
-        A string is a path if it ends in one of these suffixes or contains a slash. The exceptions
-        are 'hf-hub:...', and 'timm/...' if no such file or directory exists.
+        A string is a path if it exists, contains a slash, or ends as weights files do, such as
+        '.pth' and '.ckpt'. The exceptions are 'hf-hub:...', and 'timm/...' if no such path exists.
+        '#state=NAME', '#prefix=TEXT' or '#state=NAME&prefix=TEXT' may follow a path, in place of
+        the arguments.
       name: the network, required for most files. Files of `pretrained.save` name it in their
         metadata, checkpoints and directories in config.json; another name is an error then. It is
         also known for files with the name under which torchvision released them.
@@ -70,7 +77,12 @@ def load(
         has none for this number of classes.
       seed: of the new head's parameters.
       input_shape: height, width and channels of the images, on which some shapes depend. By default
-        those of the checkpoint's metadata, else those that the network was published for.
+        those of the metadata or config.json, else those that the weights are for. For others, the
+        weights are changed as in timm and torchvision; `pretrained.adapt` has the rules.
+      state: the entry of a torch checkpoint with the weights, such as 'model_ema'. By default
+        'state_dict', else 'model', else the only dictionary of tensors.
+      prefix: the prefix to remove from the names, such as 'module.encoder_q.'; other names are left
+        out. By default, a prefix that all names have is removed where the names fit only then.
       **overrides: fields of the network, and `dtype`, as in `models.create`.
 
     Raises:
@@ -81,8 +93,10 @@ def load(
     """
     if not isinstance(new_head, bool) and new_head != "auto":
         raise errors.UserError(f"new_head must be False, True or 'auto', got {new_head!r}")
-    found = weights.find(source, name)
-    network = found.network(input_shape, overrides)
+    source, chosen = weights.split(source)
+    found = weights.find(source, name, state or chosen.get("state", ""))
+    prefix = prefix or chosen.get("prefix", "")
+    found, network = found.fitted(input_shape, overrides, prefix)
     available = _available(found, network, num_classes)
     wanted = available if num_classes is None else num_classes
     check_classes(wanted)
@@ -98,14 +112,18 @@ def load(
         variables = convert.to_variables(network, found.state_dict, wanted)
         names = None
     # After the check of the shapes, because there is a name for each class that a head claims.
-    prepare = found.preprocessing(network, available)
+    prepare = found.preprocessing(network, available, asked=input_shape is not None)
     if names is not None:
         prepare = dataclasses.replace(prepare, class_names=names)
     model = network.create(wanted)
     if input_shape is None and prepare.input_shape != network.input_shape:
         _check_images(found, model, variables, prepare.input_shape)
     options = {key: value for key, value in network.options.items() if key != "dtype"}
-    return Pretrained(model, variables, prepare, found.name, options)
+    notes = found.notes
+    if new_head == "auto" and available != wanted:
+        has = f"a head for {available} classes" if available else "no head"
+        notes = (*notes, f"the head for {wanted} classes is new; the weights have {has}")
+    return Pretrained(model, variables, prepare, found.name, options, notes)
 
 
 def _available(found: Checkpoint, network: Network, given: int | None) -> int:
@@ -169,6 +187,6 @@ def _check_images(
 def _wrong_images(found: Checkpoint, images: tuple[int, int, int]) -> errors.UserError:
     return errors.UserError(
         f"the preprocessing of {found.source} gives images of {'x'.join(map(str, images))} (height "
-        f"x width x channels), for which {found.name} has no weights there; correct input_size in "
-        "its config, or load other weights"
+        f"x width x channels), for which {found.name} has no weights there; pass input_shape="
+        f"{images} to change the weights to these images, as timm does"
     )

@@ -1,5 +1,6 @@
-"""Preprocessing for published weights: the evaluation transforms of timm and torchvision."""
+"""Preprocessing for weights: the evaluation transforms of timm and torchvision."""
 
+import collections
 import dataclasses
 import math
 import operator
@@ -9,23 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import errors, limits, models
+from cnn_jax import errors, limits
 from cnn_jax.data import crops, dtypes, imagenet, images, pixels
-from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.network import check_input_size
 
-HALF = (0.5, 0.5, 0.5)  # As mean and as standard deviation, scales pixels from [0, 1] to [-1, 1].
 _CROP_MODES = ("center", "squash")
 # Errors of values of another type or size in a config.
 _INVALID = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
 _LARGEST = 1e6  # of mean and deviation; pixels are in [0, 1]
-# Interpolation of the networks whose inputs are in [-1, 1]. For GoogLeNet and Inception v3
-# torchvision documents ImageNet's mean and standard deviation, but converts inside the network.
-_INTERPOLATION_OF_SYMMETRIC = {
-    "googlenet_bn": "bilinear",
-    "inception_v3": "bilinear",
-    **dict.fromkeys((f"tf_efficientnet_lite{number}" for number in range(5)), "bicubic"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +116,32 @@ class Preprocessing:
         """
         return pixels.undo(inputs, self.mean, self.std)
 
+    def adapted(self, input_shape: tuple[int, int, int]) -> "Preprocessing":
+        """Returns the preprocessing for images of another size or number of channels.
+
+        The crop keeps its share of the resized image. One channel gets the average of means and
+        deviations; more channels get them in turn.
+
+        Args:
+          input_shape: height, width and channels of the input.
+        """
+        if input_shape == self.input_shape:
+            return self
+        height, width, channels = input_shape
+        side = max if self.squash else min
+        resize_size, given = self.resize_size, self.input_shape[:2]
+        if given != (height, width):
+            resized = round(side(height, width) * resize_size / side(given))
+            resize_size = max(resized, side(height, width))
+        return dataclasses.replace(
+            self,
+            image_size=height,
+            resize_size=resize_size,
+            mean=_recoloured(self.mean, channels),
+            std=_recoloured(self.std, channels),
+            image_width=0 if height == width else width,
+        )
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the input."""
@@ -174,50 +192,41 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def for_network(
-    name: str, num_classes: int, input_shape: tuple[int, int, int] | None = None
-) -> Preprocessing:
-    """Returns the usual preprocessing of a network's published weights.
-
-    It is the default for weights that come without a description of their preprocessing. A network
-    without published weights has no usual one: its images are resized and scaled to [0, 1], without
-    a margin that is cropped, and not normalised. The same holds for other than 3 channels.
+def crop_resize(shape: tuple[int, ...], share: float, *, squash: bool) -> int:
+    """Returns the length of the resized sides in timm, in pixels.
 
     Args:
-      name: the network.
-      num_classes: of the checkpoint.
-      input_shape: height, width and channels of the input. By default those of the published
-        weights.
+      shape: height and width of the input, then its channels.
+      share: that of the crop.
+      squash: whether both sides are resized to this length.
     """
-    height, width, channels = input_shape or models.input_shape(name)
-    names, image_width = class_names(num_classes), 0 if width == height else width
-    if name not in tables.published() or channels != len(imagenet.MEAN):
-        return Preprocessing(
-            image_size=height,
-            resize_size=min(height, width),
-            class_names=names,
-            mean=(0.0,) * channels,
-            std=(1.0,) * channels,
-            image_width=image_width,
-        )
-    symmetric = _INTERPOLATION_OF_SYMMETRIC.get(name)
-    return Preprocessing(
-        image_size=height,
-        resize_size=round(min(height, width) / crops.CROP_SHARE),
-        class_names=names,
-        mean=imagenet.MEAN if symmetric is None else HALF,
-        std=imagenet.STD if symmetric is None else HALF,
-        interpolation=symmetric or "bilinear",
-        image_width=image_width,
-    )
+    side = max(shape[:2]) if squash else min(shape[:2])
+    return math.floor(side / share)
 
 
-def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
+def _recoloured(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns means or deviations for another number of channels.
+
+    One channel gets the mean of the values, because a grey pixel stands for three equal colours.
+    With more channels, each gets the value of the colour whose kernel `adapt.recoloured` repeats.
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[channel % len(values)] for channel in range(channels))
+
+
+def from_timm(
+    config: Mapping[str, Any],
+    num_classes: int,
+    input_shape: tuple[int, int, int] | None = None,
+) -> Preprocessing:
     """Returns the preprocessing that timm's config.json describes.
 
     Args:
       config: the content of config.json.
       num_classes: of the checkpoint.
+      input_shape: height, width and channels of the network's images; by default the config's. The
+        share of the crop is the config's.
 
     Raises:
       UserError: a value is of the wrong type or not supported, or larger than a limit of
@@ -229,25 +238,30 @@ def from_timm(config: Mapping[str, Any], num_classes: int) -> Preprocessing:
         crop_mode = settings.get("crop_mode") or "center"
         if crop_mode not in _CROP_MODES:
             raise errors.unknown("crop_mode", crop_mode, _CROP_MODES)
-        if (channels, height) != (3, width):
-            raise errors.UserError(f"input_size must be [3, N, N], got {[channels, height, width]}")
+        if height != width or channels < 1:
+            raise errors.UserError(f"input_size must be [C, N, N], got {[channels, height, width]}")
         share = settings.get("crop_pct")
         mean, std = (
             tuple(map(_number, usual if settings.get(key) is None else settings[key]))
             for key, usual in (("mean", imagenet.MEAN), ("std", imagenet.STD))
         )
-        if not len(mean) == len(std) == channels:
+        if len(mean) != len(std) or len(mean) not in (1, len(imagenet.MEAN), channels):
             raise errors.UserError(
-                f"mean and std must have three values, one per channel; got {mean} and {std}"
+                f"mean and std must have one value per channel, or three; got {mean} and {std}"
             )
+        shape = input_shape or (height, width, channels)
+        _check_sizes(*shape[:2], 0)
+        squash = crop_mode == "squash"
+        share = _number(crops.CROP_SHARE if share is None else share)
         return Preprocessing(
-            image_size=height,
-            resize_size=math.floor(height / _number(crops.CROP_SHARE if share is None else share)),
+            image_size=shape[0],
+            resize_size=crop_resize(shape, share, squash=squash),
             class_names=_label_names({**settings, **config}, num_classes),
-            mean=mean,
-            std=std,
+            mean=_recoloured(mean, shape[2]),
+            std=_recoloured(std, shape[2]),
             interpolation=settings.get("interpolation") or "bicubic",
-            squash=crop_mode == "squash",
+            squash=squash,
+            image_width=0 if shape[0] == shape[1] else shape[1],
         )
     except errors.UserError:
         raise
@@ -266,6 +280,7 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
     """Returns the class names in a timm config, or the default ones if it has none.
 
     Labels are a list or a mapping from class numbers. Classes without a label get their number.
+    If several classes have one name, such as 'crane', the number is appended to each.
     """
     labels = config.get("label_names") or config.get("labels")
     if not labels:
@@ -274,7 +289,11 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
     by_number = {int(number): label for number, label in pairs}
     descriptions = config.get("label_descriptions") or {}
     found = (by_number.get(number, str(number)) for number in range(num_classes))
-    return tuple(_text(descriptions.get(label, label)) for label in found)
+    names = [_text(descriptions.get(label, label)) for label in found]
+    counts = collections.Counter(names)
+    return tuple(
+        f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)
+    )
 
 
 def _text(label: Any) -> str:

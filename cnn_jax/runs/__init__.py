@@ -8,7 +8,8 @@
 - `events.py`: TensorBoard events; the only importer of tensorboardX
 - `environment.py`: `environment.json`: commands, versions and hardware of the run
 - `table.py`: the logs of one or more runs as a table
-- `place.py`: notices that a work directory was deleted or moved during the run
+- `place.py`: files that a run appends to; errors for a full disk and for a deleted directory
+- `quiet.py`: keeps tracebacks of Orbax's threads from the terminal
 - `plots.py`: `curves.png` and confusion matrices; an importer of matplotlib
 """
 

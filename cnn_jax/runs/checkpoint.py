@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,13 +25,15 @@ from cnn_jax import errors
 from cnn_jax.contracts import TrainState
 from cnn_jax.metrics import Totals
 from cnn_jax.runs import verification
-from cnn_jax.runs.place import Place
+from cnn_jax.runs.place import Place, unwritable
+from cnn_jax.runs.quiet import hush_orbax
 from cnn_jax.runtime import sharding
 
 Tree = TypeVar("Tree")
 
 _STEP = re.compile(r"0|[1-9][0-9]{0,9}")  # '007' is no name of a checkpoint
 _LONGEST = 200  # letters of an error of Orbax in a message
+_OS_ERROR = re.compile(r"\[os_error_code='(\d{1,4})'")
 
 NOT_VALIDATED = -math.inf  # ranks below every validated checkpoint
 # The rank that versions before 0.2.0 stored for a checkpoint that was not validated.
@@ -68,6 +71,7 @@ class Checkpoints:
                 f"{directory} cannot be used: {_words(error)}; move it away to train from the start"
             ) from error
         self._place = Place(self._directory)
+        hush_orbax()
 
     def _make_manager(self, keep: int) -> ocp.CheckpointManager:
         newest = checkpoint_managers.LatestN(keep)
@@ -99,7 +103,8 @@ class Checkpoints:
             metric, negated if lower values are better. None if this step was not validated.
 
         Raises:
-          UserError: the directory was deleted or moved.
+          UserError: the directory was deleted or moved, or an earlier checkpoint could not be
+            written.
         """
         self._place.check()
         if step in self._manager.all_steps():
@@ -121,23 +126,26 @@ class Checkpoints:
         """Waits until everything is on disk.
 
         Raises:
-          UserError: the directory was deleted or moved.
+          UserError: the directory was deleted or moved, or cannot be written.
         """
         with self._as_user_errors(), contextlib.closing(self._manager):
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _as_user_errors(self) -> Iterator[None]:
-        """Raises a UserError for errors of the file system, also in threads of Orbax."""
+        """Raises a UserError for errors of the file system, also of those in threads of Orbax."""
         try:
             yield
         except Exception as error:
             self._place.check()
-            if not isinstance(error, OSError):
+            reason = _of_file_system(error)
+            if reason is None:
                 raise
-            raise errors.UserError(
-                f"{self._directory} cannot be written: {_words(error)}"
-            ) from error
+            complete = errors.listed(steps(self._directory)[::-1], 3) or "none"
+            # The frames of Orbax hold coroutines, which would complain at the end of the process.
+            raise unwritable(
+                self._directory, reason, f"complete checkpoints: {complete}"
+            ) from error.with_traceback(None)
 
     def _add_digests(self) -> None:
         if sharding.is_primary():
@@ -315,6 +323,14 @@ class _Found(ocp.path.step.Metadata):
     @property
     def commit_timestamp(self) -> dt.datetime:
         return dt.datetime.fromtimestamp(self.path.stat().mtime, dt.UTC)
+
+
+def _of_file_system(error: Exception) -> OSError | None:
+    """Returns the error of the file system that an error of Orbax reports, or None."""
+    if isinstance(error, OSError):
+        return error
+    found = _OS_ERROR.search(str(error))  # TensorStore raises ValueError.
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def _words(error: Exception) -> str:

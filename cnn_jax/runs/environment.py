@@ -18,7 +18,6 @@ from cnn_jax import errors, limits
 from cnn_jax.runs import workdir
 from cnn_jax.runtime import files, imports, threads
 
-ENVIRONMENT = "environment.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
@@ -32,7 +31,7 @@ _ROUNDING_VARIABLES = ("CNN_JAX_NATIVE", "JAX_ENABLE_X64", "XLA_FLAGS")
 
 def add(directory: Path) -> None:
     """Adds the entry of this process to the environment of the run in `directory`."""
-    workdir.save(directory, ENVIRONMENT, {"starts": [*read(directory), describe()]})
+    workdir.save(directory, workdir.ENVIRONMENT, {"starts": [*read(directory), describe()]})
 
 
 def read(directory: Path) -> list[dict[str, Any]]:
@@ -41,7 +40,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: the file is damaged.
     """
-    path = directory / ENVIRONMENT
+    path = directory / workdir.ENVIRONMENT
     try:
         starts = files.read_json(path, limits.MAX_STORED_BYTES).get("starts")
     except (FileNotFoundError, NotADirectoryError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import errors
+from cnn_jax.runs.place import GrowingFile, writing
 from cnn_jax.runtime import files
 
 PLACE = ("step", "epoch", "split")
@@ -40,7 +41,9 @@ class Events:
         """
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        earlier = {path: found for path in directory.iterdir() if (found := _NAME.match(path.name))}
+        with writing(directory):
+            paths = list(directory.iterdir())
+        earlier = {path: found for path in paths if (found := _NAME.match(path.name))}
         stamp = max([int(time.time()), *(1 + int(found[1]) for found in earlier.values())])
         path = directory / f"events.out.tfevents.{stamp:010}.{socket.gethostname()}{_ENDING}"
         now = time.time()
@@ -48,13 +51,18 @@ class Events:
         forget = Event(wall_time=now, session_log=SessionLog(status=SessionLog.START))
         records = [_record(first), _record(forget), *map(_of_row, rows)]
         files.write(path, b"".join(records))
-        for old in earlier:
-            if old.name.endswith(_ENDING) and not old.is_dir():
-                old.unlink()
-        self._file = path.open("ab", buffering=0)
+        with writing(directory):
+            for old in earlier:
+                if old.name.endswith(_ENDING) and not old.is_dir():
+                    old.unlink()
+        self._file = GrowingFile(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends the values of a line of the log and hands them to the operating system."""
+        """Appends the values of a line of the log and hands them to the operating system.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
         self._file.write(_of_row(row))
 
     def close(self) -> None:

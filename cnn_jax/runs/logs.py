@@ -1,5 +1,6 @@
 """The log of a run: `metrics.jsonl`, TensorBoard events, `curves.png`, and the throughput."""
 
+import contextlib
 import json
 import math
 import time
@@ -11,11 +12,12 @@ from absl import logging
 
 from cnn_jax import errors, limits
 from cnn_jax.runs import events, plots, workdir
-from cnn_jax.runs.place import Place
+from cnn_jax.runs.place import GrowingFile, Place
 from cnn_jax.runtime import files
 
 FINAL = "final"
 ONCE = ("test", FINAL)  # splits of the last lines, which a resumed run writes again
+START = "start"  # split of the first line of a run that extends another one
 
 _MAX_STEP = 2**63  # of TensorBoard's events
 
@@ -30,11 +32,17 @@ def make_row(step: int, epoch: float, split: str, values: Mapping[str, float | s
       step: the number of steps taken.
       epoch: the number of epochs taken.
       split: 'train', 'validation', 'test' or 'final'.
-      values: values by name; accuracies are fractions. Infinity and NaN become None, because JSON
-        has neither.
+      values: values by name; accuracies are fractions.
     """
-    known = {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in values.items()}
-    return {"step": step, "epoch": round(epoch, 4), "split": split, **known}
+    return {"step": step, "epoch": round(epoch, 4), "split": split, **finite(values)}
+
+
+def finite(values: Mapping[str, float | str]) -> dict[str, float | str | None]:
+    """Returns values with None in place of infinity and NaN, because JSON has neither."""
+    return {
+        name: value if isinstance(value, str) or math.isfinite(value) else None
+        for name, value in values.items()
+    }
 
 
 def values(row: Row) -> dict[str, Any]:
@@ -80,34 +88,32 @@ class RunLog:
         """
         self._directory = directory
         path = directory / workdir.METRICS
-        self.rows: list[Row] = [
-            row for row in read(directory) if row["step"] <= start_step and row["split"] not in ONCE
-        ]
+        self.rows: list[Row] = [row for row in read(directory) if _is_kept(row, start_step)]
         files.write(path, "".join(f"{json.dumps(row)}\n" for row in self.rows))
         self._place = Place(path)
-        self._file = path.open("a")
+        self._file = GrowingFile(path)
         self._events = events.Events(directory, self.rows)
 
     def write(self, row: Row) -> None:
         """Appends a line, made by `make_row`, and hands it to the operating system.
 
         Raises:
-          UserError: the work directory was deleted or moved.
+          UserError: the work directory was deleted or moved, or cannot be written.
         """
         self._place.check()
         self.rows.append(row)
-        self._file.write(f"{json.dumps(row)}\n")
-        self._file.flush()
+        self._file.write(f"{json.dumps(row)}\n".encode())
         self._events.write(row)
 
     def close(self) -> None:
         """Closes the files and draws the curves, or reports why they cannot be drawn.
 
         Raises:
-          UserError: the work directory was deleted or moved.
+          UserError: the work directory was deleted or moved, or cannot be written.
         """
-        self._file.close()
-        self._events.close()
+        with contextlib.ExitStack() as stack:  # An error of one must not keep the other open.
+            stack.callback(self._events.close)
+            stack.callback(self._file.close)
         self._place.check()
         try:
             plots.curves(self.rows, self._directory / workdir.CURVES)
@@ -135,6 +141,12 @@ def read(directory: Path) -> list[Row]:
             "%s: no lines of the log, which are left out: %s", path, errors.listed(foreign)
         )
     return [row for row in rows if row is not None]
+
+
+def _is_kept(row: Row, start_step: int) -> bool:
+    """Returns True for a line that a run which continues at `start_step` does not write again."""
+    again = (*ONCE, START) if row["step"] == start_step else ONCE
+    return row["step"] <= start_step and row["split"] not in again
 
 
 def _parse(line: bytes) -> Row | None:

@@ -6,11 +6,12 @@ import fcntl
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import cnn_jax
 from cnn_jax import errors, limits, plan
 from cnn_jax.contracts import Description
 from cnn_jax.plan import Plan
@@ -19,14 +20,18 @@ from cnn_jax.runtime import files, imports, sharding
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
+ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
+_LENGTH = ("train.epochs", "train.steps")  # keys of the length of a run
 _FOLDERS = (CHECKPOINTS, DAMAGED_CHECKPOINTS, "splits")
 # Files that a run writes, or whose directory it writes to. Only `checkpoints` may be a link.
-_OWN = (CONFIG, DATASET, METRICS, CURVES, "environment.json", _LOCK, *_FOLDERS[1:])
+_OWN = (CONFIG, DATASET, METRICS, CURVES, ENVIRONMENT, _LOCK, *_FOLDERS[1:])
+_MOST_REASONS = 3  # in the message on a damaged file
+_LONGEST_VERSION = 40  # letters of a stored version in a message
 _LONGEST_FILE = 300  # bytes of a path below the work directory
 _EVENTS = "events.out.tfevents."  # the beginning of names of TensorBoard's files
 
@@ -43,20 +48,19 @@ def check(directory: Path, given: Plan) -> Plan:
         its files is a link.
     """
     _check_no_pattern(directory)
+    _check_apart(directory, given.init.extend)
     _check_writable(directory)
     if os.path.lexists(directory / CONFIG):
         _check_content(directory)
         stored = load_plan(directory)
-        given = _filled(directory, given, stored)
-        changed = [
-            f"  {path}: {old!r} there, {new!r} now"
-            for path, (old, new) in plan.differences(stored, given).items()
-            if plan.is_material(path)
-        ]
-        if changed:
+        given = filled(directory, given, stored)
+        if changed := changes(stored, given):
+            longer = ""
+            if not changed.keys().isdisjoint(_LENGTH):
+                longer = f" (to train longer, add --extend={directory})"
             raise errors.UserError(
-                f"{directory} holds a run with another config; choose another --workdir, or give "
-                "the same values:\n" + "\n".join(changed)
+                f"{directory} holds a run with another config; choose another --workdir{longer}, "
+                "or give the same values:\n" + "\n".join(changed.values())
             )
         return given
     for name in (METRICS, CHECKPOINTS):
@@ -67,6 +71,42 @@ def check(directory: Path, given: Plan) -> Plan:
             )
     _check_content(directory)
     return given
+
+
+def changes(stored: Plan, given: Plan, free: Sequence[str] = ()) -> dict[str, str]:
+    """Returns a line for each changed key on which the result depends, by the path of the key.
+
+    Args:
+      stored: the config of a run.
+      given: the config that continues it.
+      free: keys and sections that may change.
+    """
+    return {
+        path: f"  {path}: {old!r} there, {new!r} now"
+        for path, (old, new) in plan.differences(stored, given).items()
+        if plan.is_material(path) and not any(f"{path}.".startswith(f"{key}.") for key in free)
+    }
+
+
+def filled(directory: Path, given: Plan, stored: Plan) -> Plan:
+    """Returns the plan `given` with the automatic values of the run in `directory`.
+
+    Args:
+      directory: the work directory of the run.
+      given: the config that a user gave.
+      stored: the config of the run.
+
+    Raises:
+      UserError: its config.json names code that the user did not name.
+    """
+    result = plan.fill_automatic(given, stored)
+    source = result.data.source
+    if source != given.data.source and imports.is_reference(source):
+        raise errors.UserError(
+            f"{directory / CONFIG} has data.source {source!r} where the config has "
+            f"{given.data.source!r}; if you trust it, add --config.data.source={source}"
+        )
+    return result
 
 
 def outside(directory: Path, *settings: Plan, trust: bool) -> AbstractContextManager[None]:
@@ -123,7 +163,7 @@ def load_plan(directory: Path) -> Plan:
     try:
         return plan.stored(text)
     except errors.UserError as error:
-        raise errors.UserError(f"{directory / CONFIG} is damaged: {error}") from error
+        raise damaged(directory, CONFIG, error) from error
 
 
 def save_description(directory: Path, description: Description) -> None:
@@ -141,7 +181,7 @@ def load_description(directory: Path) -> Description:
     try:
         return descriptions.parse(text)
     except ValueError as error:
-        raise errors.UserError(f"{directory / DATASET} is damaged: {error}") from error
+        raise damaged(directory, DATASET, error) from error
 
 
 def find_description(directory: Path) -> Description | None:
@@ -151,6 +191,37 @@ def find_description(directory: Path) -> Description | None:
       UserError: the file is damaged.
     """
     return load_description(directory) if os.path.lexists(directory / DATASET) else None
+
+
+def damaged(directory: Path, name: str, error: Exception) -> errors.UserError:
+    """Returns the error of a stored file that this version cannot use, in one line.
+
+    If another version of cnn_jax made the run, the message names both versions.
+
+    Args:
+      directory: the work directory.
+      name: the file, such as `CONFIG`.
+      error: the reasons, a line each.
+    """
+    lines = str(error).splitlines()
+    more = f"; and {len(lines) - _MOST_REASONS} more" if len(lines) > _MOST_REASONS else ""
+    versions = ""
+    if (made_with := _version(directory)) not in ("", cnn_jax.__version__):
+        versions = (
+            f" or of another version (made with cnn_jax {errors.printable(made_with)}, read with "
+            f"{cnn_jax.__version__})"
+        )
+    reasons = "; ".join(lines[:_MOST_REASONS])
+    return errors.UserError(f"{directory / name} is damaged{versions}: {reasons}{more}")
+
+
+def _version(directory: Path) -> str:
+    """Returns the version of cnn_jax that last started the run; empty if it is unknown."""
+    try:
+        content = files.read_json(directory / ENVIRONMENT, limits.MAX_STORED_BYTES)
+        return str(content["starts"][-1]["versions"]["cnn_jax"])[:_LONGEST_VERSION]
+    except (IndexError, KeyError, OSError, TypeError, ValueError):
+        return ""
 
 
 def save(directory: Path, name: str, content: Mapping[str, Any]) -> None:
@@ -171,22 +242,6 @@ def _read(directory: Path, name: str) -> str:
         raise errors.UserError(f"{directory / name} cannot be read: {error}") from error
 
 
-def _filled(directory: Path, given: Plan, stored: Plan) -> Plan:
-    """Returns the plan `given` with the automatic values of the run in `directory`.
-
-    Raises:
-      UserError: its config.json names code that the user did not name.
-    """
-    filled = plan.fill_automatic(given, stored)
-    if filled.data.source != given.data.source and imports.is_reference(filled.data.source):
-        raise errors.UserError(
-            f"{directory / CONFIG} has data.source {filled.data.source!r} where the config has "
-            f"{given.data.source!r}; if you trust it, add --config.data.source="
-            f"{filled.data.source}"
-        )
-    return filled
-
-
 def _check_no_pattern(directory: Path) -> None:
     """Raises a UserError if Orbax would lose checkpoints, because it takes the path for a pattern.
 
@@ -197,6 +252,18 @@ def _check_no_pattern(directory: Path) -> None:
         raise errors.UserError(
             f"the work directory {path} has one of the characters * ? [ in its path, with which "
             "Orbax loses checkpoints; choose another --workdir, such as a link without them"
+        )
+
+
+def _check_apart(directory: Path, origin: str) -> None:
+    """Raises a UserError if a run in `directory` would write into the run that it extends."""
+    if not origin:
+        return
+    own, other = (Path(os.path.realpath(path)) for path in (directory, Path(origin).expanduser()))
+    if own.is_relative_to(other) or other.is_relative_to(own):
+        raise errors.UserError(
+            f"the work directory {directory} and init.extend {origin!r} must lie apart: neither "
+            "may be, or contain, the other; choose another --workdir"
         )
 
 

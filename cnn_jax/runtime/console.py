@@ -21,6 +21,7 @@ from cnn_jax import errors
 from cnn_jax.runtime import exits
 
 _GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk of a file
 _CLEAR = "\r\x1b[K"  # to the start of the line, then erase it
 _DRAW_SECONDS = 0.1  # between two drawings of the bar
 _TICK_SECONDS = 0.5  # between two drawings of a phase
@@ -33,7 +34,8 @@ def exit_with(command: Callable[[], int]) -> None:
 
     A UserError becomes one message and status 1. Ctrl-C is status 130 and SIGTERM 143, without a
     traceback. Output into a closed pipe, as in `| head`, or a closed terminal is status 141,
-    without a message. Letters that the output cannot encode are printed as escape sequences.
+    without a message. Output onto a full disk is status 1, with one message. Letters that the
+    output cannot encode are printed as escape sequences.
     """
     # Python has None in place of a stream that the shell closed.
     streams: list[TextIO] = [each for each in (sys.stdout, sys.stderr) if each is not None]
@@ -46,12 +48,15 @@ def exit_with(command: Callable[[], int]) -> None:
         for stream in streams:
             stream.flush()
     except OSError as error:
-        closed = [stream for stream in streams if _has_no_reader(stream)]
-        if error.errno not in _GONE or not closed:
+        lost = [stream for stream in streams if _has_no_reader(stream) or _is_full(stream)]
+        if error.errno in _FULL:
+            status = f"error: a file or the output cannot be written: {error.strerror}"
+        elif error.errno in _GONE and lost:
+            status = 128 + signal.SIGPIPE
+        else:
             raise  # an error of the command itself
-        for stream in closed:
+        for stream in lost:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        status = 128 + signal.SIGPIPE
     sys.exit(status)
 
 
@@ -269,9 +274,9 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in (errno.EIO, *_FULL):
                 raise
-            self._enabled = False  # The terminal was closed. The run goes on.
+            self._enabled = False  # The run goes on.
 
 
 class _RecentRate:
@@ -356,6 +361,14 @@ def _has_no_reader(stream: TextIO) -> bool:
     poller = select.poll()
     poller.register(file, 0)  # Errors and hang-ups are always reported.
     return bool(poller.poll(0))
+
+
+def _is_full(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError as error:
+        return error.errno in _FULL
+    return False
 
 
 def _is_terminal(stream: TextIO) -> bool:

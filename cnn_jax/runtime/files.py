@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from cnn_jax import errors
 # Path makes one slash of the two. One letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _LONGEST = 50  # letters of a file's name in the name of its temporary file
+_OF_FILE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that no other path avoids
 
 
 def local(path: str | os.PathLike[str], name: str) -> Path:
@@ -172,4 +174,23 @@ def replacing(path: Path, ending: str = ".tmp") -> Iterator[Path]:
                 temporary.unlink()
             raise
     except OSError as error:
-        raise errors.UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise errors.UserError(f"{path} cannot be written: {reason(path, error)}") from error
+
+
+def reason(path: Path, error: OSError) -> str:
+    """Returns an error of the file system in words; names a full or read-only file system.
+
+    >>> reason(Path("notes.txt"), PermissionError(errno.EACCES, "Permission denied"))
+    'Permission denied'
+    """
+    words = error.strerror or str(error)
+    if error.errno not in _OF_FILE_SYSTEM:
+        return words
+    with contextlib.suppress(OSError):
+        place = next(each for each in path.absolute().parents if each.exists())
+        while not place.is_mount():
+            place = place.parent
+        usage = shutil.disk_usage(place)
+        free, total = (f"{size / 1e6:,.1f}" for size in (usage.free, usage.total))
+        return f"{words} (file system {place}: {free} of {total} MB free)"
+    return words

@@ -11,7 +11,8 @@ The path of a batch, and where to look for what:
 7. `optim/` made the optimizer that updates the parameters.
 8. `window.py` sums the metrics until they are logged.
 9. `recorder.py` logs, validates with `evaluators/`, and saves with `runs/checkpoint.py`.
-10. `state.py` makes the initial state; `contracts.py` says what it holds.
+10. `state.py` makes the initial state; `contracts.py` says what it holds. `start.py` takes it from
+    published weights, `extension.py` from a finished run.
 """
 
 from cnn_jax.train.job import check

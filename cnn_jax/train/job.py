@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 import optax
+from absl import logging
 
-from cnn_jax import data, errors, evaluators, losses, models, objectives, optim
+from cnn_jax import data, errors, evaluators, losses, models, objectives, optim, unread
 from cnn_jax.contracts import Description, Evaluator, Feed, Objective, Source
-from cnn_jax.plan import GIVEN, Plan
+from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports, sharding
 from cnn_jax.runtime.sharding import Layout
 from cnn_jax.train import programs, state, step
@@ -104,7 +105,14 @@ def check(plan: Plan, given: Given | None = None) -> None:
     plan = given.record(plan)
     if given.objective is None:
         _check_objective(plan)
+    if jax.dtypes.canonicalize_dtype(plan.model.dtype) != np.dtype(plan.model.dtype):
+        raise errors.UserError(
+            f"model.dtype {plan.model.dtype!r} needs JAX's 64-bit mode; set the environment "
+            "variable JAX_ENABLE_X64=1, or take 'float32'"
+        )
     data.check(plan.data)
+    for sentence in unread.warnings(plan):
+        logging.warning("%s", errors.printable(sentence))
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         total_steps *= _STEPS_PER_UNREAD_EPOCH
@@ -115,13 +123,29 @@ def check(plan: Plan, given: Given | None = None) -> None:
 
 
 def _check_objective(plan: Plan) -> None:
-    """Checks network, loss and trainable parameters as far as the input size is known."""
+    """Checks network, loss and patterns of parameters as far as the input size is known."""
     if plan.data.image_size and plan.data.channels:
         # The number of classes is not known yet; two are enough to trace a network of the user.
-        objectives.make(plan, Description(("0", "1"), None, plan.data.input_shape, (), ()))
+        shape = plan.data.input_shape
+        objective = objectives.make(plan, Description(("0", "1"), None, shape, (), ()))
+        if plan.optim.decay:  # The default fits all networks of this package; `make` checks it.
+            _check_decay(plan, objective, shape, sharding.make_layout())
         return
     models.create(plan.model.name, num_classes=2, dtype=plan.model.dtype, **plan.model.options)
     losses.make(plan.loss)
+
+
+def _check_decay(
+    plan: Plan, objective: Objective, shape: tuple[int, int, int], layout: Layout
+) -> None:
+    """Checks that each pattern of `optim.decay` matches a parameter.
+
+    Raises:
+      UserError: one of them matches none.
+    """
+    if plan.optim.weight_decay and plan.optim.name in optim.OPTIMIZERS:
+        params = objectives.abstract_variables(objective, shape, layout)["params"]
+        optim.decay_mask(params, optim.resolve(plan.optim).decay)
 
 
 def make(
@@ -170,7 +194,7 @@ def make(
         total_steps=total_steps,
         intervals={
             LOG: plan.log.every_steps,
-            VALIDATE: max(round(plan.eval.every_epochs * epoch), 1),
+            VALIDATE: max(round((plan.eval.every_epochs or total_steps) * epoch), 1),
             SAVE: plan.checkpoint.every_steps,
         },
     )
@@ -203,11 +227,10 @@ def _named(
 
 
 def _resolve(plan: Plan) -> Plan:
-    """Returns the plan with the automatic kind of weight decay replaced."""
-    if plan.optim.name == GIVEN:
-        return plan
-    kind = optim.weight_decay_kind(plan.optim.name, plan.optim.weight_decay_kind)
-    return dataclasses.replace(plan, optim=dataclasses.replace(plan.optim, weight_decay_kind=kind))
+    """Returns the plan with the automatic values of its optimizer and validation replaced."""
+    mode = evaluators.monitor_mode(plan.eval.monitor, plan.eval.monitor_mode)
+    validation = dataclasses.replace(plan.eval, monitor_mode=mode)
+    return dataclasses.replace(plan, optim=optim.resolve(plan.optim), eval=validation)
 
 
 def _compile(
@@ -221,6 +244,7 @@ def _compile(
     """Makes the programs of a run. They close over plan and description, never over images."""
     shape = feed.description.input_shape
     if given.objective is not None:
+        objectives.check_classes(given.objective, feed.description)
         objective = objectives.wrap(given.objective, plan, shape)
     else:
         objective = objectives.make(plan, feed.description)
@@ -228,6 +252,7 @@ def _compile(
     if given.optimizer is not None or imports.is_reference(plan.optim.name):
         variables = objectives.abstract_variables(objective, shape, layout)
         optim.check(optimizer, variables["params"])
+    _check_decay(plan, objective, shape, layout)
     return Programs(
         objective=objective,
         optimizer=optimizer,

@@ -12,8 +12,9 @@ from typing import Any
 
 import optax
 
-from cnn_jax import evaluators, plan
+from cnn_jax import evaluators, models, plan
 from cnn_jax.contracts import Description, Objective
+from cnn_jax.ops import primitive
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports
 from cnn_jax.runtime.sharding import Layout
@@ -23,7 +24,7 @@ from cnn_jax.train.step import TrainSteps
 
 _MAX_KEPT = 8
 # Keys and sections that no compiled function reads.
-_UNREAD = ("data.directory", "eval", "checkpoint", "log")
+_UNREAD = ("data.directory", "init", "eval", "checkpoint", "log")
 # Keys of the rates, which are an operand. A user's optimizer has its schedule compiled in.
 _RATES = ("optim.learning_rate", "optim.schedule", "train.epochs", "train.steps")
 
@@ -83,9 +84,11 @@ def key(options: Plan, description: Description, layout: Layout, given: Given) -
     }
     objects = (given.objective, given.optimizer, *given.evaluators.values())
     return (
-        json.dumps(values, sort_keys=True, default=repr),
+        json.dumps(values, sort_keys=True),
         dataclasses.replace(description, sizes={}, hashes={}),
         layout,
+        primitive.selected(),
+        models.registered(options.model.name),
         [(name, imports.load(name, path)) for path, name in _references(options)],
         tuple(given.evaluators),
         [_Identity(one) for one in objects],

@@ -3,11 +3,12 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Self
 
 import jax
 
-from cnn_jax import evaluators, metrics
+from cnn_jax import errors, evaluators, metrics
 from cnn_jax.contracts import Sums, TrainState
 from cnn_jax.runs import logs
 from cnn_jax.runtime import sharding
@@ -65,12 +66,30 @@ class Recorder:
         """Returns itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Waits for the checkpoints, flushes the log and draws the curves."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits for the checkpoints, flushes the log and draws the curves.
+
+        After an error of the run, the same cause can make these fail. The first error is raised.
+        """
         with contextlib.ExitStack() as stack:  # An error of one must not keep the others open.
+            if kind is not None:
+                stack.enter_context(contextlib.suppress(errors.UserError))
             stack.callback(self.log.close)
             stack.callback(self._checkpoints.close)
             stack.callback(self.waiting.close)
+
+    def start_from(self, origin: str) -> None:
+        """Logs the run that this one extends, in a line of its own.
+
+        Args:
+          origin: its work directory.
+        """
+        self._write(self._start, logs.START, {"extends": origin})
 
     @contextlib.contextmanager
     def compiling(self, call: range) -> Iterator[None]:

@@ -22,8 +22,9 @@ from cnn_jax.runs import logs
 from cnn_jax.runtime import compilation_cache, console, files, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
+from cnn_jax.train import extension, loop, start, state
 from cnn_jax.train import job as jobs
-from cnn_jax.train import loop, start, state
+from cnn_jax.train.extension import Extension
 from cnn_jax.train.given import Given
 from cnn_jax.train.job import Job
 from cnn_jax.train.recorder import Recorder, Watch
@@ -108,7 +109,7 @@ def run(
     given = Given(source, objective, evaluators or {}, optimizer)
     plan_ = given.record(plan.read(config))
     malloc.keep_freed_memory()
-    store = Memory() if workdir is None else Directory(files.local(workdir, "workdir"))
+    store = Memory() if workdir is None else _directory(workdir, plan_)
     store.pin_threads()
     sharding.check_devices()
     if plan_.compilation_cache:
@@ -117,29 +118,37 @@ def run(
         return _begin(plan_, given, store, watch, progress and sharding.is_primary())
 
 
+def _directory(workdir: str | Path, plan_: plan.Plan) -> Directory:
+    """Returns the store of a work directory, which knows the run that it extends."""
+    origin = files.local(plan_.init.extend, "init.extend") if plan_.init.extend else None
+    return Directory(files.local(workdir, "workdir"), origin)
+
+
 def _begin(
     plan_: plan.Plan, given: Given, store: Store, watch: Watch | None, progress: bool
 ) -> Outcome:
     """Checks everything, makes the parts of the run and runs them."""
     jobs.check(plan_, given)
     plan_ = store.check(plan_)
+    begins = bool(plan_.init.extend or plan_.init.weights) and not store.has_checkpoint()
+    origin, weights = None, None
+    if begins and plan_.init.extend:
+        plan_, origin = extension.find(plan_)
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
     if progress:
         title = errors.printable(sources.title(plan_.data))
         print(f"reading the data set {title} …", file=sys.stderr)
     opened = _opened(plan_, given.source)
-    weights = None
-    if plan_.init.weights and not store.has_checkpoint():
-        plan_, weights = start.weights(plan_, opened)
-    job = jobs.make(plan_, opened, store.description(), given)
-    if weights is not None:
-        start.check_fit(weights, job)
-    with (
-        contextlib.closing(job.feed),
-        store.opened(job, opened),
-        Interruption() as interruption,
-    ):
-        return _run(job, store, weights, watch, interruption, progress)
+    if begins and origin is None:
+        plan_, weights = start.weights(plan_, opened, progress=progress)
+    known = origin.description if origin is not None else store.description()
+    job = jobs.make(plan_, opened, known, given)
+    with contextlib.closing(job.feed):
+        if weights is not None:
+            start.check_fit(weights, job)
+        begin = weights if origin is None else extension.start(origin, job)
+        with store.opened(job, opened), Interruption() as interruption:
+            return _run(job, store, begin, watch, interruption, progress)
 
 
 def _opened(options: plan.Plan, given: Source | None) -> Source:
@@ -153,25 +162,28 @@ def _opened(options: plan.Plan, given: Source | None) -> Source:
 def _run(
     job: Job,
     store: Store,
-    weights: Variables | None,
+    begin: Extension | Variables | None,
     watch: Watch | None,
     interruption: Interruption,
     progress: bool,
 ) -> Outcome:
-    first = store.newest() or 0
+    extended = begin if isinstance(begin, Extension) else None
+    newest = store.newest()  # It moves damaged checkpoints out of the way of new ones.
+    first = extended.origin.step if extended else newest or 0
     with Progress(
         job.total_steps,
         initial=first,
         every_seconds=job.plan.log.progress_seconds,
         enabled=progress,
     ) as terminal:
-        current, pending = _start_state(job, store, first, weights, terminal)
+        current, pending = _start_state(job, store, first, begin, terminal)
         terminal.message(_start_block(job, store.title, state.count(current.params)))
         if first:
-            terminal.message(f"resuming at step {first} of {job.total_steps}")
-            if note := store.note():
-                terminal.message(note)
+            for line in _notes(job, store, first, extended):
+                terminal.message(line)
         with Recorder(job, store, first, pending, terminal, watch) as recorder:
+            if extended:
+                recorder.start_from(str(extended.origin.directory))
             current, step = loop.train(job, current, first, recorder, interruption)
             digest = ""
             test: dict[str, float] = {}
@@ -197,15 +209,30 @@ def _last_validation(rows: Sequence[logs.Row]) -> dict[str, float]:
     return logs.values(validations[-1]) if validations else {}
 
 
+def _notes(job: Job, store: Store, first: int, extended: Extension | None) -> list[str]:
+    """Returns lines on the place where a run continues, and on changes of its environment."""
+    if extended is not None:
+        lines = extension.notes(extended.origin, job)
+    else:
+        lines = [f"resuming at step {first} of {job.total_steps}"]
+    return [*lines, *filter(None, [store.note()])]
+
+
 def _start_state(
-    job: Job, store: Store, first: int, weights: Variables | None, terminal: Progress
+    job: Job,
+    store: Store,
+    first: int,
+    begin: Extension | Variables | None,
+    terminal: Progress,
 ) -> tuple[TrainState, Totals]:
     """Returns the state to start from, and the metrics since the last log line before it."""
+    if isinstance(begin, Extension):
+        return begin.state, begin.pending
     if first:
         shape = job.feed.description.input_shape
         return store.restore(first, state.abstract(job.objective, job.optimizer, shape, job.layout))
     with terminal.phase("compiling the initial state"):
-        return jax.block_until_ready(job.programs.create(weights)), {}
+        return jax.block_until_ready(job.programs.create(begin)), {}
 
 
 def _start_block(job: Job, place: str, parameters: int) -> str:

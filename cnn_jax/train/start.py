@@ -1,6 +1,7 @@
 """The parameters that a run starts from: published weights, with a new head if classes differ."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from cnn_jax.runtime import imports
 from cnn_jax.train.job import Job
 
 
-def weights(plan: Plan, source: Source) -> tuple[Plan, Variables]:
+def weights(plan: Plan, source: Source, *, progress: bool) -> tuple[Plan, Variables]:
     """Loads the published weights that `init.weights` names.
 
     The plan takes over the mean and standard deviation of the weights' preprocessing, unless it has
@@ -22,6 +23,7 @@ def weights(plan: Plan, source: Source) -> tuple[Plan, Variables]:
     Args:
       plan: the plan, with `init.weights`.
       source: the data set; its classes and the plan's input shape must suit the weights.
+      progress: True to print what was chosen in the file, such as 'model' and not 'model_ema'.
 
     Returns:
       The plan with mean and deviation, and the variables.
@@ -51,6 +53,8 @@ def weights(plan: Plan, source: Source) -> tuple[Plan, Variables]:
             f"init.weights {plan.init.weights!r} belongs to the network {found.name} with the "
             f"options {dict(found.options)}; set these in the section model"
         )
+    for note in found.notes if progress else ():
+        print(errors.printable(f"init.weights {plan.init.weights}: {note}"), file=sys.stderr)
     if not plan.data.mean:
         mean, std = found.preprocessing.mean, found.preprocessing.std
         plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))

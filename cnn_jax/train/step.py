@@ -12,6 +12,7 @@ from jax import lax
 from cnn_jax.contracts import Batch, Carried, Objective, Sums, TrainState
 from cnn_jax.runtime import prng
 from cnn_jax.runtime.sharding import Layout
+from cnn_jax.train import finite
 
 TrainSteps = Callable[[TrainState, Any, int, np.ndarray], tuple[TrainState, Sums]]
 
@@ -32,7 +33,8 @@ def make_train_steps(
     does not depend on the other steps of its call. `rates` `[steps_per_call]` float has the
     learning rate of each step. It is an operand, so one program serves every schedule too. The sums
     have a leading axis of `steps_per_call`, of which the first `count` entries are valid: the
-    metrics of the objective, and the norms of the gradient and of the parameters after each update.
+    metrics of the objective, the norms of the gradient and of the parameters after each update, and
+    the entries of `finite.check`.
 
     Args:
       objective: the network and its loss.
@@ -59,7 +61,7 @@ def make_train_steps(
         params = optax.apply_updates(state.params, changes)
         new = TrainState(state.step + 1, params, carried.batch_stats, opt_state, carried.extra)
         new = new.replace(extra={**new.extra, **objective.after(new)})
-        return new, {**sums, **_norms(grads, params)}
+        return new, {**sums, **_norms(grads, params), **finite.check(value, new)}
 
     def call(
         state: TrainState, inputs: Any, count: int, rates: jax.Array

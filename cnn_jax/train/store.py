@@ -105,9 +105,15 @@ class Store(Protocol):
 class Directory:
     """Store of a run in a work directory."""
 
-    def __init__(self, directory: Path) -> None:
-        """Keeps the path; nothing is made or read."""
+    def __init__(self, directory: Path, origin: Path | None = None) -> None:
+        """Keeps the paths; nothing is made or read.
+
+        Args:
+          directory: the work directory.
+          origin: the work directory of the run that is extended; its number of threads is kept.
+        """
         self._directory = directory
+        self._origin = origin
         self._checkpoints = directory / workdir.CHECKPOINTS
         self._earlier: list[dict[str, Any]] = []  # The earlier starts in environment.json.
 
@@ -117,9 +123,11 @@ class Directory:
         return str(self._directory)
 
     def pin_threads(self) -> None:
-        """Uses as many threads of XLA as the run's last start."""
+        """Uses as many threads of XLA as the last start of the run, or of the one it extends."""
         with contextlib.suppress(errors.UserError):  # `opened` raises it, after other checks.
             self._earlier = environment.read(self._directory)
+            if self._origin is not None and not self._earlier:
+                self._earlier = environment.read(self._origin)
         threads.pin(environment.num_threads(self._earlier))
 
     def note(self) -> str:

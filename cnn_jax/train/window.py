@@ -5,6 +5,7 @@ import numpy as np
 
 from cnn_jax import errors, metrics
 from cnn_jax.contracts import Sums
+from cnn_jax.train import finite
 
 
 class Window:
@@ -29,14 +30,16 @@ class Window:
         """Waits for the devices and returns the sums and counts since the last `clear`.
 
         Raises:
-          DivergedError: a metric is not finite. The message names the first step at which one is
-            not.
+          DivergedError: a metric or a part of the state is not finite. The message names the first
+            step at which one is not.
+          UserError: no image of a batch can be read.
         """
         for call, stacked in jax.device_get(self._parts):
             for index, step in enumerate(call):
                 sums = {name: (value[index], n[index]) for name, (value, n) in stacked.items()}
                 _check_finite(step + 1, sums)
-                self._totals = metrics.add([self._totals, sums])
+                _check_readable(step, sums)
+                self._totals = metrics.add([self._totals, finite.metrics(sums)])
         self._parts = []
         return self._totals
 
@@ -53,3 +56,8 @@ def _check_finite(step: int, sums: Sums) -> None:
             "good checkpoint is kept. Try a lower optim.learning_rate, a longer "
             "optim.schedule.warmup_epochs or optim.clip_norm=1, in a new --workdir"
         )
+
+
+def _check_readable(step: int, sums: Sums) -> None:
+    if "loss" in sums and not sums["loss"][1]:
+        raise errors.UserError(f"no image of the batch of step {step} can be read")

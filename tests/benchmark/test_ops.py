@@ -25,11 +25,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("case", SMALL)
-@pytest.mark.parametrize("name", ops.PASSES)
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        (case, name)
+        for case in SMALL
+        for name in ops.PASSES
+        if not (case.is_pooling and name == ops.PASSES[1])  # Max-pooling has no kernel gradient.
+    ],
+)
 def test_contenders_give_equal_results(case: ops.Case, name: str) -> None:
-    if case.is_pooling and name == ops.PASSES[1]:
-        return  # max-pooling has no kernel gradient
     contenders = ops.contenders(case, name)
     ours, plain = (jax.tree.leaves(contenders[key]()) for key in ("ours", "XLA"))
     assert len(ours) == (1 if name == ops.PASSES[0] else 2)

@@ -248,14 +248,14 @@ def test_floats_count_four_times_as_many_bytes(
 @pytest.mark.parametrize("storage", ["resident", "streamed"])
 def test_another_set_is_evaluated_with_the_statistics_of_the_run(storage: str) -> None:
     images = RNG.integers(0, 256, (30, 16, 16, 3), np.uint8)
-    run = from_arrays({"train": (images, np.arange(30) % 3)}, "abc")
+    run = from_arrays({"train": (images, np.arange(30) % 3)}, ("a", "b", "c"))
     # An augmentation of the run need not be importable.
     plan_ = make_plan(storage=storage, crop_padding=2)
     description = bind(run, storage=storage).description
     plan_ = dataclasses.replace(
         plan_, data=dataclasses.replace(plan_.data, augment=(("missing:one", {}),))
     )
-    other = from_arrays({"val": (images / 255, np.arange(30) % 3)}, "abc")
+    other = from_arrays({"val": (images / 255, np.arange(30) % 3)}, ("a", "b", "c"))
     feed = data.bind_evaluation(
         other, {"half": "val[:50%]", "val": "val"}, plan_, sharding.make_layout(), description
     )
@@ -289,3 +289,22 @@ def test_traced_functions_refer_to_no_array_of_the_set(storage: str, floats: Sou
         elif dataclasses.is_dataclass(one):
             waiting.extend(getattr(one, field.name) for field in dataclasses.fields(one))
     assert feed.description in seen
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["crane", "crane", "b"], "'crane' twice, for the labels 0 and 1"),
+        ("abc", "class_names must be texts"),
+        (["a", 1, "b"], "class_names must be texts"),
+    ],
+)
+def test_class_names_are_texts_and_differ(names: Any, message: str) -> None:
+    with pytest.raises(errors.UserError, match=message):
+        from_arrays({"train": (FLOATS, LABELS)}, names)
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 8, 8), (16, 1, 12, 12)])
+def test_small_images_with_channels_first_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(errors.UserError, match=r"channels come last: numpy.moveaxis"):
+        from_arrays({"train": (np.zeros(shape, np.uint8), LABELS)})

@@ -14,7 +14,7 @@ from PIL import EpsImagePlugin, Image
 
 from cnn_jax import errors, limits
 from cnn_jax.data import crops, decoding_cost, images, moments, opencv, pillow
-from cnn_jax.pretrained import preprocessing
+from cnn_jax.pretrained import usual
 from tests.pictures import png, stored, tiff
 
 RNG = np.random.default_rng(0)
@@ -112,17 +112,18 @@ def test_large_greys_are_converted_in_parts_without_copies() -> None:
     assert peak < side * side + 10 * pillow._STRIP + len(encoded)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "CMYK"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F", "CMYK"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("form", ["TIFF", "PNG"])
 def test_parts_of_a_picture_are_converted_like_the_whole(
     monkeypatch: pytest.MonkeyPatch, mode: str, channels: int, form: str
 ) -> None:
-    if form == "PNG" and mode in ("F", "CMYK", "I"):
+    if form == "PNG" and mode in ("F", "CMYK"):
         pytest.skip("PNG has no such pixels")
-    grey = Image.fromarray(COLOUR[..., 0])
-    deep = {"F": Image.fromarray(np.float32(COLOUR[..., 0] / 255)), "I": grey.convert("I")}
-    deep["I;16"] = Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 250)
+    deep = {
+        "F": Image.fromarray(np.float32(COLOUR[..., 0] / 255)),
+        "I;16": Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 250),
+    }
     colour = Image.fromarray(np.concatenate([COLOUR, COLOUR[..., :1]], -1))
     picture = deep.get(mode) or colour.convert("RGB" if mode in ("P", "CMYK") else "RGBA")
     exif = Image.Exif()
@@ -152,7 +153,7 @@ def test_repeated_greys_are_scaled_as_three_channels_are() -> None:
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (65_535, 2)])
 def test_a_line_of_pixels_is_scaled_in_little_memory(size: tuple[int, int]) -> None:
     encoded = png(size, 8, 0, bytes((size[1] + 1) * size[0]))
-    prepare = preprocessing.for_network("resnet50", 1000)
+    prepare = usual.for_network("resnet50", 1000)
     tracemalloc.start()
     for crop in (
         prepare.fit,

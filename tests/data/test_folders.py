@@ -446,3 +446,15 @@ def test_open_clip_art_is_complete(caplog: pytest.LogCaptureFixture) -> None:
     files = [path for path in OPEN_CLIP_ART.rglob("*.png") if not path.is_dir()]
     assert sorted(names(examples)) == sorted(str(f.relative_to(OPEN_CLIP_ART)) for f in files)
     assert not caplog.messages
+
+
+def test_the_layout_of_tiny_imagenet_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, ("train/n01/images/1.jpg", "train/n02/images/1.jpg", "test/images/1.jpg"))
+    assert set(read(tmp_path).splits) == {"train"}
+    assert "test: its class folders images have no training images" in caplog.text
+    write(tmp_path, ("val/images/1.jpg",))
+    message = "val holds the class folders images, none of which has training images"
+    with pytest.raises(errors.UserError, match=message):
+        read(tmp_path)

@@ -253,7 +253,8 @@ def exif_data(order: str, orientation: int, kind: int = 3) -> bytes:
     """EXIF data of a rational copyright tag, which should be text, and an orientation."""
     start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8)
     copyright_tag = struct.pack(f"{order}HHII", 0x8298, 5, 1, 38)
-    tag = struct.pack(f"{order}HHIHxx", 0x0112, kind, 1, orientation)
+    form = {1: "Bxxx", 3: "Hxx", 4: "I", 9: "i"}[kind]
+    tag = struct.pack(f"{order}HHI{form}", 0x0112, kind, 1, orientation)
     directory = struct.pack(f"{order}H", 2) + copyright_tag + tag + bytes(4)
     return b"Exif\0\0" + start + directory + struct.pack(f"{order}II", 1, 3)
 
@@ -264,6 +265,25 @@ def test_other_tags_of_wrong_types_do_not_matter(form: str, order: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
     encoded = stored(STORED[6], form, exif=exif_data(order, 6), **options)
     np.testing.assert_allclose(images.decode(encoded, 1, "a.jpg")[..., 0], UPRIGHT, atol=3)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [1, 3, 4, 9])
+def test_an_orientation_of_every_integer_type_is_applied(order: str, kind: int) -> None:
+    encoded = stored(STORED[8], exif=exif_data(order, 8, kind))
+    np.testing.assert_array_equal(images.decode(encoded, 1, "a.jpg")[..., 0], UPRIGHT)
+
+
+@pytest.mark.parametrize("copyright_type", [2, 5])
+def test_the_box_of_an_avif_turns_it_and_other_tags_do_not_matter(copyright_type: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x8298] = 6, "a text."
+    encoded = stored(STORED[6], "AVIF", quality=95, exif=exif)
+    assert b"irot" in encoded
+    text, other = (struct.pack(">HHI", 0x8298, *kind) for kind in ((2, 8), (copyright_type, 1)))
+    assert encoded.count(text) == 1
+    array = images.decode(encoded.replace(text, other), 1, "a.jpg")
+    np.testing.assert_allclose(array[..., 0].astype(int), UPRIGHT, atol=3)
 
 
 def test_other_tags_of_wrong_types_in_a_tiff_do_not_matter() -> None:

@@ -144,3 +144,37 @@ def test_the_digest_covers_names_labels_and_order() -> None:
         digest("bac", [1, 0, 0], range(2)),
     }
     assert len(others | {first}) == 5
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_slices_of_arrays_that_are_sorted_by_class_are_named(
+    is_sorted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.arange(20) // 10 if is_sorted else np.arange(20) % 2
+    given = data.from_arrays({"train": (np.zeros((20, 1, 1, 1), np.uint8), labels)})
+    selection.select(given, selection.resolve(given, plan.read(AUTOMATIC).data))
+    found = [message for message in caplog.messages if "sorted by class" in message]
+    assert len(found) == 2 * is_sorted
+    if is_sorted:
+        assert "the split validation of the run has 1 of 2 classes" in found[0]
+
+
+def test_labels_from_1_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    labels = 1 + np.arange(20) % 2
+    arrays = np.zeros((20, 1, 1, 1), np.uint8)
+    given = data.from_arrays({"train": (arrays, labels)}, ["0", "1", "2"])
+    selection.select(given, selection.resolve(given, plan.read(AUTOMATIC).data))
+    assert "classes without training images: 0; labels are counted from 0" in caplog.messages
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "dev"])
+def test_a_stored_validation_split_is_used_or_named(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = source("train", name, "test")
+    found = selection.resolve(given, plan.read(AUTOMATIC).data)
+    assert (found.train_split, found.validation_split) == ("train", name)
+    selection.select(given, found)
+    assert not caplog.messages
+    selection.select(given, plan.Plan().data)
+    assert f"the split {name} of the data set is not used" in caplog.text

@@ -70,7 +70,7 @@ def test_fake_images_can_be_learned_by_their_brightness() -> None:
 
 @pytest.mark.parametrize("images", [IMAGES, VARIED], ids=["array", "list"])
 def test_arrays_are_read_by_index_without_change(images: Images) -> None:
-    source = from_arrays({"train": (images, LABELS), "test": (images[:1], [1])}, "abc")
+    source = from_arrays({"train": (images, LABELS), "test": (images[:1], [1])}, ["a", "b", "c"])
     assert source.class_names == ("a", "b", "c")
     assert sizes(source) == {"train": 4, "test": 1}
     examples = source.splits["train"]

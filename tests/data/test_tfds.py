@@ -376,6 +376,13 @@ def test_damaged_set(tmp_path: Path) -> None:
         tfds.source("tiny", str(tmp_path))
 
 
+def test_a_set_without_splits_is_half_prepared(tmp_path: Path) -> None:
+    file = prepared(tmp_path, tiny(GREY)) / "dataset_info.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"splits": []}))
+    with pytest.raises(errors.UserError, match=r"no splits, as after an interrupted preparation"):
+        tfds.source("tiny", str(tmp_path))
+
+
 def test_missing_file(tmp_path: Path) -> None:
     next(prepared(tmp_path, tiny(GREY)).glob("tiny-test*")).unlink()
     source = tfds.source("tiny", str(tmp_path))

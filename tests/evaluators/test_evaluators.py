@@ -272,3 +272,29 @@ def test_given_evaluators_are_added_or_replace_those_of_the_run() -> None:
         errors.UserError, match=r"evaluators\['mine'\] must be a contracts.Evaluator, got function"
     ):
         evaluators.make(plan.Plan(), CLASSES, given)
+
+
+def test_a_split_without_a_readable_image_is_an_error() -> None:
+    class Unreadable(ArrayFeed):
+        def eval_batch(self, inputs: Inputs) -> Batch:
+            batch = super().eval_batch(inputs)
+            weight = batch["weight"]
+            return {**batch, "weight": 0 * weight, "unreadable": weight}
+
+    evaluate = evaluators.prepare(predict, Unreadable(), classification.make(), LAYOUT)
+    with pytest.raises(errors.UserError, match="no image of test can be read"):
+        evaluate(VARIABLES, "test", 3)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "given", "expected"),
+    [
+        ("top1", "auto", "max"),
+        ("loss", "auto", "min"),
+        ("average/loss", "auto", "min"),
+        ("loss", "max", "max"),
+        ("top1", "min", "min"),
+    ],
+)
+def test_a_loss_is_better_when_it_is_smaller(monitor: str, given: str, expected: str) -> None:
+    assert evaluators.monitor_mode(monitor, given) == expected

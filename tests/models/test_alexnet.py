@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import models
+from cnn_jax import errors, models
 
 Array = np.ndarray
-SIZE = 99  # sides after conv1 and the poolings: 23, 11, 5 and 2; in ZFNet 47, 23, 10 and 5
+SIZE = 99  # sides after conv1 and the poolings: 23, 11, 5 and 2; in ZFNet 47, 23, 10, 4 and 2
 HIDDEN = (24, 20)
 
 
@@ -28,10 +28,11 @@ def random_variables(model: Any, shape: Sequence[int]) -> Any:
     return jax.tree.map(draw, variables)
 
 
-def evaluate(name: str, **overrides: Any) -> tuple[Array, dict[str, Any], Array]:
+def evaluate(name: str, size: int = SIZE, **overrides: Any) -> tuple[Array, dict[str, Any], Array]:
     """Returns float64 logits of a network, and the random parameters and images behind them."""
-    model = models.create(name, num_classes=10, dtype="float64", hidden=HIDDEN, **overrides)
-    shape = (SIZE, SIZE, models.input_shape(name)[2])
+    with jax.enable_x64(True):
+        model = models.create(name, num_classes=10, dtype="float64", hidden=HIDDEN, **overrides)
+    shape = (size, size, models.input_shape(name)[2])
     # Large values, so that the constants of the normalisation have an effect.
     images = np.random.default_rng(1).normal(0, 30, (2, *shape))
     variables = random_variables(model, shape)
@@ -65,10 +66,10 @@ def norm(x: Array, k: float, alpha: float) -> Array:
     return x / np.stack(denominators, -1) ** 0.75
 
 
-def pool(x: Array, ceil_mode: bool = False) -> Array:
-    if ceil_mode and x.shape[1] % 2 == 0:
+def pool(x: Array, ceil_mode: bool = False, window: int = 3) -> Array:
+    if ceil_mode and (x.shape[1] - window) % 2:
         x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (window, window), axis=(1, 2))
     return windows[:, ::2, ::2].max((-2, -1))
 
 
@@ -99,10 +100,6 @@ def geometry(padding: int) -> tuple[tuple[int, int], ...]:
     return ((4, padding), (1, 2), (1, 1), (1, 1), (1, 1))
 
 
-def ceil_pool(x: Array) -> Array:
-    return pool(x, ceil_mode=True)
-
-
 NONE: frozenset[int] = frozenset()
 SPLIT = frozenset({2, 4, 5})
 REFERENCES: Mapping[str, Reference] = {
@@ -110,11 +107,12 @@ REFERENCES: Mapping[str, Reference] = {
     "alexnet_caffe": Reference(geometry(0), SPLIT, lambda x: pool(norm(x, 1, 1e-4 / 5))),
     "caffenet": Reference(geometry(0), SPLIT, lambda x: norm(pool(x), 1, 1e-4 / 5)),
     "alexnet_d2l": Reference(geometry(1), NONE, pool),
+    # light_zfnet512.onnx: LRN of size 5, alpha 5e-4 (divided by the size), beta 0.75 and bias 2.
     "zfnet512": Reference(
         ((2, 0), (2, 0), (1, 1), (1, 1), (1, 1)),
         NONE,
-        lambda x: ceil_pool(norm(x, 2, 1e-4)),
-        ceil_pool,
+        lambda x: pool(norm(x, 2, 5e-4 / 5)),
+        lambda x: pool(x, window=2),
     ),
 }
 
@@ -138,6 +136,57 @@ def forward(reference: Reference, params: Any, x: Array) -> Array:
 def test_logits_equal_those_of_a_numpy_reference(name: str) -> None:
     logits, params, images = evaluate(name)
     assert_equal(logits, forward(REFERENCES[name], params, images))
+
+
+@pytest.mark.parametrize("name", ["alexnet_caffe", "caffenet"])
+def test_caffe_rounds_the_number_of_pooling_windows_up(name: str) -> None:
+    """Sides after conv1 and the poolings: 22, 11, 5 and 2. Rounded down, they are 10, 4 and 1."""
+    first = {"alexnet_caffe": norm_and_pool_of_alexnet, "caffenet": norm_and_pool_of_caffenet}[name]
+    reference = Reference(geometry(0), SPLIT, first)
+    logits, params, images = evaluate(name, size=96)
+    assert params["fc6"]["kernel"].shape[0] == 2 * 2 * 256
+    assert_equal(logits, forward(reference, params, images))
+
+
+def norm_and_pool_of_alexnet(x: Array) -> Array:
+    return pool(norm(x, 1, 1e-4 / 5), ceil_mode=True)
+
+
+def norm_and_pool_of_caffenet(x: Array) -> Array:
+    return norm(pool(x, ceil_mode=True), 1, 1e-4 / 5)
+
+
+# Sides after conv1 and after each pooling. `alexnet`: cuda-convnet's layer.py; Caffe's
+# pooling_layer.cpp rounds up; zfnet512: shapes of light_zfnet512.onnx in onnx 1.16.2.
+@pytest.mark.parametrize(
+    ("name", "size", "sides"),
+    [
+        ("alexnet", 227, (27, 13, 6)),
+        ("alexnet", 224, (27, 13, 6)),
+        ("alexnet_single", 224, (27, 13, 6)),
+        ("alexnet_caffe", 227, (27, 13, 6)),
+        ("alexnet_caffe", 224, (27, 13, 6)),  # fc6 has 9,216 inputs.
+        ("caffenet", 224, (27, 13, 6)),
+        ("alexnet_owt", 224, (27, 13, 6)),
+        ("alexnet_owt", 220, (26, 12, 5)),  # torchvision rounds down; conv1 has 54x54 pixels.
+        ("alexnet_d2l", 224, (26, 12, 5)),
+        ("zfnet512", 224, (54, 12, 6)),
+    ],
+)
+def test_sizes_of_pooled_maps_are_those_of_the_source(
+    name: str, size: int, sides: tuple[int, int, int]
+) -> None:
+    model = models.create(name, num_classes=10, hidden=HIDDEN)
+    images = jax.ShapeDtypeStruct((1, size, size, models.input_shape(name)[2]), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    found = jax.eval_shape(lambda v, x: models.features(model, v, x), variables, images)
+    assert tuple(found[f"stage{number}"].shape[1] for number in (1, 2, 5)) == sides
+
+
+@pytest.mark.parametrize("windows", [(3, 3), (3, 3, 1)])
+def test_windows_that_are_not_three_are_an_error(windows: tuple[int, ...]) -> None:
+    with pytest.raises(errors.UserError, match=r"model\.pooling_windows must hold three windows"):
+        models.create("alexnet", num_classes=10, pooling_windows=windows)
 
 
 def test_alexnet_equals_two_towers_that_meet_in_conv3_and_the_dense_layers() -> None:
@@ -167,13 +216,13 @@ def test_alexnet_equals_two_towers_that_meet_in_conv3_and_the_dense_layers() -> 
 @pytest.mark.parametrize(
     ("name", "overlapping", "disjoint"),
     [
-        ("alexnet", 6, 6),
-        ("alexnet_single", 6, 6),
-        ("alexnet_caffe", 6, 6),
-        ("caffenet", 6, 6),
+        ("alexnet", 6, 7),  # sides 55, 27, 13, 6; disjoint 55, 28, 14, 7
+        ("alexnet_single", 6, 7),
+        ("alexnet_caffe", 6, 7),
+        ("caffenet", 6, 7),
         ("alexnet_owt", 6, 6),
         ("alexnet_d2l", 5, 6),  # sides 54, 26, 12, 5; disjoint 54, 27, 13, 6
-        ("zfnet512", 6, 7),  # sides 109, 54, 25, 12, 6; disjoint 109, 55, 26, 13, 7
+        ("zfnet512", 6, 6),  # sides 109, 54, 25, 12, 6; disjoint 109, 54, 25, 12, 6
     ],
 )
 def test_fc6_input_has_nearly_the_same_size_without_overlapping_pooling(

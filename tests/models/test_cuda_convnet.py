@@ -66,7 +66,8 @@ def test_logits_equal_those_of_a_numpy_reference(
 ) -> None:
     rng = np.random.default_rng(0)
     images = rng.normal(0, 60, (2, size, size, 3))  # the scale of pixels from 0 to 255
-    model = models.create(name, num_classes=10, dtype="float64", activation=activation)
+    with jax.enable_x64(True):
+        model = models.create(name, num_classes=10, dtype="float64", activation=activation)
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
         variables = jax.tree.map(

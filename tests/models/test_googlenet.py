@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cnn_jax import models
+from cnn_jax.models import layers
 from cnn_jax.train import state
 
 Array = np.ndarray
@@ -32,7 +34,8 @@ def random_variables(model: Any, size: int) -> Any:
 def evaluate(name: str, size: int, *, train: bool = False) -> tuple[Any, Any, Any, Array]:
     """Returns float64 logits and updated collections, and the random variables and images."""
     rates = {option: 0.0 for option in models.options(name) if option.endswith("_rate")}
-    model = models.create(name, num_classes=CLASSES, dtype="float64", **rates)
+    with jax.enable_x64(True):
+        model = models.create(name, num_classes=CLASSES, dtype="float64", **rates)
     # Large values, so that the constants of the normalisation have an effect.
     images = np.random.default_rng(1).normal(0, 30, (2, size, size, 3))
     variables = random_variables(model, size)
@@ -178,7 +181,10 @@ def test_bn_inception_equals_a_numpy_reference() -> None:
 def test_bn_inception_accepts_images_whose_maps_have_odd_sizes(size: int) -> None:
     model = models.create("bn_inception", num_classes=CLASSES)
     images = jnp.zeros((1, size, size + 1, 3))
-    jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    logits, _ = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), images, train=False)
+    )
+    assert logits.shape == (1, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,8 @@ def test_without_auxiliary_heads_parameters_and_minimum_size_are_smaller(
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_bn", "inception_v3"])
 def test_auxiliary_heads_run_only_in_training(name: str) -> None:
     model = models.create(name, num_classes=CLASSES)
-    images = jnp.zeros((1, *models.input_shape(name)))
+    # The auxiliary head of inception_v3 normalises maps of 1x1 pixel, which takes two images.
+    images = jnp.zeros((2, *models.input_shape(name)))
 
     def updates(train: bool) -> Any:
         def apply(key: jax.Array) -> Any:
@@ -217,4 +224,22 @@ def test_auxiliary_heads_run_only_in_training(name: str) -> None:
         return jax.eval_shape(apply, jax.random.key(0))
 
     assert "aux_logits" not in updates(train=False)
-    assert {logits.shape for logits in updates(train=True)["aux_logits"].values()} == {(1, CLASSES)}
+    assert {logits.shape for logits in updates(train=True)["aux_logits"].values()} == {(2, CLASSES)}
+
+
+def test_initial_biases_of_googlenet_are_those_of_caffe() -> None:
+    """bvlc_googlenet/train_val.prototxt: 61 layers with biases of 0.2, 3 classifiers with 0."""
+    model = models.create("googlenet", num_classes=CLASSES)
+    found: dict[str, Any] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, (layers.Conv, nn.Dense)):
+            found["/".join(context.module.path)] = context.module.bias_init
+        return call(*args, **kwargs)
+
+    images = jnp.zeros((1, 47, 47, 3))
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    values = {path: float(init(jax.random.key(0), (1,))[0]) for path, init in found.items()}
+    assert {path for path, value in values.items() if value == 0} == {"fc", "aux1/fc2", "aux2/fc2"}
+    assert sorted(values.values()) == [0.0] * 3 + [float(np.float32(0.2))] * 61

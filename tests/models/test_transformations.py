@@ -102,7 +102,9 @@ def test_an_explicit_mesh_changes_no_value(name: str) -> None:
 def test_compilation_with_strict_promotion(name: str, lowering: str) -> None:
     gradient = jax.jit(jax.grad(loss_of(create(name, dtype="bfloat16")), has_aux=True))
     with strict(), primitive.lowering(lowering):
-        gradient.lower(*split(variables_of(name)), images_of(name), KEY)
+        lowered = gradient.lower(*split(variables_of(name)), images_of(name), KEY)
+    _, logits = lowered.out_info
+    assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
 
 
 @pytest.mark.parametrize("name", models.names())

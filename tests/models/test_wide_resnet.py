@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cnn_jax import models
+from cnn_jax.models import layers
 
 Array = np.ndarray
 SMALL: Any = {"depth": 16, "width": 2, "dtype": "float64"}
@@ -58,9 +60,9 @@ class WideResNet:
 
 
 def test_logits_equal_those_of_the_numpy_forward_pass() -> None:
-    model = models.create("wrn_16_8", num_classes=10, **SMALL)
     images = np.random.default_rng(1).normal(size=(2, 10, 10, 3))
     with jax.enable_x64(True):
+        model = models.create("wrn_16_8", num_classes=10, **SMALL)
         variables = random_variables(model)
         logits = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
         logits = np.asarray(cast("jax.Array", logits))
@@ -83,3 +85,21 @@ def test_a_depth_other_than_6n_plus_4_raises(depth: int) -> None:
     message = rf"model.depth must be 6 n \+ 4, such as 10, 16, 22 or 28, got {depth}"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+
+
+def test_convolutions_start_as_in_the_code_of_the_authors() -> None:
+    """Their utils.lua, MSRinit: a standard deviation of sqrt(2 / n), n = kW kH nInputPlane."""
+    model = models.create("wrn_16_8", num_classes=10, depth=10)
+    kinds = set()
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, layers.Conv):
+            kinds.add(context.module.kernel_init)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        images = jnp.zeros((1, 8, 8, 3))
+        jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    (init,) = kinds
+    kernel = np.asarray(init(jax.random.key(0), (3, 3, 16, 64)))
+    np.testing.assert_allclose(kernel.std(), (2 / (9 * 16)) ** 0.5, rtol=5 / kernel.size**0.5)

@@ -110,3 +110,11 @@ def test_a_network_of_the_user_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
 def test_mistakes_in_a_plan_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.UserError, match=message):
         make(**changes)
+
+
+def test_an_objective_for_other_classes_is_refused() -> None:
+    objectives.check_classes(Classification(Dense((CLASSES,)), CROSS_ENTROPY), DESCRIPTION)
+    other = Classification(Dense((CLASSES + 2,)), CROSS_ENTROPY)
+    message = "the objective has logits of 9 classes, the data set has 7; make its network for 7"
+    with pytest.raises(errors.UserError, match=message):
+        objectives.check_classes(other, DESCRIPTION)

@@ -17,6 +17,8 @@ from jax.test_util import check_grads
 from cnn_jax import ops
 
 Pair = int | tuple[int, int]
+# The docstring of `ops.pool` states what holds in the primitives and what holds elsewhere.
+ON_CPU = jax.default_backend() == "cpu"
 
 POOLS: Mapping[str, tuple[Any, Any, float]] = {
     "max": (ops.max_pool, np.max, -np.inf),
@@ -39,6 +41,11 @@ each_geometry = pytest.mark.parametrize(
         ((5, 6), 1, (2, 3)),  # A larger one.
     ],
 )
+
+
+def exact_modes(kind: str) -> list[str]:
+    """Returns the modes of differentiation that are exact in float64."""
+    return ["fwd", "rev"] if kind == "avg" or ON_CPU else ["rev"]
 
 
 def pair(value: Pair) -> tuple[int, int]:
@@ -148,7 +155,7 @@ def test_gradients_equal_finite_differences(
         return POOLS[kind][0](x, window, stride, padding)
 
     with jax.enable_x64(True):
-        check_grads(jax.jit(pool), (jnp.asarray(x),), order=1, modes=["fwd", "rev"])
+        check_grads(jax.jit(pool), (jnp.asarray(x),), order=1, modes=exact_modes(kind))
 
 
 class Case(NamedTuple):
@@ -198,6 +205,8 @@ def check(case: Case) -> None:
         expected, pull_back_lax = jax.vjp(lambda x: lax_pool(x, kind, window, stride, padding), x)
         cotangent = jnp.asarray(np.random.default_rng(1).normal(size=y.shape))
         (gradient,), (expected_gradient,) = pull_back(cotangent), pull_back_lax(cotangent)
+        if "fwd" not in exact_modes(kind):
+            return (y, gradient), (expected, expected_gradient)
         along = jnp.vdot(jax.jvp(ours, (x,), (tangent,))[1], cotangent)
         return (y, gradient, along), (expected, expected_gradient, jnp.vdot(gradient, tangent))
 
@@ -257,10 +266,15 @@ def test_native_maxima_and_gradients_are_those_of_lax(
             pull_back_exactly(cotangent.astype("float64")),
         )
     np.testing.assert_array_equal(np.asarray(y, np.float64), exact)
-    # 16-bit gradients are summed in float32 and rounded once.
+    # 16-bit gradients are summed in float32 and rounded once. Off a CPU they are summed in 16 bits.
+    windows = window[0] * window[1]
     tolerance = {"float32": 1e-6, "bfloat16": 2**-8}[dtype]
+    largest = 0 if ON_CPU or dtype == "float32" else np.abs(cotangent.astype("f4")).max()
     np.testing.assert_allclose(
-        np.asarray(gradient, np.float64), exact_gradient, rtol=tolerance, atol=1e-6
+        np.asarray(gradient, np.float64),
+        exact_gradient,
+        rtol=tolerance,
+        atol=1e-6 + tolerance * windows**2 * largest,
     )
 
 
@@ -283,7 +297,8 @@ def test_gradient_goes_to_the_first_of_several_maxima(values: str) -> None:
     np.testing.assert_array_equal(gradient, expected)
     number = jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape)
     _, tangent = jax.jvp(pool, (jnp.asarray(x, jnp.float32),), (number,))
-    np.testing.assert_array_equal(tangent, plain_pool(number * expected, "avg", 2, None, 0) * 4)
+    selected = np.asarray(number) * (expected if ON_CPU else np.where(x == -np.inf, 0, expected))
+    np.testing.assert_array_equal(tangent, plain_pool(selected, "avg", 2, None, 0) * 4)
 
 
 def test_nan_is_propagated() -> None:
@@ -310,7 +325,8 @@ def test_dtype_is_kept_and_values_are_accurate(kind: str, padding: int, dtype: s
     ours, expected = (y, *pull_back(cotangent)), (exact, *pull_back_exact(cotangent.astype("f4")))
     for result, truth in zip(ours, expected, strict=True):
         assert result.dtype == dtype
-        tolerance = float(jnp.finfo(dtype).eps) * (1 if kind == "avg" else 2)
+        roundings = 2 if kind == "avg" else 4 if ON_CPU else 50  # Each of half an epsilon.
+        tolerance = float(jnp.finfo(dtype).eps) / 2 * roundings
         np.testing.assert_allclose(result.astype("f4"), truth, rtol=tolerance)
 
 
@@ -420,7 +436,7 @@ def test_gradients_with_ceil_mode_equal_finite_differences(
         return POOLS[kind][0](x, window, stride, padding, ceil_mode=True, **options)
 
     with jax.enable_x64(True):
-        check_grads(jax.jit(pool), (jnp.asarray(x),), order=1, modes=["fwd", "rev"])
+        check_grads(jax.jit(pool), (jnp.asarray(x),), order=1, modes=exact_modes(kind))
 
 
 @each_pool
@@ -525,7 +541,7 @@ def test_gradients_of_channel_pooling_equal_finite_differences(kind: str) -> Non
     x = np.random.default_rng(0).permutation(24).reshape(2, 2, 6) / 10
     with jax.enable_x64(True):
         f = jax.jit(lambda x: CHANNEL_POOLS[kind][0](x, 4, 2))
-        check_grads(f, (jnp.asarray(x),), 1, modes=["fwd", "rev"])
+        check_grads(f, (jnp.asarray(x),), 1, modes=exact_modes(kind))
 
 
 def test_gradient_goes_to_the_first_of_equal_channels() -> None:

@@ -161,6 +161,17 @@ def test_a_run_without_the_schedule_has_no_rates(module: types.ModuleType) -> No
     assert first_update(optimizer, learning_rate=7.0) == -0.25
 
 
+def test_a_run_of_an_earlier_version_may_have_the_values_of_that_version(
+    module: types.ModuleType,
+) -> None:
+    before = {path: key.before for path, key in plan.keys().items() if path.startswith("optim.")}
+    assert before["optim.decay"]
+    name = "users_optimizers:of_its_own_rate"
+    options = plan.read({**before, "optim.name": name, "optim.options": {"rate": 0.25}}).optim
+    schedule, _ = optim.of_plan(options, total_steps=10, steps_per_epoch=2)
+    assert schedule is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -174,6 +185,7 @@ def test_a_run_without_the_schedule_has_no_rates(module: types.ModuleType) -> No
         ({"name": "users_optimizers:second_order"}, "second_order' does not fit the training step"),
         ({"momentum": 0.5, "clip_norm": 1.0}, "does not read optim.momentum, optim.clip_norm; "),
         ({"weight_decay_kind": "coupled"}, "does not read optim.weight_decay_kind; "),
+        ({"decay": ("kernel",)}, "does not read optim.decay; "),
         (
             {
                 "name": "users_optimizers:of_its_own_rate",
@@ -181,7 +193,7 @@ def test_a_run_without_the_schedule_has_no_rates(module: types.ModuleType) -> No
                 "learning_rate": 0.2,
                 "schedule.name": "cosine",
             },
-            "does not read optim.learning_rate, optim.schedule; ",
+            "does not read optim.learning_rate, optim.schedule.name; ",
         ),
     ],
 )

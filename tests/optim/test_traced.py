@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from cnn_jax import errors, optim
+from cnn_jax import errors, optim, plan
 
 PARAMS = {"kernel": jnp.arange(1.0, 4.0), "bias": jnp.ones(2)}
 GRADS = jax.tree.map(jnp.cos, PARAMS)
@@ -106,23 +106,28 @@ class Layer(NamedTuple):
 
 
 ONES = jnp.ones(2)
+BEFORE = plan.keys()["optim.decay"].before
 
 
 @pytest.mark.parametrize(
-    ("params", "decayed"),
+    ("params", "decay", "decayed"),
     [
-        (ONES, [True]),
-        ([ONES, ONES], [True, True]),
-        ({"bias": [ONES, ONES], "a": [ONES]}, [True, False, False]),
-        (Layer(ONES, ONES), [True, False]),
-        ((ONES, {"scale": ONES}), [True, False]),
-        ({0: ONES, 1: {"bias": ONES}}, [True, False]),
-        ({"bias": nn.Partitioned(ONES, (None,))}, [False]),
-        ({"kernel": nn.Partitioned(ONES, (None,))}, [True]),
+        (ONES, BEFORE, [True]),
+        ([ONES, ONES], BEFORE, [True, True]),
+        ([ONES, ONES], ("1",), [False, True]),
+        ({"bias": [ONES, ONES], "a": [ONES]}, BEFORE, [True, False, False]),
+        (Layer(ONES, ONES), BEFORE, [True, False]),
+        (Layer(ONES, ONES), optim.KERNELS, [True, False]),
+        ((ONES, {"scale": ONES}), BEFORE, [True, False]),
+        ({0: ONES, 1: {"bias": ONES}}, BEFORE, [True, False]),
+        ({"a": ONES, "bias": nn.Partitioned(ONES, (None,))}, BEFORE, [True, False]),
+        ({"kernel": nn.Partitioned(ONES, (None,))}, optim.KERNELS, [True]),
     ],
 )
-def test_weight_decay_takes_any_tree(params: Any, decayed: list[bool]) -> None:
-    optimizer = optim.make(name="sgd", learning_rate=1.0, weight_decay=0.5)
+def test_weight_decay_takes_any_tree(
+    params: Any, decay: tuple[str, ...], decayed: list[bool]
+) -> None:
+    optimizer = optim.make(name="sgd", learning_rate=1.0, weight_decay=0.5, decay=decay)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     found = [bool((leaf == -0.5).all()) for leaf in jax.tree.leaves(updates)]

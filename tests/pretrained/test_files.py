@@ -328,7 +328,7 @@ def test_the_prefix_of_data_parallel_is_removed_if_all_names_have_it(tmp_path: P
     ("top", "message"),
     [
         ({"epoch": 1, "net": {}}, "it has 2 keys: epoch, net"),
-        ({"a": row("0", 6), "epoch": 1}, "'state_dict' or 'model'; it has 2 keys: a, epoch"),
+        ({"a": tensor(Stored("0", 6), 0, (), ()), "epoch": 1}, "it has 2 keys: a, epoch"),
         ({"state_dict": {"a": 1}}, "1 keys: state_dict"),
         ({1: row("0", 6)}, "1 keys: 1"),
         ({}, "it has 0 keys"),
@@ -351,7 +351,7 @@ def test_a_file_without_a_state_dict_is_an_error(
         (Call("posix.system", ("touch owned",)), "imports 'posix.system'"),
         (Call("builtins.eval", ("1",)), "imports 'builtins.eval'"),
         (Call("__builtin__.getattr", (1, "real")), "imports '__builtin__.getattr'"),
-        (name("numpy.core.multiarray.scalar"), "imports 'numpy.core.multiarray.scalar'"),
+        (name("numpy.core.multiarray._reconstruct"), "_reconstruct'.*; it holds NumPy arrays"),
         (name("torch.nn.modules.conv.Conv2d"), "imports 'torch.nn.modules.conv.Conv2d'"),
         (name("torch.ComplexFloatStorage"), "imports 'torch.ComplexFloatStorage'"),
         (
@@ -645,7 +645,7 @@ def test_truncated_safetensors_are_an_error(tmp_path: Path) -> None:
     assert_refused(path, "contains no tensors")
 
 
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs"])
+@pytest.mark.parametrize("content", [b"", b"text", b"BVLC network"])
 def test_a_file_of_another_format_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     assert_refused(tmp_path / "a.pth", f"the file begins with {content[:4]!r}")

@@ -124,7 +124,7 @@ def test_metadata_that_cannot_be_right_is_refused(
         ("crop_pct", float("nan"), "has an invalid value: ValueError"),
         ("crop_pct", True, "True is no number"),
         ("mean", [float("nan")] * 3, r"must be finite .* got mean \(nan, nan, nan\)"),
-        ("mean", [], "mean and std must have three values"),
+        ("mean", [], "mean and std must have one value per channel, or three"),
         ("std", [0.1, float("inf"), 0.1], "must be finite"),
         ("std", [0.1, 0, 0.1], "std must be positive"),
         ("std", [1e-46, 1, 1], "std must be positive"),
@@ -141,21 +141,6 @@ def test_the_largest_sizes_are_allowed() -> None:
     large = Preprocessing(4096, limits.MAX_RESIZE_SIDE, ("a",))
     assert large.input_shape == (4096, 4096, 3)
     assert preprocessing.from_timm({"input_size": [3, 1024, 1024], "crop_pct": 0.2}, 3)
-
-
-def test_preprocessing_for_other_images_than_the_weights_are_for_is_refused(
-    tmp_path: Path,
-) -> None:
-    name = "vit_tiny_patch16_224"
-    entries = checkpoints.state_dict(name, depth=1)
-    config = {"architecture": name, "pretrained_cfg": {"input_size": [3, 160, 160]}}
-    directory = checkpoints.write(tmp_path / "vit", entries, config)
-    with pytest.raises(
-        errors.UserError,
-        match=r"gives images of 160x160x3 .* for which vit_tiny_patch16_224 has",
-    ):
-        pretrained.load(directory, depth=1)
-    assert pretrained.load(directory, depth=1, input_shape=(224, 224, 3))  # as a run asks for
 
 
 def test_a_network_of_too_many_modules_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Comparison with `keras.applications`: the same logits and gradients in float64."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -27,26 +28,31 @@ class Case(NamedTuple):
     Attributes:
       application: Keras' name.
       size: height and width of the images.
-      undo: inverse of the application's preprocessing layers.
+      module: the module of `keras.applications` with its `preprocess_input`.
+      undo: from the inputs of our network to those of the application: inverse of its first layers,
+        or RGB to BGR.
     """
 
     application: str
     size: int
+    module: str
     undo: Callable[[Any], Any] = lambda images: images
 
 
 CASES: Mapping[str, Case] = {
-    "resnet50_v1": Case("ResNet50", 33),
-    "resnetv2_50_keras": Case("ResNet50V2", 39),
-    "inception_v3": Case("InceptionV3", 75),
-    "inception_resnet_v2": Case("InceptionResNetV2", 75),
-    "xception": Case("Xception", 74),
-    "densenet121": Case("DenseNet121", 33),
-    "mobilenetv1_100": Case("MobileNet", 64),
-    "mobilenetv2_100": Case("MobileNetV2", 38),
-    "mobilenetv3_large_100": Case("MobileNetV3Large", 38, lambda images: 127.5 * (images + 1)),
-    "tf_efficientnet_b0": Case("EfficientNetB0", 38, lambda images: 255 * images),
-    "vgg16": Case("VGG16", 33),
+    "resnet50_v1": Case("ResNet50", 33, "resnet", lambda images: images[..., ::-1]),
+    "resnetv2_50_keras": Case("ResNet50V2", 39, "resnet_v2"),
+    "inception_v3": Case("InceptionV3", 75, "inception_v3"),
+    "inception_resnet_v2": Case("InceptionResNetV2", 75, "inception_resnet_v2"),
+    "xception": Case("Xception", 74, "xception"),
+    "densenet121": Case("DenseNet121", 33, "densenet"),
+    "mobilenetv1_100": Case("MobileNet", 64, "mobilenet"),
+    "mobilenetv2_100": Case("MobileNetV2", 38, "mobilenet_v2"),
+    "mobilenetv3_large_100": Case(
+        "MobileNetV3Large", 38, "mobilenet_v3", lambda images: 127.5 * (images + 1)
+    ),
+    "tf_efficientnet_b0": Case("EfficientNetB0", 38, "efficientnet", lambda images: 255 * images),
+    "vgg16": Case("VGG16", 33, "vgg16", lambda images: images[..., ::-1]),
 }
 
 
@@ -137,7 +143,7 @@ def test_every_application_has_a_case() -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_gradients_equal_keras(name: str) -> None:
-    application, size, undo = CASES[name]
+    application, size, _, undo = CASES[name]
     shape = (size, size, 3)
     with keras.StatelessScope():  # creates variables without values
         model = getattr(keras.applications, application)(
@@ -150,6 +156,60 @@ def test_logits_and_gradients_equal_keras(name: str) -> None:
         logits_and_gradient(in_ours(name, **pretrained.KERAS[name]), variables, images),
         logits_and_gradient(lambda weights, x: apply(weights, undo(x)), weights, images),
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_preprocessing_equals_keras(name: str) -> None:
+    """The first layers of MobileNetV3 rescale to [-1, 1]; `undo` is their inverse."""
+    case = CASES[name]
+    prepare = pretrained.keras_preprocessing(name, num_classes=2, input_shape=(8, 8, 3))
+    image = np.random.default_rng(2).integers(0, 256, (8, 8, 3), np.uint8)
+    prepare = dataclasses.replace(prepare, resize_size=8)  # The image has the size of the input.
+    theirs = getattr(keras.applications, case.module).preprocess_input(image.astype(np.float32))
+    if name == "tf_efficientnet_b0":
+        # The normalisation layer divides by the root of a variance that is the deviation, and a
+        # further layer of weights='imagenet' by the root of the deviation.
+        deviation = np.array([0.229, 0.224, 0.225])
+        expected = (theirs / 255 - [0.485, 0.456, 0.406]) / np.sqrt(deviation) / np.sqrt(deviation)
+        np.testing.assert_allclose(prepare(image), expected, rtol=0, atol=1e-5)
+    else:
+        found = case.undo(prepare(image))
+        np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "expected"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.229, 0.224, 0.225)),  # 'imagenet'
+        ((0.1, 0.2, 0.3), (0.04, 0.09, 0.16), (0.2, 0.3, 0.4)),  # of other images
+    ],
+)
+def test_the_normalisation_of_an_efficientnet_is_that_of_its_layer(
+    mean: tuple[float, ...], variance: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    weights = {"normalization_1/mean": np.array([mean]), "normalization_1/variance": [variance]}
+    arrays = {key: np.asarray(value) for key, value in weights.items()}
+    found = pretrained.keras_preprocessing("tf_efficientnet_b0", arrays)
+    assert found.mean == pytest.approx(mean)
+    assert found.std == pytest.approx(expected)
+
+
+def test_preprocessing_of_keras_is_for_colours_and_known_networks() -> None:
+    with pytest.raises(errors.UserError, match="images of 3 channels, got 1"):
+        pretrained.keras_preprocessing("vgg16", input_shape=(32, 32, 1))
+    with pytest.raises(errors.UserError, match="unknown network with an application in Keras"):
+        pretrained.keras_preprocessing("lenet")
+
+
+def test_kernels_for_blue_green_red_are_turned() -> None:
+    """A VGG of Keras on BGR images minus the means equals ours on RGB images."""
+    weights = expected("vgg16", input_shape=(32, 32, 3))
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 64)).astype(np.float32)
+    weights["block1_conv1/kernel"] = kernel
+    found = pretrained.from_keras("vgg16", weights, num_classes=CLASSES, input_shape=(32, 32, 3))
+    turned = found["params"]["conv1_1"]["kernel"]
+    np.testing.assert_array_equal(turned, kernel[:, :, [2, 1, 0]])
+    assert turned.flags.owndata
 
 
 def textbook_resnet34(size: int) -> Any:

@@ -227,7 +227,7 @@ def test_a_convolution_over_the_whole_image_equals_a_dense_layer() -> None:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("nowhere.pth", {}, "nowhere.pth is not a known release, so its network is unknown; pass"),
+        ("nowhere.pth", {}, "nowhere.pth cannot be read: No such file"),
         ("nowhere.pth", {"name": NETWORK}, "nowhere.pth cannot be read: No such file"),
         ("./nowhere", {"name": NETWORK}, "nowhere cannot be read: No such file"),
         ("nowhere.pth", {"name": "resnet51"}, "unknown model 'resnet51'; did you mean"),

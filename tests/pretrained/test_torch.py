@@ -82,9 +82,12 @@ def test_an_unknown_network_is_an_error(name: str, message: str) -> None:
         pretrained.from_torch(name, {})
 
 
-def test_a_dense_kernel_is_permuted_to_the_order_of_a_flattened_image() -> None:
+@pytest.mark.parametrize("size", [(4, 4), (2, 8)])
+def test_a_dense_kernel_is_permuted_to_the_order_of_a_flattened_image(
+    size: tuple[int, int],
+) -> None:
     rng = np.random.default_rng(0)
-    images, weight = rng.normal(size=(2, 4, 4, 3)), rng.normal(size=(5, 48))
+    images, weight = rng.normal(size=(2, *size, 3)), rng.normal(size=(5, 48))
     theirs = images.transpose(0, 3, 1, 2).reshape(2, -1) @ weight.T
     ours = images.reshape(2, -1) @ layout.from_torch(weight, channels=3)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)

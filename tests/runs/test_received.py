@@ -233,6 +233,6 @@ def test_stored_json_of_another_shape_is_one_line(received: Path, name: str, kin
     "text", ["[]", '{"starts": 3}', '{"starts": ["x"]}', "{", '{"a":' * 50_000]
 )
 def test_a_damaged_environment_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / environment.ENVIRONMENT).write_text(text)
+    (tmp_path / workdir.ENVIRONMENT).write_text(text)
     with pytest.raises(errors.UserError, match=r"json is damaged: .*; move it away to continue"):
         environment.read(tmp_path)

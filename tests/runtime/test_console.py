@@ -489,3 +489,31 @@ console.exit_with(lambda: print("x" * 1_000_000) or 0)
         check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (141, "x", "")
+
+
+def test_progress_ends_and_the_run_goes_on_where_the_disk_of_its_file_is_full() -> None:
+    with Path("/dev/full").open("w") as full:
+        progress = console.Progress(2, every_seconds=0.0, stream=full)
+        progress.message("training")
+        progress.advance(1)
+        progress.close()
+        with pytest.raises(OSError, match="No space left"):
+            full.close()
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_output_onto_a_full_disk_is_one_line(flush: bool) -> None:
+    code = (
+        "from cnn_jax.runtime import console\n"
+        f"console.exit_with(lambda: print('result', flush={flush}) or 0)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    message = "error: a file or the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)

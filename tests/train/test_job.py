@@ -31,6 +31,7 @@ def test_the_quickstart_is_allowed() -> None:
     [
         ("model.name", "lenett", "unknown model 'lenett'; did you mean 'lenet'"),
         ("model.dtype", "float12", "float12"),
+        ("model.dtype", "float64", "set the environment variable JAX_ENABLE_X64=1"),
         ("model.widhts", (8,), "widhts"),
         ("data.source", "digit", "unknown data.source 'digit'; did you mean 'digits'"),
         ("data.crop_padding", 32, r"data.crop_padding must be in \[0, 32\) pixels, got 32"),
@@ -40,6 +41,9 @@ def test_the_quickstart_is_allowed() -> None:
         ("optim.schedule.warmup_epochs", 151.0, "warmup_epochs must be at most"),
         ("eval.monitor", "top2", "unknown eval.monitor 'top2'; .*allowed: loss, top1, top5$"),
         ("train.trainable", "fc9", "train.trainable 'fc9' matches none of the 10 parameters"),
+        ("optim.decay", ("kernel", "fc9"), "optim.decay 'fc9' matches none of the 10 parameters"),
+        ("optim.decay", ("(",), r"optim.decay '\(' is no regular expression: missing"),
+        ("optim.decay", ("",), "optim.decay has an empty pattern"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_read_or_written(
@@ -122,3 +126,10 @@ def test_more_steps_than_the_state_counts_are_refused_before_training() -> None:
     assert longest.total_steps == 2**31 - 4
     with pytest.raises(errors.UserError, match=r"are 2,147,483,648 steps; at most 2,147,483,647"):
         train.run({**values, "train.epochs": 2.0**29}, source=source, progress=False)
+
+
+def test_without_an_interval_a_run_validates_at_its_end() -> None:
+    small = {"train.steps": 6, "eval.every_epochs": 0.0, "optim.schedule.warmup_epochs": 0.0}
+    config = {**quickstart.get_config().to_dict(), "model": {"name": "mlp", "widths": (4,)}}
+    outcome = train.run(plan.read({**config, **small}))
+    assert [row["step"] for row in outcome.history if row["split"] == "validation"] == [6]

@@ -69,7 +69,7 @@ def make_scripted(*_: Any, **__: Any) -> dict[str, Evaluator]:
 
 @pytest.mark.parametrize(
     ("monitor", "mode", "best"),
-    [("loss", "min", 12), ("top1", "max", 6), ("count/examples", "max", 18)],
+    [("loss", "auto", 12), ("top1", "max", 6), ("count/examples", "max", 18)],
 )
 def test_the_checkpoint_with_the_best_monitored_value_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, mode: str, best: int

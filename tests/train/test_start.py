@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from cnn_jax import data, errors, models, plan, pretrained, train
+from cnn_jax.pretrained.network import Network
+from cnn_jax.train.start import weights as start_weights
 from cnn_jax.train.state import sha256
+from tests.pretrained import checkpoints
 
 # In one process, so that its runs share their programs.
 pytestmark = pytest.mark.xdist_group("start")
@@ -90,6 +93,32 @@ def test_the_normalisation_is_that_of_the_weights_unless_it_is_given(
     assert mean_of(outcome) == preparation.mean
     given: dict[str, Any] = {"data.mean": (0.1, 0.2, 0.3), "data.std": (1.0, 1.0, 1.0)}
     assert mean_of(still(weights[4], **given)) == (0.1, 0.2, 0.3)
+
+
+def test_a_run_on_grey_images_starts_from_the_sum_over_colours(weights: dict[int, Path]) -> None:
+    given = pretrained.load(weights[4])
+    changes: dict[str, Any] = {"data.channels": 1}
+    outcome = still(weights[4], **changes)
+    expected = given.variables["params"]["conv1"]["kernel"].sum(2, keepdims=True)
+    np.testing.assert_allclose(outcome.params["conv1"]["kernel"], expected, rtol=1e-6, atol=1e-7)
+    assert sha256(outcome.params["fc"]) == sha256(given.variables["params"]["fc"])
+    assert mean_of(outcome) == pytest.approx([np.mean(given.preprocessing.mean)])
+
+
+def test_a_run_at_another_size_starts_from_resampled_positions(tmp_path: Path) -> None:
+    name, file = "vit_tiny_patch16_224", tmp_path / "weights.safetensors"
+    small: dict[str, Any] = {"width": 8, "depth": 1, "heads": 2, "patch_size": 8}
+    shape = (16, 16, 3)
+    variables = checkpoints.random_variables(Network.of(name, shape, small).shapes(4))
+    pretrained.save(file, name, variables, input_shape=shape, **small)
+    values: dict[str, Any] = {"model.name": name, "init.weights": str(file), "data.image_size": 32}
+    values |= {f"model.{key}": value for key, value in small.items()}
+    values |= {"data.channels": 3, "data.train_split": "train", "data.validation_split": ""}
+    found, start = start_weights(plan.read(values), SOURCE, progress=False)
+    assert found.data.mean == (0.5, 0.5, 0.5)  # of timm's ViT
+    positions = start["params"]["pos_embed"]
+    assert positions.shape == (1, 17, 8)
+    np.testing.assert_array_equal(positions[:, 0], variables["params"]["pos_embed"][:, 0])
 
 
 def test_a_continued_run_does_not_read_the_weights(

@@ -16,7 +16,7 @@ from cnn_jax.contracts import Batch, Objective, Sums, TrainState
 from cnn_jax.models import layers
 from cnn_jax.objectives import Classification
 from cnn_jax.runtime import sharding
-from cnn_jax.train import state, step
+from cnn_jax.train import finite, state, step
 from tests.toys import Averaged, Noisy
 
 SHAPE = (4, 4, 1)
@@ -157,7 +157,7 @@ def test_a_step_follows_the_gradient_of_the_mean_loss(
     }
     shown = {name: value / count for name, (value, count) in sums.items()}
     assert_close({name: shown[name] for name in expected}, expected)
-    assert set(shown) == {*expected, "top1", "top5"}
+    assert set(shown) == {*expected, "top1", "top5", *finite.PARTS}
 
 
 def test_a_batch_of_padding_leaves_the_parameters_unchanged() -> None:

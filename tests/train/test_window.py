@@ -84,3 +84,20 @@ class Unread:
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was read")
+
+
+def test_a_batch_without_a_readable_image_is_an_error() -> None:
+    window = Window()
+    window.add(range(3, 5), {"loss": (jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0]))})
+    with pytest.raises(errors.UserError, match="no image of the batch of step 4 can be read"):
+        window.totals()
+
+
+def test_a_metric_that_nothing_was_counted_for_has_no_mean() -> None:
+    window = Window()
+    window.add(
+        range(1), {"rare": (jnp.zeros(1), jnp.zeros(1)), "all": (jnp.ones(1), 2 * jnp.ones(1))}
+    )
+    found = metrics.mean(window.totals())
+    assert found["all"] == 0.5
+    assert np.isnan(found["rare"])

@@ -4,6 +4,7 @@
 import.
 """
 
+import csv
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +117,14 @@ def keep_classes(source: "contracts.Source", data: "plan.Data") -> "contracts.So
         return source
     from cnn_jax.data.sources import classes
 
-    return classes.keep(source, [name.strip() for name in data.classes.split(",")])
+    try:
+        (names,) = csv.reader([data.classes], skipinitialspace=True)
+    except csv.Error as error:
+        raise errors.UserError(
+            f"data.classes cannot be read ({error}); write names in one line, separated by commas, "
+            "and those with a comma in double quotation marks"
+        ) from error
+    return classes.keep(source, [name.strip() for name in names])
 
 
 def _open(data: "plan.Data") -> "contracts.Source":
@@ -146,9 +154,9 @@ def _open(data: "plan.Data") -> "contracts.Source":
 
             return shards.source(data.directory)
         case "tfds":
-            from cnn_jax.data.sources import tfds
+            from cnn_jax.data.sources import emnist, tfds
 
-            return tfds.source(data.name, data.directory)
+            return emnist.corrected(tfds.source(data.name, data.directory))
         case _ if imports.is_reference(data.source):
             source: contracts.Source = _own(data.source)(data)
             check_source(source, f"the result of data.source {data.source!r}")

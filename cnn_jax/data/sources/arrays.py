@@ -87,9 +87,11 @@ def from_arrays(
       splits: images and labels of each split, by its name. Images are `[N, h, w, C]`, `[N, h, w]`
         for greys, or a sequence of N images `[h, w, C]` or `[h, w]` of different sizes: uint8, bool
         or floating point in [0, 1], which becomes float32. C is 1 (grey), 3 (RGB) or any number up
-        to 16; a sequence may mix grey and RGB. Labels are `[N]` integers. Arrays of other packages
-        are read by `numpy.asarray`.
-      class_names: the name of each label; by default '0', '1' and so on up to the largest label.
+        to 16; a sequence may mix grey and RGB. It may hold pictures of Pillow too, which are read
+        as files are. Labels are `[N]` integers. Arrays of other packages are read by
+        `numpy.asarray`.
+      class_names: the name of each label; by default '0', '1' and so on up to the largest label,
+        which needs an example with the label 0.
 
     Raises:
       UserError: arrays of the wrong shape or dtype, values out of range, or labels without a class
@@ -103,6 +105,7 @@ def from_arrays(
         raise errors.UserError("no split is given; give at least {'train': (images, labels)}")
     arrays = {split: _checked_pair(pair, split) for split, pair in splits.items()}
     if class_names is None:
+        _check_zero([labels for _, labels in arrays.values()])
         largest = max(int(labels.max(initial=0)) for _, labels in arrays.values())
         if largest >= limits.MAX_CLASSES:
             raise errors.UserError(
@@ -111,13 +114,29 @@ def from_arrays(
             )
         names = tuple(str(label) for label in range(largest + 1))
     else:
-        names = _checked_names(class_names)
+        check_names(class_names, "class_names")
+        names = tuple(map(str, class_names))
     for split, (_, labels) in arrays.items():
         check_range(labels, len(names), f"split {split!r}")
     examples = {
         split: ArrayExamples(images, labels, split) for split, (images, labels) in arrays.items()
     }
     return ArraySource(names, examples)
+
+
+def _check_zero(labels: list[np.ndarray]) -> None:
+    """Checks that labels without class names begin with 0, so that class 0 has examples.
+
+    Raises:
+      UserError: the smallest label of all splits is above 0.
+    """
+    found = np.concatenate(labels)
+    if found.size and found.min() > 0:
+        raise errors.UserError(
+            f"no example has the label 0: labels are from {found.min()} to {found.max()}, but "
+            "classes are numbered from 0. Store labels - 1 (for SVHN, whose 10 is the digit 0, "
+            "labels % 10), or give class_names for classes without examples"
+        )
 
 
 def check_split_name(name: Any) -> None:
@@ -130,6 +149,29 @@ def check_split_name(name: Any) -> None:
         raise errors.UserError(
             f"the name of a split must be a text without brackets, such as 'train', got {name!r}"
         )
+
+
+def check_names(names: Any, title: str) -> None:
+    """Checks class names: texts, each of which names one class.
+
+    Args:
+      names: the names of the classes in the order of their labels.
+      title: of the names, for messages.
+
+    Raises:
+      UserError: they are no sequence of texts, or a name is there twice.
+    """
+    is_sequence = isinstance(names, (Sequence, np.ndarray)) and not isinstance(names, str)
+    wrong = [name for name in names if not isinstance(name, str)] if is_sequence else [names]
+    if wrong:
+        raise errors.UserError(f"{title} must be texts, such as ['cat', 'dog'], got {wrong[0]!r}")
+    first: dict[str, int] = {}
+    for label, name in enumerate(names):
+        if first.setdefault(name, label) != label:
+            raise errors.UserError(
+                f"{title} has {name!r} twice, for the labels {first[name]} and {label}; give each "
+                "class a name of its own"
+            )
 
 
 def check_range(labels: np.ndarray, num_classes: int, title: str) -> None:
@@ -201,12 +243,3 @@ def _checked_labels(labels: npt.ArrayLike, split: str) -> np.ndarray:
             f"labels of split {split!r} must have shape [N], got {list(array.shape)}"
         )
     return array
-
-
-def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    for name in class_names:
-        if not isinstance(name, str):
-            raise errors.UserError(
-                f"class_names must be texts, such as ['cat', 'dog'], got {name!r}"
-            )
-    return tuple(map(str, class_names))

@@ -30,6 +30,7 @@ def check(source: Any, title: str) -> None:
             f"{type(source).__name__} with class_names {names!r}. data.from_arrays makes a source "
             "of arrays"
         )
+    arrays.check_names(names, f"{title}, class_names")
     stored = getattr(source, "splits", None)
     if not isinstance(stored, Mapping) or not stored:
         raise errors.UserError(

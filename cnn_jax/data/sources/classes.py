@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Source
-from cnn_jax.data.selection import Selected
+from cnn_jax.data.selection import Many, Selected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,15 @@ class _Subset(Selected):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns the fields of an example."""
         return {**super().__getitem__(index), "label": int(self.new_labels[index])}
+
+    @property
+    def __getitems__(self) -> Many:
+        """Function that returns several examples, relabelled; see `Selected.__getitems__`."""
+        many = super().__getitems__
+        return lambda indices: [
+            {**example, "label": int(self.new_labels[index])}
+            for example, index in zip(many(indices), indices, strict=True)
+        ]
 
     def labels(self) -> np.ndarray:
         """Returns the labels, `[N]` int32."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from cnn_jax import errors
 from cnn_jax.data.sources import listing, shards
 
-_IDX_FILE = re.compile(rb"train-images[-.]idx3-ubyte(\.gz)?")
+_IDX_FILE = re.compile(rb"(emnist-[a-z]+-)?train-images[-.]idx3-ubyte(\.gz)?")
 _TFDS_VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TFDS_INFO = "dataset_info.json"
 _IMAGENET_TARS = b"ILSVRC2012_"
@@ -16,8 +16,8 @@ _FEW = 16  # Entries of a directory that are looked at; folders of images can be
 _KINDS = (
     "data.directory can be a folder of images (DIR/train/CLASS/... or DIR/CLASS/...), a directory "
     f"with {shards.MANIFEST} that 'python -m cnn_jax.data.pack' wrote, an .npz file or a directory "
-    "with one, a directory with MNIST's files (train-images-idx3-ubyte and so on, also .gz), or a "
-    "data_dir of TFDS"
+    "with one, a directory with MNIST's or EMNIST's files (train-images-idx3-ubyte and so on, also "
+    ".gz), or a data_dir of TFDS"
 )
 
 

@@ -2,8 +2,9 @@
 
 Two layouts are read:
 
-- `DIR/train/CLASS/...` with `DIR/validation/CLASS/...` (also called `val` or `valid`) and
-  `DIR/test/CLASS/...`; also `DIR/Data/CLS-LOC/train/...`, the layout of ImageNet on Kaggle;
+- `DIR/train/CLASS/...` (also called `training`) with `DIR/validation/CLASS/...` (also called `val`
+  or `valid`) and `DIR/test/CLASS/...` (also called `testing`); also `DIR/Data/CLS-LOC/train/...`,
+  the layout of ImageNet on Kaggle;
 - `DIR/CLASS/...`, which is the split 'train' alone. Split expressions divide it.
 
 Images are found at any depth below the folder of a class. Examples are in the order of a hash of
@@ -16,7 +17,6 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,9 @@ from absl import logging
 
 from cnn_jax import errors, limits
 from cnn_jax.data import imagenet, images
-from cnn_jax.data.sources import listing
+from cnn_jax.data.sources import layouts, listing
 from cnn_jax.runtime import files
 
-_SPLITS: Mapping[bytes, str] = MappingProxyType(
-    {
-        b"train": "train",
-        b"validation": "validation",
-        b"val": "validation",
-        b"valid": "validation",
-        b"test": "test",
-    }
-)
 _LAYOUTS = (
     "DIR/train/CLASS/... with DIR/validation/CLASS/... (or val, valid) and DIR/test/CLASS/..., or "
     "DIR/CLASS/..., with one folder CLASS of images for each class"
@@ -231,7 +222,7 @@ class _Tree:
         self._all_folders: set[bytes] = set()
         self._others, self._loose, self._beside, self._loops = (_Ignored() for _ in range(4))
         top = listing.level(root)
-        split_folders = _split_folders(root, top.folders)
+        split_folders = layouts.splits(root, top.folders)
         if not split_folders:
             self._add_split("train", root, top)
             return
@@ -245,14 +236,18 @@ class _Tree:
             # A test set without labels is common and harmless.
             if listed.images and not self.splits[split].counts and split != "test":
                 raise self._flat(folder, listed.images)
+        for split in self.splits.keys() - {"train"}:
+            self._check_classes(split)
 
     def class_folders(self) -> list[bytes]:
         """Returns the sorted names of the class folders that have images.
 
         Raises:
-          UserError: there are fewer than two.
+          UserError: there are fewer than two, or two names look alike.
         """
         place, names = listing.text(self.root), sorted(self._used())
+        train = self.splits.get("train")
+        layouts.check_variants(self.root, names, train.counts if train else names)
         if not names:
             raise errors.UserError(
                 f"{place} holds no image in a class folder. It holds {self._content()}. Expected: "
@@ -308,6 +303,29 @@ class _Tree:
                     found.add(name, path, inner.images)
                     self._others.add(path, inner.others)
 
+    def _check_classes(self, split: str) -> None:
+        """Checks that a split has a class with training images.
+
+        A test split without such a class is ignored, with a warning.
+
+        Raises:
+          UserError: another split has no such class, as in the layout of Tiny ImageNet.
+        """
+        train, found = self.splits.get("train"), self.splits[split]
+        if train is None or not train.counts or not found.counts:
+            return
+        if found.counts.keys() & train.counts.keys():
+            return
+        place, classes = listing.text(found.folder), listing.some(set(found.counts))
+        if split != "test":
+            raise errors.UserError(
+                f"{place} holds the class folders {classes}, none of which has training images; "
+                "sort its images into folders named like those of train (Tiny ImageNet: by "
+                "val_annotations.txt)"
+            )
+        self._warn(f"ignored {place}: its class folders {classes} have no training images")
+        self.splits[split] = _Split(found.folder)
+
     def _used(self) -> set[bytes]:
         """Returns the class folders that have images in a split."""
         return {name for split in self.splits.values() for name in split.counts}
@@ -337,25 +355,6 @@ class _Tree:
 
     def _warn(self, message: str) -> None:
         logging.warning("%s", errors.printable(f"{listing.text(self.root)}: {message}"))
-
-
-def _split_folders(root: Path, folders: list[bytes]) -> dict[str, bytes]:
-    """Returns the folder of each split; empty if there are only class folders.
-
-    Raises:
-      UserError: two folders are the same split.
-    """
-    found: dict[str, bytes] = {}
-    for split in dict.fromkeys(_SPLITS.values()):
-        names = [name for name in folders if _SPLITS.get(name.lower()) == split]
-        if len(names) > 1:
-            raise errors.UserError(
-                f"{listing.text(root)} holds several folders of the split {split!r}: "
-                f"{listing.some(names)}; merge them, or move all but one away"
-            )
-        if names:
-            found[split] = names[0]
-    return found
 
 
 def _extensions() -> str:

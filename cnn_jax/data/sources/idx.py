@@ -1,9 +1,12 @@
 """Source of idx files, the format of MNIST.
 
 A directory holds four files, gzipped or not: images and labels with the prefixes 'train' and
-'t10k'. Each file holds two zero bytes, a type code, the number of dimensions, the sizes of the
-dimensions as big-endian 32-bit integers, and the values. The format is described at the end of
-LeCun, Cortes & Burges, 'The MNIST database of handwritten digits'.
+'t10k'; for EMNIST, with prefixes such as 'emnist-letters-train' and 'emnist-letters-test', as its
+archive names them. EMNIST is corrected as `emnist.py` says.
+
+Each file holds two zero bytes, a type code, the number of dimensions, the sizes of the dimensions
+as big-endian 32-bit integers, and the values. The format is described at the end of LeCun, Cortes &
+Burges, 'The MNIST database of handwritten digits'.
 """
 
 import contextlib
@@ -21,13 +24,14 @@ from typing import IO
 import numpy as np
 
 from cnn_jax import errors, limits
+from cnn_jax.data.sources import emnist
 from cnn_jax.data.sources.arrays import ArraySource, from_arrays
 from cnn_jax.runtime import files
 
 _UNSIGNED_BYTE = 0x08
 _MOST_DIMENSIONS = 32  # that every version of NumPy supports
 _PART = 2**24  # bytes that are read together
-_PREFIXES = {"train": "train", "test": "t10k"}
+_PREFIXES: Mapping[str, str] = {"train": "train", "test": "t10k"}
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 CLASS_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -46,6 +50,7 @@ CLASS_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Ankle boot",
         ),
         "kmnist": ("お", "き", "す", "つ", "な", "は", "ま", "や", "れ", "を"),
+        **emnist.CLASS_NAMES,
     }
 )
 
@@ -73,8 +78,8 @@ def source(name: str, directory: str | os.PathLike[str]) -> ArraySource:
     """Reads the splits 'train' and 'test' of a data set into memory.
 
     Args:
-      name: a key of `CLASS_NAMES`; empty for another data set, whose classes are then named '0',
-        '1' and so on.
+      name: a key of `CLASS_NAMES`. Empty for the set of EMNIST whose files the directory holds, or
+        for another data set, whose classes are then named '0', '1' and so on.
       directory: the directory of the four files; empty for that of the system's package.
 
     Raises:
@@ -82,15 +87,20 @@ def source(name: str, directory: str | os.PathLike[str]) -> ArraySource:
     """
     check(name, directory)
     root = _locate(name, directory)
-    splits = {split: _read_split(root, prefix) for split, prefix in _PREFIXES.items()}
+    name = name or _emnist_in(root)
+    names, splits = CLASS_NAMES.get(name), _read_splits(root, name)
     largest = max(int(labels.max(initial=0)) for _, labels in splits.values())
-    names = CLASS_NAMES.get(name)
     if names is not None and largest >= len(names):
         raise errors.UserError(
             f"{root} has label {largest}, but {name!r} has only {len(names)} classes; "
             "leave data.name empty for another data set"
         )
-    return from_arrays(splits, names)
+    try:
+        return from_arrays(splits, names)
+    except errors.UserError as error:
+        raise errors.UserError(
+            f"{root}: {error}. data.name gives the classes of {', '.join(CLASS_NAMES)}"
+        ) from error
 
 
 def read_file(path: str | os.PathLike[str], rank: int | None = None) -> np.ndarray:
@@ -188,9 +198,44 @@ def _values(path: Path, file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
+def _emnist_in(root: Path) -> str:
+    """Returns the name of the set of EMNIST in a directory; empty if there is none.
+
+    Raises:
+      UserError: there are several.
+    """
+    if _exists(root, _PREFIXES["train"], "images"):
+        return ""
+    found = [
+        name
+        for name in emnist.CLASS_NAMES
+        if _exists(root, emnist.prefixes(name)["train"], "images")
+    ]
+    if len(found) > 1:
+        raise errors.UserError(
+            f"{root} holds several sets of EMNIST; set data.name to one of {', '.join(found)}"
+        )
+    return found[0] if found else ""
+
+
+def _read_splits(root: Path, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads images `[N, h, w, 1]` and labels `[N]` of both splits, as uint8."""
+    if name not in emnist.CLASS_NAMES:
+        return {split: _read_split(root, prefix) for split, prefix in _PREFIXES.items()}
+    prefixes = emnist.prefixes(name)
+    has_names_of_mnist = _exists(root, _PREFIXES["train"], "images")
+    if has_names_of_mnist and not _exists(root, prefixes["train"], "images"):
+        prefixes = _PREFIXES
+    stored = {split: _read_split(root, prefix) for split, prefix in prefixes.items()}
+    return {
+        split: (emnist.upright(images), emnist.relabelled(labels, name))
+        for split, (images, labels) in stored.items()
+    }
+
+
 def _read_split(root: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads the images `[N, h, w, 1]` and the labels `[N]` of a split, both uint8."""
-    images_path, labels_path = _find(root, prefix, "images", 3), _find(root, prefix, "labels", 1)
+    images_path, labels_path = _find(root, prefix, "images"), _find(root, prefix, "labels")
     labels, images = read_file(labels_path, rank=1), read_file(images_path, rank=3)
     if len(images) != len(labels):
         raise errors.UserError(
@@ -199,9 +244,19 @@ def _read_split(root: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
     return images[..., np.newaxis], labels
 
 
-def _find(root: Path, prefix: str, kind: str, rank: int) -> Path:
+def _names(prefix: str, kind: str) -> list[str]:
+    """Returns the allowed names of a file; `kind` is 'images' or 'labels'."""
+    rank = {"images": 3, "labels": 1}[kind]
     stems = (f"{prefix}-{kind}-idx{rank}-ubyte", f"{prefix}-{kind}.idx{rank}-ubyte")
-    names = [stem + suffix for stem in stems for suffix in ("", ".gz")]
+    return [stem + suffix for stem in stems for suffix in ("", ".gz")]
+
+
+def _exists(root: Path, prefix: str, kind: str) -> bool:
+    return any((root / name).exists() for name in _names(prefix, kind))
+
+
+def _find(root: Path, prefix: str, kind: str) -> Path:
+    names = _names(prefix, kind)
     for name in names:
         if (root / name).exists():
             return root / name

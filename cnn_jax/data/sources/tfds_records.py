@@ -39,7 +39,13 @@ def check(directory: Path) -> None:
                 "a feature of TFDS. It is not imported, because it could run code of the data set. "
                 "Prepare the data set with features of tensorflow_datasets.core.features only"
             )
-    for name in _file_names(_read(directory / _INFO)):
+    info = _read(directory / _INFO)
+    if info and not info.get("splits"):
+        raise errors.UserError(
+            f"{directory / _INFO} has no splits, as after an interrupted preparation; delete "
+            f"{directory}, and the data set is prepared again"
+        )
+    for name in _file_names(info):
         if isinstance(name, str) and "/" in name:
             raise errors.UserError(
                 f"{directory / _INFO} has the name {errors.printable(name)!r}; names with '/' are "

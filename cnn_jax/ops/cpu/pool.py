@@ -117,11 +117,23 @@ def _reduce(
 def _first_maximum(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
     """Returns the tap at which each window has its first maximum: `[B, H', W', C]` int8.
 
-    Taps are numbered row by row. The barrier makes XLA compute the result once.
+    Taps are numbered row by row. The padding is minus infinity and no pixel: where all pixels of a
+    window are minus infinity, the first of them is the maximum, as in the native kernel. The
+    barrier makes XLA compute the result once.
     """
     taps = views.taps(x, rows, columns, -jnp.inf)
+    inside = _inside(rows)[:, None, :, None] & _inside(columns)[None, :, None, :]
+    inside = inside.reshape(len(taps), 1, *inside.shape[2:], 1)
     largest = functools.reduce(jnp.maximum, taps)
     winner = jnp.full(largest.shape, len(taps) - 1, jnp.int8)
     for k in reversed(range(len(taps) - 1)):
-        winner = jnp.where(taps[k] == largest, jnp.int8(k), winner)
+        is_winner = taps[k] == largest
+        is_winner = is_winner if inside[k].all() else is_winner & inside[k]
+        winner = jnp.where(is_winner, jnp.int8(k), winner)
     return lax.optimization_barrier(winner)
+
+
+def _inside(axis: Axis) -> np.ndarray:
+    """Returns whether each tap of each window reads a pixel of the image: `[kernel, H']`."""
+    pixels = np.arange(axis.kernel)[:, None] + axis.stride * np.arange(axis.output) - axis.low
+    return (pixels >= 0) & (pixels < axis.size)

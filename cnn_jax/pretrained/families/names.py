@@ -37,6 +37,14 @@ class Names:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     flax: bool = False
 
+    def name(self, path: tuple[str, ...]) -> str:
+        """Returns the key of a variable in the state dict, in the layout of the table.
+
+        Args:
+          path: the names on our path to the variable, from the collection to the leaf.
+        """
+        return ".".join(path) if self.flax else self.torch(path[1:])
+
     def torch(self, path: tuple[str, ...]) -> str:
         """Returns the key of a variable in the state dict, such as 'layer1.0.conv2.weight'.
 

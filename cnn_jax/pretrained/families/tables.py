@@ -70,6 +70,11 @@ def for_network(name: str) -> tuple[Names, ...]:
     return (_NAMES[name], *(others[name] for others in _ALTERNATIVES if name in others))
 
 
+def of_torchvision(name: str, table: Names) -> bool:
+    """Returns True for a table of network `name` with names that only torchvision has."""
+    return any(others.get(name) is table for others in (torchvision.NAMES, torchvision.OLD_NAMES))
+
+
 def published() -> list[str]:
     """Returns the networks that have a rename table, sorted."""
     return sorted(_NAMES)

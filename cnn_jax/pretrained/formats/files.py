@@ -13,38 +13,54 @@ cannot exhaust the memory.
 """
 
 import io
-import itertools
 import os
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn_jax import errors
-from cnn_jax.pretrained.formats import header, rebuild, regular, unpickle
+from cnn_jax.pretrained.formats import header, kinds, rebuild, regular, states, unpickle
 
 SAFETENSORS = ".safetensors"
 """The ending of the names of safetensors files."""
 
 _METADATA = "__metadata__"  # the entry of the header that is not a tensor
-_MAGIC = 0x1950A86A20F9469CFC6C
+_MAGIC = b"\x80\x02\x8a\n" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
 _LEGACY_VERSION = 1001
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
-_STATE_DICT_KEYS = ("state_dict", "model")  # where checkpoints keep their state dict
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+class Content(NamedTuple):
+    """State dict of a file, and the rest of the file.
+
+    Attributes:
+      arrays: name to array.
+      key: where the checkpoint keeps the state dict, such as 'model'; '' for the whole file.
+      others: where the checkpoint keeps further state dicts, such as 'model_ema'.
+      left_out: names of entries of the state dict that are no tensors, such as 'epoch'.
+    """
+
+    arrays: dict[str, np.ndarray]
+    key: str = ""
+    others: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def read_state_dict(path: str | os.PathLike[str], state: str = "") -> dict[str, np.ndarray]:
     """Reads a state dict from a safetensors or torch.save file.
 
     The prefix 'module.' of torch's DataParallel is removed if all names have it.
 
     Args:
-      path: a safetensors file if it ends in '.safetensors', else a file of torch.save in its
-        current or legacy format. A file of torch.save must contain a dictionary of tensors, or a
-        checkpoint with such a dictionary under 'state_dict' or 'model'.
+      path: a safetensors file, or a file of torch.save in its current or legacy format. A file of
+        torch.save must contain a dictionary of tensors, or a checkpoint with such a dictionary.
+      state: the entry of a checkpoint to read, such as 'model_ema'. By default 'state_dict', else
+        'model', else the tensors of the file or the only dictionary of them.
 
     Returns:
       Name to array, in the file's order and with its dtypes. The arrays are read-only. Arrays of
@@ -54,24 +70,61 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the file cannot be read, is damaged, or contains no state dict.
     """
-    with regular.opened(Path(path)) as file:
-        safe = Path(path).suffix == SAFETENSORS
-        arrays = _read_safetensors(file) if safe else _read_torch(file)
-    if not arrays:
-        raise errors.UserError(f"{path} contains no tensors")
+    arrays = read(path, state).arrays
     parallel = all(name.startswith("module.") for name in arrays)
     return {name.removeprefix("module.") if parallel else name: a for name, a in arrays.items()}
 
 
+def read(path: str | os.PathLike[str], state: str = "") -> Content:
+    """Reads a weights file like `read_state_dict`, but keeps prefixes of names.
+
+    The result also says which other entries the file has.
+
+    Args:
+      path: the file.
+      state: the entry of a checkpoint to read; '' for the usual one.
+
+    Raises:
+      UserError: as for `read_state_dict`.
+    """
+    with regular.opened(Path(path)) as file:
+        if _is_safetensors(file, Path(path)):
+            if state:
+                raise errors.UserError(
+                    f"has one state dict, as all safetensors files do; leave out state={state!r}"
+                )
+            found = Content(_read_safetensors(file))
+        else:
+            found = _read_torch(file, Path(path), state)
+    if not found.arrays:
+        raise errors.UserError(f"{path} contains no tensors")
+    return found
+
+
+def _is_safetensors(file: io.BufferedReader, path: Path) -> bool:
+    """Returns True for the content of a safetensors file.
+
+    Also returns True for a file named '.safetensors' that has no other known format, so that the
+    error for damaged content is that of safetensors.
+    """
+    start = file.read(len(_MAGIC))
+    file.seek(0)
+    if start[5:9] == b"\0\0\0{":  # the upper bytes of the length, and the header's first
+        return True
+    return path.suffix == SAFETENSORS and not (
+        start.startswith((_ZIP, _MAGIC)) or kinds.of_file(file, path)
+    )
+
+
 def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the metadata of a safetensors file, which is empty for a file of torch.save.
+    """Returns the metadata of a safetensors file, which is empty for files of other formats.
 
     Raises:
       UserError: the file cannot be read or its header is damaged.
     """
-    if path.suffix != SAFETENSORS:
-        return {}
     with regular.opened(path) as file:
+        if not _is_safetensors(file, path):
+            return {}
         metadata = header.read(file).get(_METADATA, {})
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
             raise errors.UserError("damaged safetensors file: its metadata is not text by name")
@@ -97,21 +150,25 @@ def _read_safetensors(file: io.BufferedReader) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_torch(file: io.BufferedReader) -> dict[str, np.ndarray]:
+def _read_torch(file: io.BufferedReader, path: Path, state: str) -> Content:
     start = file.read(len(_ZIP))
     file.seek(0)
     if start == _ZIP:
-        return _read_zip(file)
+        return _read_zip(file, state)
     if start.startswith(_PICKLE):
-        return _read_legacy(file)
+        return _read_legacy(file, state)
+    if kind := kinds.of_file(file, path):
+        raise errors.UserError(f"it is {kind}")
     raise errors.UserError(
         f"neither a zip archive nor a pickle of torch.save: the file begins with {start!r}"
     )
 
 
-def _read_zip(file: io.BufferedReader) -> dict[str, np.ndarray]:
+def _read_zip(file: io.BufferedReader, state: str) -> Content:
     try:
         with zipfile.ZipFile(file) as archive:
+            if kind := kinds.of_archive(archive.namelist()):
+                raise errors.UserError(f"it is {kind}")
             records = _list_records(archive, regular.size(file))
             root, _ = unpickle.load(io.BytesIO(_read_record(archive, records, "data.pkl")))
             order = "little"
@@ -119,8 +176,8 @@ def _read_zip(file: io.BufferedReader) -> dict[str, np.ndarray]:
                 order = _read_record(archive, records, "byteorder").decode("latin-1")
             if order not in ("little", "big"):
                 raise errors.unknown("byte order", order[:99], ("big", "little"))
-            return _as_arrays(
-                _find_state_dict(root),
+            return _content(
+                states.find(root, state),
                 order,
                 lambda storage: _read_record(archive, records, f"data/{storage.key}"),
             )
@@ -154,10 +211,14 @@ def _read_record(
     return archive.read(records[name])
 
 
-def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
-    for field, expected in (("magic number", _MAGIC), ("version", _LEGACY_VERSION)):
-        if unpickle.load(file)[0] != expected:
-            raise errors.UserError(f"not a file of torch.save: the {field} is not {expected}")
+def _read_legacy(file: io.BufferedReader, state: str) -> Content:
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise errors.UserError(
+            "not a file of torch.save: the magic number is not that of torch; of other pickles, "
+            "such as those of NumPy arrays, save the arrays as .safetensors"
+        )
+    if unpickle.load(file)[0] != _LEGACY_VERSION:
+        raise errors.UserError(f"not a file of torch.save: the version is not {_LEGACY_VERSION}")
     unpickle.load(file)  # The system that wrote the file. Values are little-endian on all systems.
     root, storages = unpickle.load(file)
     keys, _ = unpickle.load(file)
@@ -182,34 +243,12 @@ def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
         file.seek(positions[storage.key])
         return regular.read(file, _num_bytes(storage))
 
-    return _as_arrays(_find_state_dict(root), "little", read)
+    return _content(states.find(root, state), "little", read)
 
 
-def _find_state_dict(root: object) -> dict[str, rebuild.Tensor]:
-    """Returns the state dict in the unpickled object of a file.
-
-    It is `root` itself if all its values are tensors, else the first such dictionary under one of
-    `_STATE_DICT_KEYS`.
-
-    Raises:
-      UserError: there is no such dictionary.
-    """
-    if not isinstance(root, dict):
-        raise errors.UserError(f"contains a {type(root).__name__}, not a dictionary of tensors")
-    for candidate in (root, *(root.get(key) for key in _STATE_DICT_KEYS)):
-        if isinstance(candidate, dict) and candidate:
-            tensors = {
-                name: value
-                for name, value in candidate.items()
-                if isinstance(name, str) and isinstance(value, rebuild.Tensor)
-            }
-            if len(tensors) == len(candidate):
-                return tensors
-    keys = errors.listed([str(key)[:99] for key in itertools.islice(root, 10)], 10)
-    raise errors.UserError(
-        "contains no dictionary of tensors, neither directly nor under "
-        f"{' or '.join(map(repr, _STATE_DICT_KEYS))}; it has {len(root)} keys: {keys}"
-    )
+def _content(state: states.State, order: str, read: Callable[[rebuild.Storage], bytes]) -> Content:
+    """Returns the arrays of a state dict and the names of the rest; see `_as_arrays`."""
+    return Content(_as_arrays(state.tensors, order, read), state.key, state.others, state.left_out)
 
 
 def _as_arrays(

@@ -15,6 +15,7 @@ from cnn_jax import errors, limits
 from cnn_jax.pretrained.formats import regular
 
 _MAX_RANK = 64  # NumPy's limit
+_QUANTISED = ("F4", "F6_", "F8_")  # floats of fewer than 16 bits, which need scales
 _DTYPES = MappingProxyType(
     {
         "BF16": np.dtype(jnp.bfloat16),
@@ -78,6 +79,11 @@ def parse_entry(name: str, fields: Any) -> tuple[np.dtype, tuple[int, ...], int,
             and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end))
             and begin <= end
         ):
+            if kind.startswith(_QUANTISED):
+                raise errors.UserError(
+                    f"tensor {name[:99]!r} has the dtype {kind[:9]}; its weights are quantised; "
+                    "save the weights that the network had before"
+                )
             if kind not in _DTYPES:
                 raise errors.unknown(f"dtype of tensor {name[:99]!r}:", kind[:99], _DTYPES)
             dtype = _DTYPES[kind]

@@ -6,6 +6,7 @@ only check their arguments.
 
 import dataclasses
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -51,6 +52,13 @@ class Function:
 
     name: str
     call: Callable[[tuple[object, ...]], object]
+
+
+class Ignored:
+    """Value of an allowed class that no tensor needs, without its content."""
+
+
+IGNORED = Ignored()
 
 
 def describe(value: object) -> str:
@@ -163,6 +171,12 @@ def _device(arguments: tuple[object, ...]) -> object:
     raise errors.UserError("torch.device is called with unsupported arguments")
 
 
+def ignored(arguments: tuple[object, ...]) -> object:
+    """Returns a constant in place of an object that stands beside the tensors of a checkpoint."""
+    del arguments
+    return IGNORED
+
+
 _DEVICE = object()
 _DTYPES = MappingProxyType(
     {
@@ -185,8 +199,37 @@ _FUNCTIONS = (
     Function("torch._utils._rebuild_parameter", _rebuild_parameter),
     Function("torch.device", _device),
 )
+_BUILTINS = ("builtins", "__builtin__")  # in Python 3, and in protocol 2
+# Classes of settings, counters and metrics beside the tensors. Checkpoints of timm and of
+# torchvision's references have an argparse.Namespace; timm reads it with `safe_globals`, too.
+_IGNORED_CLASSES = (
+    "argparse.Namespace",
+    "collections.Counter",
+    "collections.defaultdict",
+    "torch.Size",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "_codecs.encode",  # the bytes of a NumPy scalar
+    *(f"pathlib.{name}PosixPath" for name in ("", "Pure", "_local.", "_local.Pure")),
+    *(f"{module}.{kind}" for module in _BUILTINS for kind in ("dict", "int", "list", "set")),
+)
+_QUANTISED = "its weights are quantised; save the weights that the network had before"
+_WHOLE = "it holds a whole module; save module.state_dict() with torch.save"
+_REASONS: tuple[tuple[str, str], ...] = (
+    (r"torch\.(_utils\._rebuild_qtensor|Q.*Storage|qu?int\d+.*)", _QUANTISED),
+    (r"torch\._utils\._rebuild_sparse.*", "a tensor is sparse; save tensor.to_dense()"),
+    (
+        r"torch\._utils\._rebuild_tensor_v3",
+        "a tensor has an unusual dtype, such as float8 or uint16; save tensor.float()",
+    ),
+    (r"torch\.Complex.*", "a tensor is complex; networks have real weights"),
+    (r"(__main__|timm|torchvision|torch\.nn|torch\.fx|ultralytics|models)\..*", _WHOLE),
+    (r"numpy\._?core\.multiarray\._reconstruct", "it holds NumPy arrays; leave them out"),
+)
 _GLOBALS: Mapping[str, object] = MappingProxyType(
     {
+        **{name: Function(name, ignored) for name in _IGNORED_CLASSES},
         **{function.name: function for function in _FUNCTIONS},
         **{f"torch.{name}Storage": StorageType(dtype) for name, dtype in _DTYPES.items()},
         **{f"torch.{dtype.name}": dtype.name for dtype in _DTYPES.values()},
@@ -198,7 +241,10 @@ def resolve(name: str) -> object:
     """Returns the value of a global such as `torch.FloatStorage`, without importing it."""
     if name not in _GLOBALS:
         # The name is truncated because it can be arbitrarily long in a damaged file.
+        short = name[:99]
+        reason = next((text for pattern, text in _REASONS if re.fullmatch(pattern, short)), "")
         raise errors.UserError(
-            f"the pickle imports {name[:99]!r}; allowed: tensors in plain containers"
+            f"the pickle imports {short!r}; allowed: tensors in plain containers"
+            + (f"; {reason}" if reason else "")
         )
     return _GLOBALS[name]

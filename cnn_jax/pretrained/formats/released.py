@@ -19,7 +19,7 @@ class Released(NamedTuple):
 
     Attributes:
       network: our name of its network.
-      preprocessing: fields of `Preprocessing` that differ from `preprocessing.for_network`.
+      preprocessing: fields of `Preprocessing` that differ from torchvision's usual one.
     """
 
     network: str
@@ -119,6 +119,11 @@ FILES: Mapping[str, Released] = MappingProxyType(
         "wide_resnet101_2-d733dc28": Released("wide_resnet101_2", _resize(232)),
     }
 )
+
+
+def first(network: str) -> Released | None:
+    """Returns the first file that torchvision released for a network, or None."""
+    return next((each for each in FILES.values() if each.network == network), None)
 
 
 def find(path: Path) -> Released | None:

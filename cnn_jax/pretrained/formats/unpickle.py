@@ -139,6 +139,8 @@ class _Machine:
 
     def _update(self, items: list[object]) -> None:
         target = self.stack[-1]
+        if target is rebuild.IGNORED:
+            return
         if not isinstance(target, dict):
             raise errors.UserError(
                 f"the pickle sets items of {rebuild.describe(target)}, which is not allowed"
@@ -166,10 +168,19 @@ class _Machine:
             raise errors.UserError(f"damaged pickle: it repeats a list in {function.name}")
         self.stack.append(function.call(arguments))
 
+    def newobj(self, _: object) -> None:
+        """Puts `IGNORED` in place of an object of one of the classes that are ignored."""
+        kind, _ = self._pop(2)
+        if not isinstance(kind, rebuild.Function) or kind.call is not rebuild.ignored:
+            raise errors.UserError(
+                f"the pickle instruction NEWOBJ is not allowed for {rebuild.describe(kind)}"
+            )
+        self.stack.append(rebuild.IGNORED)
+
     def build(self, _: object) -> None:
-        """Discards the attributes of an OrderedDict, in which torch keeps versions of modules."""
+        """Discards attributes of an OrderedDict, such as `_metadata`, and of `Ignored`."""
         self._pop(1)
-        if not isinstance(self.stack[-1], OrderedDict):
+        if not isinstance(self.stack[-1], OrderedDict | rebuild.Ignored):
             target = rebuild.describe(self.stack[-1])
             raise errors.UserError(f"the pickle sets attributes of {target}, which is not allowed")
 
@@ -217,6 +228,7 @@ _ACTIONS: Mapping[str, Callable[[_Machine, object], None]] = MappingProxyType(
         "GLOBAL": _Machine.global_,
         "MARK": _Machine.mark,
         "MEMOIZE": _Machine.memoize,
+        "NEWOBJ": _Machine.newobj,
         "REDUCE": _Machine.reduce,
         "SETITEM": _Machine.setitem,
         "SETITEMS": _Machine.setitems,

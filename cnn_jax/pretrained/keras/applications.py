@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cnn_jax.pretrained.families.names import Names
 
@@ -16,15 +16,19 @@ class Application(NamedTuple):
     """Differences between a network of `keras.applications` and ours.
 
     Attributes:
-      names: rename table to Keras' layer names. Convolutions and normalisations without a name in
-        Keras, which Keras numbers, keep our names. These end in `.conv` and `.bn`.
+      names: rename table to Keras' layer names. Keras numbers convolutions and normalisations that
+        have no name. The table gives these layers our names, which end in `.conv` and `.bn`.
       overrides: fields with which our network computes the same as Keras'.
       scaled: whether Keras' batch normalisation has a scale. If not, our scales are set to 1.
+      mode: the inputs, as in `keras.applications.imagenet_utils.preprocess_input`: 'caffe' for BGR
+        in [0, 255] minus the means of ImageNet, 'tf' for [-1, 1], 'torch' for ImageNet's mean and
+        standard deviation. The mode includes layers of the application that normalise.
     """
 
     names: Names
     overrides: Mapping[str, Any] = MappingProxyType({})
     scaled: bool = True
+    mode: Literal["caffe", "tf", "torch"] = "tf"
 
 
 def _blocks(
@@ -172,7 +176,7 @@ _MOBILENETV3_LARGE = (
 
 APPLICATIONS: Mapping[str, Application] = MappingProxyType(
     {
-        "resnet50_v1": Application(Names(_RESNET)),
+        "resnet50_v1": Application(Names(_RESNET), mode="caffe"),
         "resnetv2_50_keras": Application(Names(_RESNETV2)),
         "inception_v3": Application(
             Names((("^fc$", "predictions"),)),
@@ -181,7 +185,7 @@ APPLICATIONS: Mapping[str, Application] = MappingProxyType(
         ),
         "inception_resnet_v2": Application(Names(_INCEPTION_RESNET_V2), scaled=False),
         "xception": Application(Names(_XCEPTION), _TENSORFLOW),
-        "densenet121": Application(Names(_DENSENET), {"epsilon": 1.001e-5}),
+        "densenet121": Application(Names(_DENSENET), {"epsilon": 1.001e-5}, mode="torch"),
         "mobilenetv1_100": Application(
             Names(_MOBILENETV1, convolved={"classifier": 1}), _TENSORFLOW
         ),
@@ -189,7 +193,7 @@ APPLICATIONS: Mapping[str, Application] = MappingProxyType(
         "mobilenetv3_large_100": Application(
             Names(_MOBILENETV3_LARGE, convolved={"classifier": 1}), _TENSORFLOW
         ),
-        "tf_efficientnet_b0": Application(Names(_EFFICIENTNET_B0)),
-        "vgg16": Application(Names(_VGG)),
+        "tf_efficientnet_b0": Application(Names(_EFFICIENTNET_B0), mode="torch"),
+        "vgg16": Application(Names(_VGG), mode="caffe"),
     }
 )

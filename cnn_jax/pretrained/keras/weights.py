@@ -4,8 +4,11 @@
     variables = from_keras("xception", weights)
     model = models.create("xception", num_classes=1000, **KERAS["xception"])
 
-This module does not import Keras. Our networks do not contain the preprocessing layers of some
-applications: MobileNetV3 rescales images to [-1, 1], EfficientNet to [0, 1] and normalises them.
+This module does not import Keras. The variables are for RGB images with the mean and standard
+deviation of `keras_preprocessing(name)`. Two things differ from Keras:
+
+- VGG and ResNet take BGR images there. Their first kernels are turned to RGB.
+- MobileNetV3 and EfficientNet normalise images in their first layers, which are left out here.
 """
 
 import re
@@ -45,6 +48,8 @@ def from_keras(
 ) -> dict[str, Any]:
     """Converts the weights of Keras' application to variables of network `name`.
 
+    The variables are for images with the preprocessing of `keras_preprocessing(name)`, in RGB.
+
     Args:
       name: a network in `KERAS`.
       weights: path to array, of an application that was built with its top.
@@ -73,6 +78,9 @@ def from_keras(
     flat = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
     for path, (key, _) in expected.items():
         flat[path] = layout.owned(convert.floats(key, given[key]).reshape(shapes[path]))
+    first = next(path for path in expected if path[-1] == "kernel")
+    if APPLICATIONS[name].mode == "caffe" and shapes[first][2] == 3:
+        flat[first] = layout.owned(flat[first][:, :, ::-1])  # BGR to RGB
     return traverse_util.unflatten_dict(flat)
 
 

@@ -1,0 +1,44 @@
+"""Silence for errors that Orbax prints in its threads before it raises them in the main thread."""
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging as absl_logging
+
+_ORBAX = f"{os.sep}orbax{os.sep}"
+
+
+def hush_orbax() -> None:
+    """Keeps tracebacks of Orbax's threads from the terminal, in the rest of this process.
+
+    If a save fails, the next call of Orbax raises the error, and that is enough. Without this
+    function, each thread of Orbax also logs the error with its traceback. Writes of TensorStore
+    that end after the failed save then report that its event loop is closed.
+    """
+    absl_logging.get_absl_logger().addFilter(_is_shown)
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hook:
+    """Hook for errors that cannot be raised; it ignores those of closed event loops.
+
+    Attributes:
+      others: the hook for other errors.
+    """
+
+    others: Callable[[Any], object]
+
+    def __call__(self, found: Any) -> None:
+        of_loop = found.exc_type is RuntimeError and str(found.exc_value) == "Event loop is closed"
+        if not of_loop:
+            self.others(found)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and _ORBAX in record.pathname)

@@ -1,0 +1,189 @@
+"""Extension of a finished run: `init.extend` continues it for longer, in a new work directory.
+
+The new run starts with the whole state of the old run's newest checkpoint: parameters, running
+statistics, optimizer state, step and `extra`. Learning rates and length may differ. No other key
+that changes a step may. The old work directory is only read.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax import errors, optim
+from cnn_jax.contracts import Description, TrainState
+from cnn_jax.metrics import Totals
+from cnn_jax.plan import Plan
+from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runtime import files
+from cnn_jax.train import state
+from cnn_jax.train.job import Job
+from cnn_jax.train.store import Directory
+
+# Keys and sections that may differ between the two runs: rates, length, evaluation.
+_FREE = (
+    "eval",
+    "init.extend",
+    "optim.learning_rate",
+    "optim.schedule",
+    "train.epochs",
+    "train.steps",
+    "train.steps_per_call",
+)
+_MOST_COMPARED = 10**6  # steps whose rates are compared
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The finished run that a new run extends.
+
+    Attributes:
+      directory: its work directory.
+      plan: its config.
+      description: the description of its data set.
+      step: the number of steps that it took.
+    """
+
+    directory: Path
+    plan: Plan
+    description: Description
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """The start of a run that extends another one.
+
+    Attributes:
+      origin: the other run.
+      state: its last state, on the devices of the new run.
+      pending: its metrics since its last log line.
+    """
+
+    origin: Origin
+    state: TrainState
+    pending: Totals
+
+
+def find(plan: Plan) -> tuple[Plan, Origin]:
+    """Opens the run that `init.extend` names, and checks that it is complete and fits the plan.
+
+    Args:
+      plan: the config of the new run.
+
+    Returns:
+      The plan with the automatic values of the old run, and that run.
+
+    Raises:
+      UserError: there is no such run, it is not finished or its last checkpoint is damaged, or the
+        plan differs from its config in more than rates and length.
+    """
+    directory = files.local(plan.init.extend, "init.extend")
+    stored = workdir.load_plan(directory)
+    plan = workdir.filled(directory, plan, stored)
+    if changed := workdir.changes(stored, plan, _FREE):
+        raise errors.UserError(
+            f"the run in {directory} can be extended with other learning rates and another length "
+            "only; leave out --config to use its config, or give the same values:\n"
+            + "\n".join(changed.values())
+        )
+    step = _last_step(directory)
+    return plan, Origin(directory, stored, workdir.load_description(directory), step)
+
+
+def start(origin: Origin, job: Job) -> Extension:
+    """Reads the last state of a finished run.
+
+    Args:
+      origin: the finished run.
+      job: the parts of the run that extends it.
+
+    Raises:
+      UserError: the new run is not longer than the old one, or the checkpoint is of another network
+        or optimizer.
+    """
+    if job.total_steps <= origin.step:
+        keys = job.plan.train
+        length = f"train.steps {keys.steps}" if keys.steps else f"train.epochs {keys.epochs:g}"
+        raise errors.UserError(
+            f"the run in {origin.directory} has taken {origin.step:,} steps, and {length} gives "
+            f"{job.total_steps:,}; the length counts from the start of that run: set a greater one"
+        )
+    shape = job.feed.description.input_shape
+    like = state.abstract(job.objective, job.optimizer, shape, job.layout)
+    return Extension(origin, *Directory(origin.directory).restore(origin.step, like))
+
+
+def notes(origin: Origin, job: Job) -> list[str]:
+    """Returns lines on the continued steps, and on the learning rate at that place.
+
+    Args:
+      origin: the finished run.
+      job: the parts of the run that extends it.
+    """
+    step, total = origin.step, job.total_steps
+    lines = [f"extending {origin.directory}: from step {step:,} to step {total:,}"]
+    epoch = job.feed.steps_per_epoch
+    if job.schedule is None:
+        return [*lines, f"learning rate: the optimizer's own, at its count of {step:,} updates"]
+    old, _ = optim.of_plan(origin.plan.optim, step, epoch)
+    if old is None:
+        return lines
+    then, now = (float(schedule(step - 1, np)) for schedule in (old, job.schedule))
+    rule = _rule(job.plan, step, total, epoch)
+    lines.append(f"learning rate in step {step:,}: {then:.6g} then, {now:.6g} now; {rule}")
+    if not _are_equal(old, job.schedule, step):
+        lines.append(
+            f"a run of {total:,} steps from its start would have had other learning rates so far"
+        )
+    return lines
+
+
+def _rule(plan: Plan, step: int, total: int, steps_per_epoch: int) -> str:
+    """Returns the course of the learning rate after a step, in words."""
+    schedule = plan.optim.schedule
+    match schedule.name:
+        case "cosine":
+            return f"the cosine ends at step {total:,} instead of {step:,}"
+        case "step":
+            edges = {epoch: round(epoch * steps_per_epoch) for epoch in schedule.boundary_epochs}
+            behind = [f"{epoch:g}" for epoch, edge in edges.items() if edge < step]
+            ahead = [f"{epoch:g}" for epoch, edge in edges.items() if step <= edge < total]
+            return (
+                f"boundary epochs behind: {', '.join(behind) or 'none'}; "
+                f"ahead: {', '.join(ahead) or 'none'}"
+            )
+        case name:
+            return f"the schedule {name} goes on"
+
+
+def _are_equal(old: optim.Schedule, new: optim.Schedule, count: int) -> bool:
+    """Returns True if two schedules have the same rates in the first `count` steps.
+
+    Of long runs, a million evenly spaced steps are compared.
+    """
+    steps = np.unique(np.linspace(0, count - 1, min(count, _MOST_COMPARED)).round().astype(int))
+    return np.array_equal(old(steps, np), new(steps, np))
+
+
+def _last_step(directory: Path) -> int:
+    """Returns the number of steps that a finished run took.
+
+    Raises:
+      UserError: the run is not finished, or the checkpoint of its end is damaged or missing.
+    """
+    ends = [row["step"] for row in logs.read(directory) if row["split"] == logs.FINAL]
+    newest = checkpoint.newest(directory / workdir.CHECKPOINTS)
+    if not ends:
+        at = "before its first checkpoint" if newest is None else f"at step {newest:,}"
+        raise errors.UserError(
+            f"the run in {directory} is not finished: it stopped {at}; finish it first, by its own "
+            f"command with --workdir={directory}"
+        )
+    if newest is None or newest != ends[-1]:
+        rest = "none is undamaged" if newest is None else f"the newest undamaged one is {newest}"
+        raise errors.UserError(
+            f"the run in {directory} lacks the checkpoint of its last step {ends[-1]}: {rest}; "
+            f"repeat its own command with --workdir={directory} to train the lost steps again"
+        )
+    return newest
