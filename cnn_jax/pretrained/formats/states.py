@@ -29,9 +29,9 @@ class State(NamedTuple):
 def find(root: object, key: str = "") -> State:
     """Finds the state dict in the unpickled object of a file.
 
-    If tensors lie directly in `root` under names of layers, `root` is the state dict. Otherwise,
-    it is the first of these that exists: the entry 'state_dict', the entry 'model', `root` if it
-    has tensors, and the only entry with tensors.
+    The state dict is the first of these that exists: the entry 'state_dict', the entry 'model',
+    `root` itself, and the only entry with tensors. `root` itself counts if its tensors have names
+    of layers, or if none of its entries has tensors.
 
     Args:
       root: the object.
