@@ -14,9 +14,10 @@ import numpy as np
 from flax import traverse_util
 
 from cnn_jax import errors, models
-from cnn_jax.pretrained import fit, layout, naming
+from cnn_jax.pretrained import fit, layout
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.families.names import Names
+from cnn_jax.pretrained.fitting import naming
 from cnn_jax.pretrained.network import Network, Path, Shape
 
 # If fewer of the weights' entries fit, they are compared with other networks.

@@ -78,7 +78,7 @@ def load(
       seed: of the new head's parameters.
       input_shape: height, width and channels of the images, on which some shapes depend. By default
         those of the metadata or config.json, else those that the weights are for. For others, the
-        weights are changed as in timm and torchvision; `pretrained.adapt` has the rules.
+        weights are changed as in timm and torchvision; `pretrained.fitting.adapt` has the rules.
       state: the entry of a torch checkpoint with the weights, such as 'model_ema'. By default
         'state_dict', else 'model', else the only dictionary of tensors.
       prefix: the prefix to remove from the names, such as 'module.encoder_q.'; other names are left

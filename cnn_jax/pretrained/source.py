@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import errors, limits, models
-from cnn_jax.pretrained import adapt, convert, heads, naming, preprocessing, record, usual
+from cnn_jax.pretrained import convert, heads, preprocessing, record, usual
 from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.fitting import adapt, naming
 from cnn_jax.pretrained.formats import files, hub, kinds, released, states
 from cnn_jax.pretrained.formats.files import Content
 from cnn_jax.pretrained.formats.released import Released

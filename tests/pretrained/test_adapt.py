@@ -13,7 +13,8 @@ import pytest
 from flax import linen as nn
 
 from cnn_jax import errors, models, predictor, pretrained
-from cnn_jax.pretrained import Preprocessing, adapt, convert, positions
+from cnn_jax.pretrained import Preprocessing, convert
+from cnn_jax.pretrained.fitting import adapt, positions
 from cnn_jax.pretrained.network import Network
 from tests.golden import fill
 from tests.pretrained import checkpoints

@@ -10,7 +10,8 @@ import pytest
 from flax import traverse_util
 
 from cnn_jax import errors, predict, predictor, pretrained
-from cnn_jax.pretrained import naming, source
+from cnn_jax.pretrained import source
+from cnn_jax.pretrained.fitting import naming
 from cnn_jax.pretrained.network import Network
 from cnn_jax.train import start
 from tests.pretrained import checkpoints, torch_files

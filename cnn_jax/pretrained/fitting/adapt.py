@@ -19,9 +19,10 @@ import numpy as np
 from cnn_jax import models
 from cnn_jax.models.swin import PATCH_SIZE, SwinTransformer
 from cnn_jax.models.vit import VisionTransformer
-from cnn_jax.pretrained import convert, fit, heads, positions
+from cnn_jax.pretrained import convert, fit, heads
 from cnn_jax.pretrained.convert import Entry
 from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.fitting import positions
 from cnn_jax.pretrained.network import Network, Path
 
 _TABLE = "relative_position_bias_table"
