@@ -10,10 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import errors, limits
+from cnn_jax import errors, limits, models
 from cnn_jax.data import crops, dtypes, imagenet, images, pixels
+from cnn_jax.pretrained import usual
+from cnn_jax.pretrained.families import tables
+from cnn_jax.pretrained.formats import released
+from cnn_jax.pretrained.formats.released import Released
 from cnn_jax.pretrained.network import check_input_size
 
+HALF = (0.5, 0.5, 0.5)  # As mean and as standard deviation, scales pixels from [0, 1] to [-1, 1].
+
+# Networks of torchvision whose inputs are in [-1, 1]. For GoogLeNet and Inception v3 torchvision
+# documents ImageNet's mean and standard deviation, but converts inside the network.
+_SYMMETRIC_IN_TORCHVISION = ("googlenet_bn", "inception_v3")
 _CROP_MODES = ("center", "squash")
 # Errors of values of another type or size in a config.
 _INVALID = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
@@ -192,12 +201,12 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def crop_resize(shape: tuple[int, ...], share: float, *, squash: bool) -> int:
+def _crop_resize(shape: tuple[int, ...], share: float, *, squash: bool) -> int:
     """Returns the length of the resized sides in timm, in pixels.
 
     Args:
       shape: height and width of the input, then its channels.
-      share: that of the crop.
+      share: the share of the resized image's shorter side that the crop keeps.
       squash: whether both sides are resized to this length.
     """
     side = max(shape[:2]) if squash else min(shape[:2])
@@ -213,6 +222,71 @@ def _recoloured(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if channels == 1:
         return (sum(values) / len(values),)
     return tuple(values[channel % len(values)] for channel in range(channels))
+
+
+def for_network(
+    name: str,
+    num_classes: int,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    release: Released | None = None,
+    torchvision: bool = False,
+) -> Preprocessing:
+    """Returns the usual preprocessing of a network's published weights.
+
+    It is the default for weights that come without a description of their preprocessing: timm's
+    for networks of timm, torchvision's first release for others. `Preprocessing.adapted` gives
+    means and deviations for other numbers of channels than 3. Images of a network without published
+    weights are resized without a crop and scaled to [0, 1], but not normalised.
+
+    Args:
+      name: the network.
+      num_classes: of the checkpoint.
+      input_shape: height, width and channels of the input. By default those of the weights.
+      release: the released file that the weights come from, if any.
+      torchvision: True for weights with torchvision's names, of a network that timm has too.
+    """
+    height, width, channels = shape = input_shape or models.input_shape(name)
+    names = class_names(num_classes)
+    if name not in tables.published():
+        return Preprocessing(
+            image_size=height,
+            resize_size=min(height, width),
+            class_names=names,
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+            image_width=0 if width == height else width,
+        )
+    found = usual.of_timm(name)
+    if found and not torchvision:
+        mean, std = (HALF, HALF) if found.symmetric else (imagenet.MEAN, imagenet.STD)
+        colour = Preprocessing(
+            image_size=height,
+            resize_size=_crop_resize(shape, found.crop_share, squash=found.squash),
+            class_names=names,
+            mean=mean,
+            std=std,
+            interpolation=found.interpolation,
+            squash=found.squash,
+            image_width=0 if width == height else width,
+        )
+        return colour.adapted(shape)
+    theirs = _torchvisions(name, names, release or released.first(name))
+    return theirs.adapted(input_shape) if input_shape else theirs
+
+
+def _torchvisions(name: str, names: tuple[str, ...], release: Released | None) -> Preprocessing:
+    """Returns the preprocessing of a file that torchvision released, for its image size."""
+    size = models.input_shape(name)[0]
+    symmetric = name in _SYMMETRIC_IN_TORCHVISION
+    plain = Preprocessing(
+        image_size=size,
+        resize_size=round(size / crops.CROP_SHARE),
+        class_names=names,
+        mean=HALF if symmetric else imagenet.MEAN,
+        std=HALF if symmetric else imagenet.STD,
+    )
+    return dataclasses.replace(plain, **(release.preprocessing if release else {}))
 
 
 def from_timm(
@@ -242,8 +316,8 @@ def from_timm(
             raise errors.UserError(f"input_size must be [C, N, N], got {[channels, height, width]}")
         share = settings.get("crop_pct")
         mean, std = (
-            tuple(map(_number, usual if settings.get(key) is None else settings[key]))
-            for key, usual in (("mean", imagenet.MEAN), ("std", imagenet.STD))
+            tuple(map(_number, default if settings.get(key) is None else settings[key]))
+            for key, default in (("mean", imagenet.MEAN), ("std", imagenet.STD))
         )
         if len(mean) != len(std) or len(mean) not in (1, len(imagenet.MEAN), channels):
             raise errors.UserError(
@@ -255,7 +329,7 @@ def from_timm(
         share = _number(crops.CROP_SHARE if share is None else share)
         return Preprocessing(
             image_size=shape[0],
-            resize_size=crop_resize(shape, share, squash=squash),
+            resize_size=_crop_resize(shape, share, squash=squash),
             class_names=_label_names({**settings, **config}, num_classes),
             mean=_recoloured(mean, shape[2]),
             std=_recoloured(std, shape[2]),

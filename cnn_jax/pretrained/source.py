@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import errors, limits, models
-from cnn_jax.pretrained import convert, heads, preprocessing, record, usual
+from cnn_jax.pretrained import convert, heads, preprocessing, record
 from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.fitting import adapt, naming
 from cnn_jax.pretrained.formats import files, hub, kinds, released, states
@@ -125,7 +125,7 @@ class Checkpoint:
         given = (
             asked or self.name not in tables.published() or shape != models.input_shape(self.name)
         )
-        return usual.for_network(
+        return preprocessing.for_network(
             self.name,
             num_classes,
             shape if given else None,

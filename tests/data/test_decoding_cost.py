@@ -14,7 +14,7 @@ from PIL import EpsImagePlugin, Image
 
 from cnn_jax import errors, limits
 from cnn_jax.data import crops, decoding_cost, images, moments, opencv, pillow
-from cnn_jax.pretrained import usual
+from cnn_jax.pretrained import preprocessing
 from tests.pictures import png, stored, tiff
 
 RNG = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def test_repeated_greys_are_scaled_as_three_channels_are() -> None:
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (65_535, 2)])
 def test_a_line_of_pixels_is_scaled_in_little_memory(size: tuple[int, int]) -> None:
     encoded = png(size, 8, 0, bytes((size[1] + 1) * size[0]))
-    prepare = usual.for_network("resnet50", 1000)
+    prepare = preprocessing.for_network("resnet50", 1000)
     tracemalloc.start()
     for crop in (
         prepare.fit,

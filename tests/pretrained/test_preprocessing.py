@@ -85,7 +85,7 @@ def test_usual_preprocessing_equals_the_published_values(library: str) -> None:
     """Timm's for networks of timm; torchvision's for others, and for its own names."""
     for name, published in PUBLISHED[library].items():
         expected = {key: value for key, value in published.items() if key != "tag"}
-        found = usual.for_network(name, 1000, torchvision=library == "torchvision")
+        found = preprocessing.for_network(name, 1000, torchvision=library == "torchvision")
         if library == "torchvision" and name in ("googlenet_bn", "inception_v3"):
             expected |= {"mean": [0.5] * 3, "std": [0.5] * 3}  # It converts in the network.
         assert fields(found) == expected, name
@@ -121,11 +121,11 @@ def test_the_share_of_the_crop_stays_for_images_of_another_size() -> None:
     """Timm rounds down: 384 / 0.9 is 426.67, 96 / 0.9 is 106.67."""
     config = {"pretrained_cfg": {"crop_pct": 0.9, "input_size": [3, 224, 224]}}
     assert preprocessing.from_timm(config, 2, (384, 384, 3)).resize_size == 426
-    assert usual.for_network("vit_tiny_patch16_224", 2, (96, 128, 3)).resize_size == 106
-    assert usual.for_network("resnet18", 2, (64, 96, 3)).resize_size == 73  # 64 * 256 / 224
-    squashed = usual.for_network("efficientnet_b5", 2, (64, 96, 3))
+    assert preprocessing.for_network("vit_tiny_patch16_224", 2, (96, 128, 3)).resize_size == 106
+    assert preprocessing.for_network("resnet18", 2, (64, 96, 3)).resize_size == 73  # 64 * 256 / 224
+    squashed = preprocessing.for_network("efficientnet_b5", 2, (64, 96, 3))
     assert (squashed.resize_size, squashed.squash) == (96, True)
-    more = usual.for_network("resnet18", 2).adapted((64, 64, 4))
+    more = preprocessing.for_network("resnet18", 2).adapted((64, 64, 4))
     assert more.mean == (*imagenet.MEAN, imagenet.MEAN[0])
 
 
@@ -177,7 +177,7 @@ def test_an_unsupported_config_is_an_error(config: Any, message: str) -> None:
 
 
 def resnets() -> Preprocessing:
-    return usual.for_network("resnet18", 2)
+    return preprocessing.for_network("resnet18", 2)
 
 
 def test_images_of_all_kinds_give_the_same_input(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_undo_needs_the_channels_of_inputs(shape: tuple[int, ...]) -> None:
 
 
 def test_an_input_can_be_wider_than_high() -> None:
-    prepare = usual.for_network("resnet18", 2, (64, 96, 3))
+    prepare = preprocessing.for_network("resnet18", 2, (64, 96, 3))
     assert prepare.input_shape == (64, 96, 3)
     assert prepare(random_image(300, 260)).shape == (64, 96, 3)
     with pytest.raises(errors.UserError, match="image_size must be from 1 to resize_size, 64"):

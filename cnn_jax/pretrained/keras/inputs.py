@@ -8,8 +8,7 @@ import numpy as np
 from cnn_jax import errors, models
 from cnn_jax.data import crops, imagenet
 from cnn_jax.pretrained.keras.applications import APPLICATIONS
-from cnn_jax.pretrained.preprocessing import Preprocessing, class_names
-from cnn_jax.pretrained.usual import HALF
+from cnn_jax.pretrained.preprocessing import HALF, Preprocessing, class_names
 
 Floats = tuple[float, ...]
 
