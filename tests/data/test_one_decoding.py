@@ -81,7 +81,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "32 bits": (tiff((1, 2), INTEGERS.tobytes(), {258: 32}), "32-bit integers, whose white"),
     "64 bits": (tiff((1, 1), INTEGERS.tobytes(), {258: 64, 339: 3}), "of a kind that is not read"),
 }
-ALL = {name: content for table in (FILES, REFUSED) for name, (content, _) in table.items()}
 CONTENTS = [
     *(content for content, _ in FILES.values()),
     *(content for content, _ in REFUSED.values()),

@@ -229,22 +229,6 @@ def test_a_single_number_of_an_array_is_found(shape: tuple[int, ...], dtype: Any
         }
 
 
-def config(**changes: Any) -> dict[str, Any]:
-    """Returns a run of eight steps in calls of four, with a checkpoint after each second step."""
-    return {
-        "data.image_size": 4,
-        "data.train_split": "train",
-        "data.validation_split": "",
-        "data.test_split": "",
-        "train.batch_size": 16,
-        "train.steps": STEPS,
-        "train.steps_per_call": STEPS_PER_CALL,
-        "log.every_steps": STEPS,
-        "checkpoint.every_steps": 3,
-        **changes,
-    }
-
-
 def run(at: int, *arguments: Any) -> None:
     objective = Poisoned(PLAIN, at=(0, 0, at, 0, 0))
     with pytest.raises(errors.DivergedError, match=f"a running statistic at step {at} is not"):

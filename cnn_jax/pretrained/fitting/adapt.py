@@ -25,6 +25,7 @@ from cnn_jax.pretrained.families import tables
 from cnn_jax.pretrained.fitting import positions
 from cnn_jax.pretrained.network import Network, Path
 
+_POSITIONS = ("params", "pos_embed")  # of ViT
 _TABLE = "relative_position_bias_table"
 _STAGE = re.compile(r"layers_(\d+)_blocks_\d+")
 Pair = tuple[int, int]
@@ -189,8 +190,7 @@ def _is_kernel(path: Path, entry: Entry) -> bool:
 
 def _depends_on_size(network: Network, path: Path) -> bool:
     """Returns True for a variable whose shape depends on the size of the images."""
-    is_vit = isinstance(network.create(1), VisionTransformer)
-    return (is_vit and path == ("params", "pos_embed")) or _flattened(network, path) > 0
+    return path == _POSITIONS or _flattened(network, path) > 0
 
 
 def _flattened(network: Network, path: Path) -> int:
@@ -213,7 +213,7 @@ def _sizes(
         yield models.input_shape(network.name)[:2]
     model = network.create(1)
     if isinstance(model, VisionTransformer):
-        name = entries["params", "pos_embed"].name
+        name = entries[_POSITIONS].name
         count = math.prod(state_dict[name].shape[1:2]) if name in state_dict else 0
         side = math.isqrt(max(count - 1, 0))
         if side and side**2 == count - 1:
@@ -239,7 +239,7 @@ def _has(state_dict: Mapping[str, np.ndarray], entry: Entry) -> bool:
 
 
 def _adapt_entries(source: Network, target: Network, found: dict[str, np.ndarray]) -> Iterator[str]:
-    """Replaces the arrays that differ between two shapes of images; yields what was done."""
+    """Replaces the arrays that differ between two shapes of images; yields a sentence for each."""
     count = heads.num_classes(source, found) or 1
     before, after = (convert.entries(each, found, count) for each in (source, target))
     if any(len(old.shape) == 4 and _flattened(source, path) for path, old in before.items()):
@@ -265,7 +265,7 @@ def _adapted(
     path: Path, variable: np.ndarray, source: Network, target: Network
 ) -> tuple[np.ndarray, str]:
     """Returns a variable for the images of another network, and a sentence about the change."""
-    if path == ("params", "pos_embed"):
+    if path == _POSITIONS:
         old, new = _patches(source), _patches(target)
         note = f"resampled the positions of {_size(old)} patches to {_size(new)}, as timm"
         return positions.resample(variable, old, new), note if old != new else ""
