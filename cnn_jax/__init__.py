@@ -6,8 +6,8 @@ from types import ModuleType
 __version__ = "0.2.0"
 
 _PUBLIC = (
-    *("contracts", "data", "errors", "evaluators", "losses", "metrics", "models", "objectives"),
-    *("ops", "optim", "plan", "predictor", "pretrained", "runs", "train"),
+    *("config_files", "contracts", "data", "doctor", "errors", "evaluators", "losses", "metrics"),
+    *("models", "objectives", "ops", "optim", "plan", "predictor", "pretrained", "runs", "train"),
 )
 
 

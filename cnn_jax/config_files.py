@@ -13,9 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cnn_jax import errors, plan, schema
-from cnn_jax.runtime import files, imports
+from cnn_jax.runtime import files, imports, shipped
 
 _KEY_FLAG = "--config."
+_COLON = re.compile(r"(?<!^[A-Za-z]):|:(?![\\/])")  # not that of a drive of Windows, as in C:\x
 _WIDEST = 44  # columns of a key and its value, beyond which comments are not aligned
 
 
@@ -93,24 +94,30 @@ def _parsed(text: str, old: Any) -> Any:
 def load(argument: str) -> plan.Plan:
     """Returns the plan of a config file: of `get_config()`, or of its variable `config`.
 
-    Modules beside the file can be imported, by the file and by names such as 'nets:Small' in it. If
-    the file is in a package, as configs/quickstart.py is, so can the package.
+    Modules beside the file and in the current directory can be imported, by the file and by names
+    such as 'nets:Small' in it. If the file is in a package, so can the package. `from configs
+    import base` finds a package `configs` of the user first, and that of cnn_jax else; in a config
+    of cnn_jax it finds only the latter.
 
     Args:
-      argument: FILE or FILE:VARIANT; `get_config` is called with the variant.
+      argument: FILE or NAME, also with ':VARIANT'; see `find`. `get_config` is called with the
+        variant.
 
     Raises:
       UserError: there is no such file, it cannot be run, or its config has mistakes.
     """
-    path, variant = _split(argument)
+    path, variant = find(argument)
     name = str(path)
     module = types.ModuleType("cnn_jax_config")
     module.__file__ = name
     imports.search_also(path.parent)
+    imports.search_also(".")  # A console script, unlike `python -m`, does not search there.
+    is_shipped = path.resolve().parent == shipped.directory()
     try:
-        module.__package__ = imports.make_package(path)
-        importlib.machinery.SourceFileLoader(module.__name__, name).exec_module(module)
-        return _read(_config_of(module, name, variant), module, name)
+        with shipped.importable(first=is_shipped):
+            module.__package__ = "configs" if is_shipped else imports.make_package(path)
+            importlib.machinery.SourceFileLoader(module.__name__, name).exec_module(module)
+            return _read(_config_of(module, name, variant), module, name)
     except errors.UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -134,22 +141,33 @@ def _read(config: Any, module: types.ModuleType, name: str) -> plan.Plan:
         raise errors.UserError(f"{name}{line}: {error}") from error
 
 
-def _split(argument: str) -> tuple[Path, str | None]:
-    """Returns the path of FILE or FILE:VARIANT, and the variant.
+def find(argument: str) -> tuple[Path, str | None]:
+    """Returns the path of a config file, and the variant; None without one.
+
+    Args:
+      argument: FILE or FILE:VARIANT, or NAME or NAME:VARIANT for a config that comes with cnn_jax.
+        A file whose path looks like such a name is './NAME'.
 
     Raises:
       UserError: there is no such file.
     """
+    name, colon, variant = argument.partition(":")
+    if name.isidentifier() and _is_file(known := shipped.directory() / f"{name}.py"):
+        return known, variant if colon else None
     whole = files.local(argument, "--config")
     if _is_file(whole):
         return whole, None
     name, colon, variant = str(whole).partition(".py:")
-    path = Path(f"{name}.py" if colon else name.partition(":")[0])
+    path = Path(f"{name}.py" if colon else _COLON.split(name, 1)[0])
     if _is_file(path):
         return path, variant if colon else None
-    near = dict.fromkeys([*listing(Path("configs")), *listing(path.parent)])
-    hint = errors.nearest(str(path), map(str, near)) if near else "there is none in configs/ either"
-    raise errors.UserError(f"no config file {str(path)!r}; {hint}")
+    raise errors.UserError(f"no config file {str(path)!r}; {_nearest(path)}")
+
+
+def _nearest(path: Path) -> str:
+    """Returns the configs whose paths or names are most similar to a missing file, in words."""
+    near = [str(file) for file in [*listing(Path("configs")), *listing(path.parent)]]
+    return errors.nearest(str(path), dict.fromkeys([*near, *names()]))
 
 
 def _is_file(path: Path) -> bool:
@@ -217,9 +235,26 @@ def listing(directory: Path) -> list[Path]:
     return [path for path in sorted(directory.glob("*.py")) if path.name not in shared]
 
 
+def names() -> list[str]:
+    """Returns the names of the configs that come with cnn_jax, sorted."""
+    return [path.stem for path in listing(shipped.directory())]
+
+
+def overview() -> str:
+    """Returns a line for each config, with its title: those in ./configs, and cnn_jax's by name.
+
+    In a clone these are the same files, which are then listed once, by path.
+    """
+    here, own = Path("configs"), shipped.directory()
+    shown = [(str(path), path) for path in listing(here)]
+    if here.resolve() != own:
+        shown += [(path.stem, path) for path in listing(own)]
+    return "\n".join(f"  {name}  {title(path)}" for name, path in shown)
+
+
 def title(config_file: Path) -> str:
     """Returns the first line of a config's docstring."""
-    with config_file.open() as file:
+    with config_file.open(encoding="utf-8", errors="replace") as file:
         return file.readline().strip().strip('"')
 
 

@@ -3,8 +3,9 @@
   python -m cnn_jax.main --config=FILE[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
   python -m cnn_jax.main --extend=OLD_DIR --workdir=DIR --config.train.epochs=EPOCHS
 
-The second command continues a finished run for longer, in a new work directory. Every key of a
-config can be set on the command line; `--help` shows examples.
+FILE may be the name of a config that comes with cnn_jax, such as quickstart. The second command
+continues a finished run for longer, in a new work directory. Every key of a config can be set on
+the command line; `--help` shows examples.
 """
 
 import argparse
@@ -32,6 +33,7 @@ keys:
 
 examples:
   python -m cnn_jax.main --config=configs/quickstart.py
+  python -m cnn_jax.main --config=quickstart
   python -m cnn_jax.main --config=configs/quickstart.py --workdir=runs/tanh \\
     --config.model.activation=tanh --config.optim.learning_rate=0.02
   python -m cnn_jax.main --config=configs/resnet50.py:smoke
@@ -60,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # JAX is imported here, so that --help and mistakes in a config are answered at once.
     from cnn_jax import train
-    from cnn_jax.runtime import sharding
+    from cnn_jax.runtime import determinism, sharding
 
     sharding.start()
+    if settings.runtime.deterministic:
+        determinism.enable()  # `train.run` comes later than the start of JAX in `_claimed`.
     with _directory(args) as directory, _trusted(args, directory, settings):
         outcome = train.run(settings, directory)
     if sharding.is_primary():
@@ -83,7 +87,7 @@ def _settings(args: argparse.Namespace, overrides: dict[str, str]) -> plan.Plan:
     if args.config is not None:
         return config_files.override(plan.read(config_files.load(args.config)), overrides)
     if args.extend is None:
-        raise errors.UserError("--config is missing; try --config=configs/quickstart.py")
+        raise errors.UserError("--config is missing; try --config=quickstart")
     from cnn_jax.runs import workdir
 
     own = files.local(args.workdir, "--workdir") if args.workdir else args.extend
@@ -109,9 +113,7 @@ class _Parser(argparse.ArgumentParser):
         raise errors.UserError(f"{message}; see --help")
 
     def format_help(self) -> str:
-        paths = config_files.listing(Path("configs"))
-        configs = [f"  {path}  {config_files.title(path)}" for path in paths]
-        return super().format_help() + "\n".join(["\nconfigs:", *configs, ""] if configs else [])
+        return f"{super().format_help()}\nconfigs:\n{config_files.overview()}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config",
         metavar="FILE[:VARIANT]",
-        help="the config file; the variant smoke of any config takes a few steps on tiny generated "
-        "images",
+        help="the config file, or the name of a config that comes with cnn_jax, such as "
+        "quickstart; the variant smoke of any config takes a few steps on tiny generated images",
     )
     parser.add_argument(
         "--workdir", metavar="DIR", help="the work directory of the run; default: runs/CONFIG-TIME"
@@ -161,8 +163,7 @@ def _directory(args: argparse.Namespace) -> Iterator[Path]:
     if args.workdir:
         yield files.local(args.workdir, "--workdir")
         return
-    config = args.config and Path(args.config.partition(":")[0])
-    stem = config.stem if config else args.extend.absolute().name
+    stem = config_files.find(args.config)[0].stem if args.config else args.extend.absolute().name
     directory = _claimed(Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         yield directory
@@ -204,6 +205,7 @@ def _report(outcome: "Outcome", directory: Path) -> None:
             print(f"test {errors.printable(name)}: {value:.4f}")
         print(f"params_sha256: {outcome.params_sha256}")
         print("These values belong to the final parameters (checkpoint 'last').")
+        print("The digest repeats only with the same versions and machine.")
         print(f"evaluate: python -m cnn_jax.evaluate --workdir={quoted} --checkpoint=last")
         print(f"predict:  python -m cnn_jax.predict --workdir={quoted} IMAGE...")
     else:

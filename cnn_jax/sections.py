@@ -438,6 +438,20 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Section `runtime`: how the devices compute a run."""
+
+    # Not material: without it, the last bits of a GPU's results are not fixed, so no run depends on
+    # its absence. Resuming prints a line if the flags of XLA have changed.
+    deterministic: bool = schema.key(
+        False,
+        "GPU: exclude operations whose bits differ between runs, and keep XLA's choice of kernels",
+        material=False,
+        since="0.2.0",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A config, typed and checked: two keys of its own and one field per section."""
 
@@ -459,3 +473,4 @@ class Plan:
     eval: Eval = dataclasses.field(default_factory=Eval)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     log: Log = dataclasses.field(default_factory=Log)
+    runtime: Runtime = dataclasses.field(default_factory=Runtime)

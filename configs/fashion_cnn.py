@@ -7,7 +7,8 @@ Result: test top-1 92.22 %, top-5 99.85 %, loss 0.2361 with seed 0, the final pa
 params_sha256 f111bf67b483346a8315ef1169b641655bced96b1970e384e97d1ee44c291c90. The run was not
 timed in full, because other work shared the machine. Its 5,148 steps would take 31 min at the 366
 ms that a step takes alone.
-Measured on 2 cores of an Intel Xeon (AVX-512), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
+Measured with cnn_jax 0.1.0, before the native kernels, on 2 cores of an Intel Xeon (AVX-512),
+Python 3.11.7, JAX 0.10.2, Flax 0.12.8. The digest holds for the same versions and machine.
 """
 
 from ml_collections import ConfigDict

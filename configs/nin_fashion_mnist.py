@@ -6,7 +6,8 @@ Result: test top-1 88.34 %, top-5 99.74 %, loss 0.3262 with seed 0, the final pa
 while other work shared the machine;
 params_sha256 a789aee41c10b965dc8a70d6af43b00e1314eb6b32efe37d427c3cf5c27dfe1f. The loss still falls
 after these 3 epochs; --config.train.epochs=20 has not been run.
-Measured on 2 cores of an Intel Xeon (AVX-512), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
+Measured with cnn_jax 0.1.0, before the native kernels, on 2 cores of an Intel Xeon (AVX-512),
+Python 3.11.7, JAX 0.10.2, Flax 0.12.8. The digest holds for the same versions and machine.
 """
 
 from ml_collections import ConfigDict

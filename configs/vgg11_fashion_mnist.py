@@ -7,7 +7,8 @@ Result: test top-1 91.75 %, top-5 99.89 %, loss 0.2351 with seed 0, the final pa
 while other work shared the machine;
 params_sha256 a864cfc5d5da69299a925146d4cdfc96662315b29327d9609efefe40cd7e034f. The loss does not
 fall in the first 150 steps.
-Measured on 2 cores of an Intel Xeon (AVX-512), Python 3.11.7, JAX 0.10.2, Flax 0.12.8.
+Measured with cnn_jax 0.1.0, before the native kernels, on 2 cores of an Intel Xeon (AVX-512),
+Python 3.11.7, JAX 0.10.2, Flax 0.12.8. The digest holds for the same versions and machine.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,13 @@
 """Config files: their place, and files that are no configs."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cnn_jax import config_files, errors, plan
+from cnn_jax.runtime import shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +44,131 @@ def test_a_config_of_a_package_is_loaded_from_another_directory(elsewhere: Path)
 def test_the_configs_of_the_repository_are_loaded_through_a_link(elsewhere: Path) -> None:
     (elsewhere / "link.py").symlink_to(ROOT / "configs" / "quickstart.py")
     assert config_files.load("link.py:smoke").model.name == "lenet"
+
+
+@pytest.fixture
+def unimported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hides the package `configs` of the repository, which other tests import."""
+    for name in configs_in(sys.modules):
+        monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in configs_in(sys.modules):
+        del sys.modules[name]
+
+
+def configs_in(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.partition(".")[0] == "configs"]
+
+
+def write(file: Path, text: str) -> str:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return str(file)
+
+
+OWN = "from configs import base\nconfig = base.get_config()\nconfig.seed = {}\n"
+
+
+def test_a_config_that_comes_with_the_package_is_loaded_by_its_name() -> None:
+    assert config_files.load("quickstart") == config_files.load(f"{ROOT}/configs/quickstart.py")
+    assert config_files.load("quickstart:smoke").train.steps == 4
+    assert config_files.find("resnet50:smoke") == (ROOT / "configs" / "resnet50.py", "smoke")
+    assert config_files.find("resnet50")[1] is None
+    with pytest.raises(errors.UserError, match=r"variant of the config 'smoky'; did you mean 'sm"):
+        config_files.load("quickstart:smoky")
+    with pytest.raises(errors.UserError, match=r"^no config file 'quikstart'; nearest: quickstart"):
+        config_files.load("quikstart")
+
+
+@pytest.mark.parametrize("has_init", [True, False])
+def test_a_folder_configs_of_the_user_neither_hides_nor_breaks_those_of_the_package(
+    elsewhere: Path, unimported: None, has_init: bool
+) -> None:
+    if has_init:
+        write(elsewhere / "configs" / "__init__.py", "raise AssertionError('imported')")
+    for name in ("base", "quickstart"):
+        write(elsewhere / "configs" / f"{name}.py", "raise AssertionError('imported')")
+    write(elsewhere / "quickstart", "a file, not a config")
+    sys.path.insert(0, "")
+    assert config_files.load("quickstart:smoke").model.name == "lenet"
+    assert not configs_in(sys.modules)
+
+
+@pytest.mark.parametrize("place", ["", "configs", "settings"])
+@pytest.mark.parametrize("has_init", [True, False])
+def test_a_config_of_the_user_starts_from_those_of_the_package(
+    elsewhere: Path, unimported: None, place: str, has_init: bool
+) -> None:
+    """In a folder `configs` of the user too, with modules of their own."""
+    write(elsewhere / "configs" / "nets.py", "SEED = 7")
+    if has_init:
+        write(elsewhere / "configs" / "__init__.py", "")
+    file = write(elsewhere / place / "mine.py", OWN.format("__import__('configs.nets').nets.SEED"))
+    assert config_files.load(file).seed == 7
+    assert config_files.load("quickstart").seed == 0
+
+
+def test_a_base_of_the_user_goes_before_that_of_the_package(
+    elsewhere: Path, unimported: None
+) -> None:
+    first = write(elsewhere / "mine.py", OWN.format(1))
+    assert config_files.load(first).seed == 1
+    write(elsewhere / "configs" / "base.py", "from cnn_jax import plan\ndef get_config(): ...")
+    with pytest.raises(errors.UserError, match="AttributeError: 'NoneType'"):
+        config_files.load(first)
+
+
+def test_loading_leaves_the_imported_modules_and_the_finders_as_they_were() -> None:
+    from configs import base
+
+    finders = list(sys.meta_path)
+    config_files.load("quickstart")
+    assert sys.modules["configs.base"] is base
+    assert sys.meta_path == finders
+
+
+def test_configs_are_listed_by_path_in_the_clone_and_by_name_elsewhere(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(elsewhere / "configs" / "mine.py", '"""Mine."""')
+    lines = config_files.overview().splitlines()
+    assert lines[0] == "  configs/mine.py  Mine."
+    assert (
+        f"  mlp_fashion_mnist  {config_files.title(ROOT / 'configs/mlp_fashion_mnist.py')}" in lines
+    )
+    monkeypatch.chdir(ROOT)
+    lines = config_files.overview().splitlines()
+    assert [line.split()[0] for line in lines] == [f"configs/{n}.py" for n in config_files.names()]
+
+
+def test_an_installed_package_has_its_configs_inside(
+    elsewhere: Path, unimported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = elsewhere / "site-packages" / "cnn_jax" / "configs"
+    inside.parent.mkdir(parents=True)
+    write(inside.parent / "__init__.py", "raise AssertionError('imported')")
+    write(inside / "__init__.py", "")
+    write(inside / "base.py", "SEED = 5")
+    write(
+        inside / "mine.py",
+        "from configs import base\nfrom . import base as too\n"
+        "config = {'seed': base.SEED + too.SEED}",
+    )
+    monkeypatch.setattr(shipped, "_INSTALLED", inside)
+    shipped.directory.cache_clear()
+    try:
+        assert config_files.load("mine").seed == 10
+        assert config_files.names() == ["mine"]
+    finally:
+        shipped.directory.cache_clear()
+
+
+def test_a_drive_of_windows_is_no_variant(elsewhere: Path) -> None:
+    make_package(elsewhere, "settings_c", 6).rename(r"C:\mine.py")
+    assert config_files.find(r"C:\mine.py:3") == (Path(r"C:\mine.py"), "3")
+    assert config_files.find(r"C:\mine.py") == (Path(r"C:\mine.py"), None)
+    with pytest.raises(errors.UserError, match=r"no config file 'C:\\\\x'"):
+        config_files.find(r"C:\x:smoke")
 
 
 def test_paths_may_have_colons_and_the_home_directory(

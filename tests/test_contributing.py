@@ -1,5 +1,6 @@
 """The examples of CONTRIBUTING.md, applied to a copy of the package and run."""
 
+import ast
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import orbax.checkpoint as ocp
+import pytest
 
 ROOT = Path(__file__).parents[1]
 MOST_FILES = 3
@@ -36,18 +38,32 @@ def test_each_example_touches_at_most_three_files() -> None:
     assert max(counts) <= MOST_FILES
 
 
-def test_the_examples_apply_and_train_together(tmp_path: Path) -> None:
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """A copy of the package to which all examples are applied."""
     for name in ("cnn_jax", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for example in examples():
         command = ["git", "apply", "-"]
         subprocess.run(command, input=example, cwd=tmp_path, text=True, check=True)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", TRAIN], cwd=tmp_path, env=environment, check=True)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    return tmp_path
+
+
+def test_the_examples_apply_together(changed: Path) -> None:
+    for path in changed.rglob("*.py"):
+        original = ROOT / path.relative_to(changed)
+        if not original.exists() or path.read_bytes() != original.read_bytes():
+            ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_the_examples_train_together(changed: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(changed), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", TRAIN], cwd=changed, env=environment, check=True)
+    lines = (changed / "run" / "metrics.jsonl").read_text().splitlines()
     (test,) = (row for row in map(json.loads, lines) if row["split"] == "test")
     assert test["top1"] == 1.0  # The stripes were learned, with all five examples at work.
     assert 0.5 < test["confidence/mean"] <= 1.0
     # The average of the parameters is in the checkpoint.
-    saved = ocp.PyTreeCheckpointHandler().metadata(tmp_path / "run" / "checkpoints/20/state").tree
+    saved = ocp.PyTreeCheckpointHandler().metadata(changed / "run" / "checkpoints/20/state").tree
     assert saved["extra"]["average"]["output"]["kernel"].shape == (8, 2)

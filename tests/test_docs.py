@@ -5,6 +5,8 @@ Rules for a page; each failure names the file and the line:
 - A `python` block is executed on its own. The first line `# continues the block above` gives it the
   names of the block above. A block with the first line `# needs a download` is not executed: only
   its imports of cnn_jax and the arguments of its calls to cnn_jax are checked.
+- A `python` block with a line of `SLOW_LINES` is executed by the slow tests. The fast tests check
+  its imports of cnn_jax and the arguments of its calls.
 - A `python` block with the first line `# FILE.py` is this file. The blocks below it find the file
   in the current directory, and commands may name it as their config.
 - A `console`, `bash`, `sh` or unlabelled block contains commands, which are not run. Their modules,
@@ -17,17 +19,20 @@ The table of config keys in docs/training.md equals `config_key_table()`.
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import itertools
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +40,7 @@ from typing import Any, NamedTuple
 import pytest
 from ml_collections import ConfigDict
 
-from cnn_jax import errors, models, plan
+from cnn_jax import config_files, errors, models, plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -132,6 +137,19 @@ def split_page(page: Path) -> tuple[list[Block], list[tuple[int, str]]]:
 BLOCKS = [block for page in PAGES for block in split_page(page)[0]]
 PYTHON_BLOCKS = [block for block in BLOCKS if block.language == "python"]
 FILES = {block.file for block in PYTHON_BLOCKS if block.file}
+# Lines of the blocks that are executed by the slow tests only, because each takes seconds; others
+# execute the same functions. Fast tests check the names and calls of these blocks.
+SLOW_LINES = (
+    "classifier = train_step(classifier, images, jnp.array([0, 1, 2, 0]))",
+    'directory = Path("run/checkpoints").absolute()',
+    'gradients = jax.jit(jax.vmap(jax.grad(loss)))(variables)["params"]',
+    "import my_config",
+    "logits = lite0.model.apply(lite0.variables, images, train=False)  # [1, 1000] float32",
+    "loss = train_step(module, optimizer)",
+    "stages = models.features(model, variables, images)",
+    'table = pandas.DataFrame(runs.read("runs"))',
+    "    loaded = export.deserialize(file.read())",
+)
 COMMAND_BLOCKS = [block for block in BLOCKS if block.language in COMMAND_LANGUAGES]
 
 
@@ -346,15 +364,23 @@ def _can_run(module: str) -> bool:
     return importlib.util.find_spec(f"{module}.__main__") is not None
 
 
+def _run_module(module: str) -> None:
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # It may be imported.
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 @functools.cache
 def _help(module: str, *subcommand: str) -> str:
-    command = [sys.executable, "-m", module, *subcommand, "--help"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
-    # The status is not checked: that of absl's help is 1.
-    assert _HELP_FLAG.search(done.stdout), f"{' '.join(command)} prints no help:\n{done.stderr}"
-    return done.stdout
+    """Returns the help of `python -m module`, which runs in this process to save time."""
+    command = [module, *subcommand, "--help"]
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            _run_module(module)
+    assert caught.value.code == 0, f"{' '.join(command)} has the status {caught.value.code}"
+    assert _HELP_FLAG.search(output.getvalue()), f"{' '.join(command)} prints no help"
+    return output.getvalue()
 
 
 def _subcommand(module: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -392,6 +418,8 @@ def _is_option(key: str, network: str) -> bool:
 def _config(label: str, value: str) -> ConfigDict:
     """Returns the config for the value of `--config`; base.py for a placeholder or a block."""
     path, _, variant = value.partition(":")
+    if path in config_files.names():
+        path = f"configs/{path}.py"
     if _is_placeholder(Path(path).stem) or path in FILES:
         path, variant = "configs/base.py", ""
     _check_file(label, path)
@@ -454,13 +482,24 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.label)
-def test_a_block_has_a_known_language(block: Block) -> None:
+def test_a_block_has_a_known_language() -> None:
     known = ("python", *COMMAND_LANGUAGES, *OTHER_LANGUAGES)
-    assert block.language in known, f"{block.label}: {block.language!r} is not among {known}"
+    for block in BLOCKS:
+        assert block.language in known, f"{block.label}: {block.language!r} is not among {known}"
 
 
-@pytest.mark.parametrize("block", LAST_BLOCKS, ids=lambda block: block.label)
+def is_slow(block: Block) -> bool:
+    """Returns True if the block, or one that it continues, has a line of `SLOW_LINES`."""
+    return any(set(part.lines) & set(SLOW_LINES) for part in _chain(block, PYTHON_BLOCKS))
+
+
+# In one process, so that operations of equal shapes are compiled once.
+@pytest.mark.xdist_group("docs")
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(block, marks=[pytest.mark.slow] * is_slow(block)) for block in LAST_BLOCKS],
+    ids=lambda block: block.label,
+)
 def test_a_python_block_runs(block: Block, directory: Path) -> None:
     for file in _files_above(block, PYTHON_BLOCKS):
         (directory / file.file).write_text("\n".join(file.lines))
@@ -471,15 +510,22 @@ def test_a_python_block_runs(block: Block, directory: Path) -> None:
         execute(source, block.page)
 
 
-@pytest.mark.xdist_group("help")  # so that each module's help is read in one process only
-@pytest.mark.parametrize("block", COMMAND_BLOCKS, ids=lambda block: block.label)
-def test_the_commands_of_a_block_exist(block: Block) -> None:
-    check_commands(block)
+def test_the_names_and_calls_of_slow_blocks_exist() -> None:
+    slow = [block for block in LAST_BLOCKS if is_slow(block)]
+    for block in slow:
+        check_names(source_of(block, PYTHON_BLOCKS), block.page)
+    lines = [line for block in PYTHON_BLOCKS for line in block.lines]
+    assert [line for line in SLOW_LINES if lines.count(line) != 1] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
-    check_links(page)
+def test_the_commands_of_a_block_exist() -> None:
+    for block in COMMAND_BLOCKS:
+        check_commands(block)
+
+
+def test_the_links_of_a_page_lead_somewhere() -> None:
+    for page in PAGES:
+        check_links(page)
 
 
 def test_the_table_of_config_keys_is_that_of_the_code() -> None:
@@ -492,13 +538,12 @@ def test_the_table_of_config_keys_is_that_of_the_code() -> None:
 GOOD_COMMANDS = """\
 pip install -r requirements.txt && python -m cnn_jax.main --config=configs/quickstart.py
 python -m cnn_jax.main --config=configs/NAME.py [--config.SECTION.KEY=VALUE ...]
-CNN_JAX_NATIVE=0 python -m cnn_jax.main --config=configs/quickstart.py:smoke \\
+CNN_JAX_NATIVE=0 python -m cnn_jax.main --config=quickstart:smoke \\
     --config.model.activation=tanh --config.optim.learning_rate=0.02 > log.txt
 WEIGHTS=$(python -c 'print(f"({1})")')/images
 """
 
 
-@pytest.mark.xdist_group("help")
 def test_good_commands_pass() -> None:
     block = Block(ROOT / "page.md", 1, "", tuple(GOOD_COMMANDS.splitlines()))
     commands = commands_of(block)
@@ -508,7 +553,6 @@ def test_good_commands_pass() -> None:
     check_commands(block)
 
 
-@pytest.mark.xdist_group("help")
 @pytest.mark.parametrize(
     ("line", "message"),
     [

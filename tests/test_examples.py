@@ -1,13 +1,17 @@
 """The scripts and the notebook of experiments/examples, run as docs/research.md says."""
 
+import contextlib
+import io
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
+
+from cnn_jax.models import registry
+from tests.test_docs import check_names
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "experiments" / "examples"
@@ -24,24 +28,32 @@ RECIPES: dict[str, tuple[str, tuple[float, ...]]] = {
     "plain_loop": (r"loss ([\d.]+)", (0.0,)),
     "nnx_equinox": (r"Equinox: logits \(8, 4\), norm of the gradient ([\d.]+)", (0.1,)),
 }
-# They apply EfficientNet-Lite0 to many images.
-LARGE = ("adversarial", "features", "fine_tune")
+# The others take many seconds; the fast tests check their names and calls.
+FAST = ("own_arrays",)
 MAX_LINES, MAX_LINES_OF_FINE_TUNING = 40, 25
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in RECIPES],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in RECIPES],
 )
-def test_a_recipe_runs_as_written(name: str) -> None:
-    command = [sys.executable, "-m", f"experiments.examples.{name}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+def test_a_recipe_runs_as_written(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in this process, which has imported its packages."""
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    monkeypatch.chdir(ROOT)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        runpy.run_module(f"experiments.examples.{name}", run_name="__main__")
     pattern, least = RECIPES[name]
-    found = re.search(pattern, result.stdout)
-    assert found is not None, result.stdout
+    found = re.search(pattern, output.getvalue())
+    assert found is not None, output.getvalue()
     for value, bound in zip(map(float, found.groups()), least, strict=True):
-        assert value >= bound, result.stdout
+        assert value >= bound, output.getvalue()
+
+
+def test_the_names_and_calls_of_all_recipes_exist() -> None:
+    for name in RECIPES:
+        path = EXAMPLES / f"{name}.py"
+        check_names(path.read_text(encoding="utf-8"), path)
 
 
 def test_the_recipes_are_short_and_on_the_page() -> None:

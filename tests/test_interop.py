@@ -112,45 +112,50 @@ def test_a_network_trains_in_equinox_as_in_linen(variables: Any) -> None:
     assert_close({"params": changed.params, "batch_stats": batch_stats}, linen_step(variables))
 
 
-# Prints the tree of a checkpoint as in docs/interop.md: the shape and dtype by path.
-READ_CHECKPOINT = """
+# Prints the trees of checkpoints as in docs/interop.md, a line each: the shapes by path.
+READ_CHECKPOINTS = """
 import json, sys
 import jax, numpy as np, orbax.checkpoint as ocp
 
-directory = sys.argv[1]
-with ocp.PyTreeCheckpointer() as reader:
-    stored = reader.metadata(directory + "/state").item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-    state = reader.restore(directory + "/state", restore_args=as_numpy)
-items = ocp.args.Composite(progress=ocp.args.JsonRestore())
-with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-    progress = reader.restore(directory, args=items).progress
-leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-          for path, leaf in jax.tree.leaves_with_path(state)}
-assert all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
-assert "cnn_jax" not in sys.modules
-print(json.dumps([sorted(state), int(state["step"]), sorted(progress),
-                  {path: leaf.shape for path, leaf in leaves.items()}]))
+for directory in sys.argv[1:]:
+    with ocp.PyTreeCheckpointer() as reader:
+        stored = reader.metadata(directory + "/state").item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        state = reader.restore(directory + "/state", restore_args=as_numpy)
+    items = ocp.args.Composite(progress=ocp.args.JsonRestore())
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        progress = reader.restore(directory, args=items).progress
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+              for path, leaf in jax.tree.leaves_with_path(state)}
+    assert all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
+    assert "cnn_jax" not in sys.modules
+    print(json.dumps([sorted(state), int(state["step"]), sorted(progress),
+                      {path: leaf.shape for path, leaf in leaves.items()}]))
 """
 
 
-@pytest.mark.parametrize(("name", "step"), [("mlp", 30), ("resnet", 93)])
-def test_plain_orbax_reads_a_checkpoint_without_the_package(name: str, step: int) -> None:
-    directory = STORED / name / "checkpoints" / str(step)
+def test_plain_orbax_reads_checkpoints_without_the_package() -> None:
+    steps = {"mlp": 30, "resnet": 93}
+    directories = [STORED / name / "checkpoints" / str(step) for name, step in steps.items()]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", READ_CHECKPOINT, str(directory)],
+        [sys.executable, "-W", "error", "-c", READ_CHECKPOINTS, *map(str, directories)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    items, stored_step, progress, shapes = json.loads(done.stdout)
-    assert items == ["batch_stats", "opt_state", "params", "step"]
-    assert stored_step == step
-    assert progress == ["accuracy", "pending"]
-    with np.load(STORED / f"{name}.npz") as expected:
-        variables = {path: list(expected[path].shape) for path in expected}
-    assert {k: v for k, v in shapes.items() if not k.startswith(("opt_state", "step"))} == variables
+    for (name, step), line in zip(steps.items(), done.stdout.splitlines(), strict=True):
+        items, stored_step, progress, shapes = json.loads(line)
+        assert items == ["batch_stats", "opt_state", "params", "step"]
+        assert stored_step == step
+        assert progress == ["accuracy", "pending"]
+        with np.load(STORED / f"{name}.npz") as expected:
+            variables = {path: list(expected[path].shape) for path in expected}
+        assert variables == {
+            path: shape
+            for path, shape in shapes.items()
+            if not path.startswith(("opt_state", "step"))
+        }
 
 
 # Reads exported programs and calls them with two batch sizes. The arguments are files: an exported

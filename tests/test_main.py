@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ from cnn_jax import main, objectives, optim, plan, train
 from cnn_jax.contracts import Description
 from cnn_jax.runs import workdir
 from cnn_jax.runtime import compilation_cache, console
+from tests import figures
 from tests.networks import NETWORKS
+
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("main")
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -27,6 +31,13 @@ STEMS = {path.stem for path in (ROOT / "configs").glob("*.py")}
 CONFIGS = sorted(STEMS - {"__init__", "base"})  # these two hold no config of their own
 
 Fail = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures() -> Iterator[None]:
+    """Lets runs of this process draw no curves."""
+    with figures.stand_in():
+        yield
 
 
 def run(
@@ -197,6 +208,7 @@ def test_tfds_set_that_is_missing_without_a_network_says_what_to_run(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_batch_that_does_not_divide_is_refused_before_compiling(tmp_path: Path) -> None:
     result = run(
         config("quickstart"),
@@ -218,7 +230,7 @@ def test_batch_that_does_not_divide_is_refused_before_compiling(tmp_path: Path) 
             ["no config file 'configs/nothing.py'", "nearest: configs/"],
         ),
         ("--config=configs/quikstart.py", ["nearest: configs/quickstart.py,"]),
-        ("--config=quickstart", ["nearest: configs/quickstart.py,"]),
+        ("--config=quikstart:smoke", ["no config file 'quikstart'; nearest: quickstart,"]),
         (f"--config={ROOT}/configs/resnet20.py", [f"nearest: {ROOT}/configs/resnet"]),
         ("--config=configs/quickstart.py:smoky", ["smoky", "did you mean 'smoke'"]),
         ("--config=configs/base.py:smoke", ["configs/base.py: TypeError: get_config()"]),
@@ -236,13 +248,13 @@ def test_config_that_is_not_there(
     assert message.count("\n") == 1
 
 
-def test_without_configs_in_the_current_directory_those_beside_the_name_are_suggested(
+def test_without_configs_in_the_current_directory_names_and_those_beside_are_suggested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Fail
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "there is none in configs/ either" in fail("--config=mine.py")
+    assert "; nearest: quickstart," in fail("--config=configs/quickstart.py")
     (tmp_path / "mine.py").touch()
-    assert "no config file 'mime.py'; nearest: mine.py\n" in fail("--config=mime.py")
+    assert "no config file 'mime.py'; nearest: mine.py," in fail("--config=mime.py")
 
 
 @pytest.mark.parametrize(
@@ -366,6 +378,7 @@ def test_report_of_a_complete_run(
         "test top1: 0.9877",
         "params_sha256: ab12",
         "These values belong to the final parameters (checkpoint 'last').",
+        "The digest repeats only with the same versions and machine.",
         "evaluate: python -m cnn_jax.evaluate --workdir='a b' --checkpoint=last",
         "predict:  python -m cnn_jax.predict --workdir='a b' IMAGE...",
         "work directory: a b",
@@ -493,26 +506,54 @@ def is_large(name: str) -> bool:
 
 
 # The large networks that are run: one for each optimizer and each way to compute the loss.
-LARGE = ("googlenet", "inception_v3", "mobilenetv2", "resnet34", "vgg16", "vit_small_patch16_224")
+LARGE = ("googlenet", "mobilenetv2", "vit_small_patch16_224")
+# Others, of which a process takes up to a minute.
+LARGEST = ("inception_v3", "resnet34", "vgg16")
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if not is_large(name)])
+# Configs whose networks compile fast. The test of a whole run covers the quickstart.
+FAST = ("lenet5_fashion_mnist", "logistic_regression_fashion_mnist", "mlp_fashion_mnist")
+SMALL = [name for name in CONFIGS if not is_large(name) and name not in (*FAST, "quickstart")]
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL)]
+)
 def test_configs_run_in_their_smoke_variants(tmp_path: Path, same_process: None, name: str) -> None:
     assert main.main([config(name), f"--workdir={tmp_path / 'run'}"]) == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE),
+        *(pytest.param(name, marks=pytest.mark.full) for name in LARGEST),
+    ],
+)
 def test_configs_of_large_networks_run_in_their_smoke_variants(tmp_path: Path, name: str) -> None:
     result = run(config(name), f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def is_traced(name: str) -> bool:
+    """Returns True if the check of the config traces a large network, for `optim.decay`."""
+    return is_large(name) and bool(smoke(name).optim.decay)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * is_traced(name)) for name in CONFIGS],
+)
+def test_every_config_is_allowed(name: str) -> None:
+    train.check(plan.read(smoke(name)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * is_large(name)) for name in CONFIGS],
+)
 def test_every_config_makes_a_network_and_an_optimizer_for_its_images(name: str) -> None:
-    values = smoke(name)
-    settings = plan.read(values)
-    train.check(settings)
+    settings = plan.read(smoke(name))
     shape = settings.data.input_shape
     classes = tuple(map(str, range(10)))
     objective = objectives.make(settings, Description(classes, None, shape, (), ()))

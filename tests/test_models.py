@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend
@@ -27,7 +27,6 @@ ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
 # and 1, even after fifty blocks: a saturated gate that bfloat16 flips would change the logits.
 GAINS = {"project": 1, "se": 0.002}
 UNDECAYED_BY_TIMM = ("cls_token", "pos_embed", "relative_position_bias_table")
-each_network = pytest.mark.parametrize("name", models.names())
 
 
 RATES: Mapping[str, Mapping[str, Any]] = {
@@ -36,8 +35,8 @@ RATES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def grouped_by_class(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Returns a parametrisation over `names` that marks large networks as slow.
+def grouped_by_class(names: Iterable[str], fast: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Returns a parametrisation over `names` that marks large networks, but `fast`, as slow.
 
     Networks of one class share layers, so one test process gets all of them and compiles each layer
     once.
@@ -45,7 +44,7 @@ def grouped_by_class(names: Iterable[str]) -> pytest.MarkDecorator:
     cases = []
     for name in names:
         group = type(models.create(name, num_classes=10)).__name__
-        slow = [pytest.mark.slow] if NETWORKS[name].is_large else []
+        slow = [pytest.mark.slow] if NETWORKS[name].is_large and name not in fast else []
         cases.append(pytest.param(name, marks=[pytest.mark.xdist_group(group), *slow]))
     return pytest.mark.parametrize("name", cases)
 
@@ -64,24 +63,31 @@ def kind(name: str) -> tuple[object, ...]:
     return type(model), getattr(model, "groups", 1) > 1, tuple(sorted(choices.items()))
 
 
-def representatives() -> list[str]:
+def representatives(key: Callable[[str], object] = kind) -> list[str]:
     """Returns the network of each kind with the fewest parameters."""
     by_size = sorted(NETWORKS, key=lambda name: NETWORKS[name].parameters, reverse=True)
-    return sorted({kind(name): name for name in by_size}.values())
+    return sorted({key(name): name for name in by_size}.values())
 
 
-SMALL = [name for name, network in NETWORKS.items() if not network.is_large]
-each_network_grouped = grouped_by_class(NETWORKS)
+# Of a large class, the fast tests trace one network.
+each_network = grouped_by_class(
+    NETWORKS, fast={*test_structure.CASES} - {*test_structure.DEEP, "senet154"}
+)
 each_representative = grouped_by_class(representatives())
+each_smallest_image = grouped_by_class(
+    representatives(lambda name: (kind(name), NETWORKS[name].smallest))
+)
 # test_golden compares the gradients of the other kinds with those of torchvision and timm.
 GOLDEN_KINDS = {kind(test_golden.name_of(path)) for path in test_golden.FILES}
 each_without_golden_gradients = grouped_by_class(
     name for name in representatives() if kind(name) not in GOLDEN_KINDS
 )
 # tests/golden runs the large networks in float64.
+SMALL = [name for name in representatives() if not NETWORKS[name].is_large]
 each_small_network = grouped_by_class(SMALL)
 each_with_dropout = grouped_by_class(name for name in SMALL if RATES[name])
-each_without_dropout = grouped_by_class(name for name in SMALL if not RATES[name])
+# Two networks without batch normalisation, and one that has few layers by `test_structure.CASES`.
+each_deterministic = grouped_by_class(["logistic_regression", "lenet5", "resnet18"], {"resnet18"})
 
 
 @functools.cache
@@ -99,6 +105,12 @@ def init_shapes(model: Any, name: str, train: bool = False, size: int = 0) -> An
     return jax.eval_shape(lambda: model.init(rngs, images, train=train))
 
 
+@functools.cache
+def small_shapes(name: str, overrides: tuple[tuple[str, Any], ...]) -> Any:
+    """Returns shapes and dtypes of the variables for images of `NETWORKS[name].size`."""
+    return init_shapes(models.create(name, num_classes=10, **dict(overrides)), name)
+
+
 def random_variables(name: str, **overrides: Any) -> Any:
     """Returns normal weights that keep the scale of the signal, and nonzero biases."""
     rng = np.random.default_rng(0)
@@ -111,13 +123,28 @@ def random_variables(name: str, **overrides: Any) -> Any:
         scale = 1 if path[-1].key == "scale" else 0
         return scale + rng.normal(0, (gain / fan_in) ** 0.5 if leaf.ndim > 1 else 0.1, leaf.shape)
 
-    model = models.create(name, num_classes=10, **overrides)
-    return jax.tree.map_with_path(draw, init_shapes(model, name))
+    return jax.tree.map_with_path(draw, small_shapes(name, tuple(sorted(overrides.items()))))
 
 
 def random_images(name: str, count: int = 2) -> np.ndarray:
     side, channels = NETWORKS[name].size, models.input_shape(name)[2]
     return np.random.default_rng(1).normal(size=(count, side, side, channels))
+
+
+@functools.cache
+def program(
+    name: str, dtype: str, train: bool, overrides: tuple[tuple[str, Any], ...]
+) -> Callable[..., jax.Array]:
+    """Returns the compiled function of variables, images and PRNG key that computes the logits."""
+    model = models.create(name, num_classes=10, dtype=dtype, **dict(overrides))
+    mutable = ["batch_stats"] if train else False
+
+    def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+        rngs = {"dropout": key}
+        result = model.apply(variables, images, train=train, rngs=rngs, mutable=mutable)
+        return result[0] if train else result
+
+    return jax.jit(apply)
 
 
 def logits_of(
@@ -129,11 +156,7 @@ def logits_of(
     images: np.ndarray | None = None,
     **overrides: Any,
 ) -> jax.Array:
-    """Returns the logits of a network with random variables, for random images by default.
-
-    The network is not compiled as one program: operations of equal shapes are compiled once.
-    """
-    model = models.create(name, num_classes=10, dtype=dtype, **overrides)
+    """Returns the logits of a network with random variables, for random images by default."""
     input_dtype = jnp.float64 if dtype == "float64" else jnp.float32
     variables, images_ = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, input_dtype),
@@ -142,10 +165,14 @@ def logits_of(
             random_images(name) if images is None else images,
         ),
     )
-    rngs = {"dropout": jax.random.key(key)}
-    mutable = ["batch_stats"] if train else False
-    result = model.apply(variables, images_, train=train, rngs=rngs, mutable=mutable)
-    return cast("jax.Array", result[0] if train else result)
+    apply = program(name, dtype, train, tuple(sorted(overrides.items())))
+    return apply(variables, images_, jax.random.key(key))
+
+
+@functools.cache
+def evaluated(name: str) -> jax.Array:
+    """Returns the float32 logits of a network in evaluation mode; several tests need them."""
+    return logits_of(name)
 
 
 def test_table_lists_every_registered_network() -> None:
@@ -163,19 +190,15 @@ def test_parameter_count_and_weight_decay_are_the_published_ones(name: str) -> N
     assert optim.decay_mask(params) == rule
 
 
-@each_network_grouped
-def test_variables_do_not_depend_on_train(name: str) -> None:
-    assert shapes(name, train=True) == shapes(name, train=False)
-
-
-@each_network_grouped
-def test_parameters_are_float32_when_the_network_computes_in_float64(name: str) -> None:
+@each_representative
+def test_variables_depend_neither_on_train_nor_on_the_dtype_of_the_computation(name: str) -> None:
     with jax.enable_x64(True):
-        leaves = jax.tree.leaves(shapes(name, dtype="float64"))
-    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+        in_training = shapes(name, train=True, dtype="float64")
+    assert in_training == shapes(name)
+    assert {leaf.dtype for leaf in jax.tree.leaves(in_training)} == {jnp.dtype("float32")}
 
 
-@each_network_grouped
+@each_smallest_image
 def test_too_small_image_raises_error_with_the_minimum_size(name: str) -> None:
     size = NETWORKS[name].smallest
     model = models.create(name, num_classes=10)
@@ -217,31 +240,31 @@ def checks(name: str) -> Checks:
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), random_variables(name))
     heads = [module for module in variables["params"] if module.lower().startswith("aux")]
 
-    direction = jnp.asarray(np.random.default_rng(2).normal(size=(2, 10)), jnp.float32)
+    direction = np.asarray(np.random.default_rng(2).normal(size=(2, 10)), jnp.float32)
 
     def project(logits: Any) -> jax.Array:  # Some logits are too large for a softmax.
         return (logits * direction).sum()
 
-    def evaluation(params: Any) -> Any:
-        return project(model.apply({**variables, "params": params}, images, train=False))
+    def evaluation(params: Any, others: Any, images: jax.Array) -> Any:
+        return project(model.apply({"params": params, **others}, images, train=False))
 
-    def training(params: Any) -> Any:
+    def training(params: Any, others: Any, images: jax.Array) -> Any:
         logits, updates = model.apply(
-            {**variables, "params": params},
-            images,
-            train=True,
-            mutable=["batch_stats", "aux_logits"],
+            {"params": params, **others}, images, train=True, mutable=["batch_stats", "aux_logits"]
         )
         found = jax.tree.leaves(updates.get("aux_logits", {}))
         return sum(map(project, found), project(logits)), updates
 
-    params = variables["params"]
-    grads = jax.grad(evaluation)(params)
-    if heads:
-        in_training, updates = jax.grad(training, has_aux=True)(params)
-        grads = {**grads, **{head: in_training[head] for head in heads}}
-    else:
-        updates = training(params)[1]
+    @jax.jit
+    def compute(*arguments: Any) -> Any:
+        grads = jax.grad(evaluation)(*arguments)
+        if not heads:
+            return grads, training(*arguments)[1]
+        in_training, updates = jax.grad(training, has_aux=True)(*arguments)
+        return {**grads, **{head: in_training[head] for head in heads}}, updates
+
+    others = {key: tree for key, tree in variables.items() if key != "params"}
+    grads, updates = compute(variables["params"], others, images)
     updated = jax.tree.map(
         lambda new, old: np.isfinite(new).all() and np.mean(new != old) > 0.95,
         *(tree.get("batch_stats", {}) for tree in (updates, variables)),
@@ -278,12 +301,11 @@ def reached(equations: Iterable[Any], start: Iterable[Any], *, backward: bool = 
     return found
 
 
-@each_network_grouped
+@each_representative
 def test_graph_uses_every_parameter_and_computes_every_running_statistic(name: str) -> None:
-    model = models.create(name, num_classes=10, dtype="bfloat16")
-    side, channels = NETWORKS[name].size, models.input_shape(name)[2]
-    images = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
-    variables = dict(init_shapes(model, name))
+    model = models.create(name, num_classes=NETWORKS[name].num_classes, dtype="bfloat16")
+    images = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
+    variables = dict(shapes(name))
     params = variables.pop("params")
 
     def train(images: Any, params: Any, others: Any) -> Any:
@@ -304,19 +326,19 @@ def test_graph_uses_every_parameter_and_computes_every_running_statistic(name: s
         path for path, one in zip(paths, graph.invars[1:], strict=False) if one not in used
     ] == []
     assert set(graph.outvars) <= reached(graph.eqns, graph.invars[:1])
-    assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
+    assert (logits.shape, logits.dtype) == ((2, NETWORKS[name].num_classes), jnp.float32)
 
 
 @each_representative
 def test_bfloat16_logits_are_float32_and_close_to_those_of_float32(name: str) -> None:
-    full, half = logits_of(name), logits_of(name, dtype="bfloat16")
+    full, half = evaluated(name), logits_of(name, dtype="bfloat16")
     assert full.shape == half.shape == (2, 10)
     assert full.dtype == half.dtype == jnp.float32
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(half, full, rtol=0, atol=0.05 * np.abs(full).max())
 
 
-@each_network_grouped
+@each_representative
 def test_features_returns_stages_by_name(name: str) -> None:
     model = models.create(name, num_classes=NETWORKS[name].num_classes)
     images = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
@@ -337,7 +359,7 @@ def test_features_returns_stages_by_name(name: str) -> None:
 
 @each_small_network
 def test_float64_logits_are_float64_and_close_to_those_of_float32(name: str) -> None:
-    single = logits_of(name)
+    single = evaluated(name)
     with jax.enable_x64(True):
         double = logits_of(name, dtype="float64")
     assert double.dtype == jnp.float64
@@ -346,8 +368,7 @@ def test_float64_logits_are_float64_and_close_to_those_of_float32(name: str) -> 
 
 @each_small_network
 def test_evaluation_is_deterministic_and_independent_for_each_image(name: str) -> None:
-    images = random_images(name)
-    together = logits_of(name, images=images)
+    images, together = random_images(name), evaluated(name)
     np.testing.assert_array_equal(together, logits_of(name, images=images))
     other = logits_of(name, images=np.stack([images[1] / 2, images[1]]))
     np.testing.assert_allclose(together[1], other[1], rtol=1e-4, atol=1e-5)
@@ -365,18 +386,19 @@ def test_dropout_depends_on_the_prng_key_and_is_active_only_in_training(name: st
         np.testing.assert_array_equal(logits_of(name, train=True, **RATES[name]), evaluated)
 
 
-@each_without_dropout
+@each_deterministic
 def test_training_equals_evaluation_by_the_statistics_of_the_batch(name: str) -> None:
     """The statistics of the batch follow from the running ones: new = 0.9 old + 0.1 batch."""
-    options = test_structure.CASES[name][1]  # Few channels.
+    options = {**test_structure.CASES[name][1], **RATES[name]}  # Few channels.
     with jax.enable_x64(True):
         model: Any = models.create(name, num_classes=10, dtype="float64", **options)
         variables = jax.tree.map(jnp.asarray, random_variables(name, **options))
         images = jnp.asarray(random_images(name, count=8))
-        trained, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
+        trained, updates = apply(variables, images, train=True, mutable=("batch_stats",))
         running = {key: variables[key] for key in updates}
         batch = jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, dict(updates), running)
-        evaluated = model.apply({**variables, **batch}, images, train=False)
+        evaluated = apply({**variables, **batch}, images, train=False)
     assert ("batch_stats" in batch) == ("batch_stats" in shapes(name))
     atol = 1e-9 * np.abs(evaluated).max()
     np.testing.assert_allclose(trained, evaluated, rtol=0, atol=atol)

@@ -436,6 +436,7 @@ def test_immaterial_keys_change_no_parameter() -> None:
         "eval.metrics",
         "log.every_steps",
         "log.progress_seconds",
+        "runtime.deterministic",
     }
     assert plan.is_material("eval.monitor")
     assert plan.is_material("eval.monitor_mode")

@@ -7,7 +7,7 @@ made them, all numbers are equal. With SSE4.2, AVX2 or two devices instead, loss
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import cnn_jax
 from cnn_jax import errors, evaluate, main, plan, predict, predictor, runs, train
 from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
+from tests import figures
 
 STORED = Path(__file__).parent / "stored_runs" / "e1b8c15"
 MACHINE_DEPENDENT = ("images_per_second", "data_wait", "compile_seconds")
@@ -75,11 +76,20 @@ BEST = {"resnet": 70, "mlp": 30}
 BEST_AFTER_THE_END = {"resnet": 100, "mlp": 50}
 KEPT_AFTER_THE_END = {"resnet": [100, 120], "mlp": [48, 50]}
 EVALUATIONS = [
-    *[("resnet", split, which) for split in ("validation", "test") for which in ("best", "last")],
-    *[("mlp", split, which) for split in ("train", "test") for which in ("best", "last")],
+    ("resnet", "validation", "best"),
+    ("resnet", "test", "last"),
+    ("mlp", "train", "best"),
+    ("mlp", "test", "last"),
 ]
 
 pytestmark = [pytest.mark.xdist_group("stored run"), pytest.mark.usefixtures("shared_programs")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures() -> Iterator[None]:
+    """Lets runs and evaluations draw nothing."""
+    with figures.stand_in():
+        yield
 
 
 def copy(name: str, tmp_path: Path) -> Path:

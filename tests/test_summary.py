@@ -17,6 +17,11 @@ from cnn_jax.runtime import console
 ROOT = Path(__file__).parent.parent
 
 
+def slow(*values: Any) -> Any:
+    """Returns a case of the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Twice(nn.Module):
     """Module with a scale of its own and a convolution that it calls twice."""
 
@@ -119,7 +124,7 @@ def test_layers_unused_in_inference_are_listed_last() -> None:
     assert "running statistics (not trained): 8\n" in text
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "nin", "squeezenet1_0", "vgg11_bn"])
+@pytest.mark.parametrize("name", ["alexnet", slow("googlenet"), "nin", "squeezenet1_0", "vgg11_bn"])
 def test_rows_cover_all_variables_of_a_network(name: str) -> None:
     model, shape = models.create(name, num_classes=10), models.input_shape(name)
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
@@ -147,18 +152,14 @@ def test_table_is_aligned_and_has_totals() -> None:
     ]
 
 
-def test_command_prints_the_table(tmp_path: Path) -> None:
+def test_command_prints_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["lenet", "--num_classes=10", "activation=tanh", f"--csv={tmp_path / 'a.csv'}"]
-    result = subprocess.run(
-        [sys.executable, "-m", "cnn_jax.summary", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    assert status(monkeypatch, *arguments) == 0
     found = costs.rows(models.create("lenet", num_classes=10), (32, 32, 1), train=False)
     title = "lenet for images of 32x32x1 and 10 classes"
-    assert result.stdout == f"{title}\n\n{costs.table(found)}\n"
+    assert capsys.readouterr().out == f"{title}\n\n{costs.table(found)}\n"
     with (tmp_path / "a.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["path"] for line in lines] == ["C1", "C3", "C5", "F6", "output"]
@@ -328,7 +329,13 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        slow(*item) if item[0].startswith(("googlenet", "inception", "swin")) else item
+        for item in PUBLISHED.items()
+    ],
+)
 def test_totals_equal_the_published_ones(name: str, published: tuple[int, float | None]) -> None:
     parameters, billions = published
     shape = models.input_shape(name)

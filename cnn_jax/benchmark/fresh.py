@@ -37,7 +37,7 @@ def programs(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, **environment},
     ) as process:
         if process.stdin is None or process.stdout is None:

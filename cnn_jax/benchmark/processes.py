@@ -90,7 +90,7 @@ def _fields(path: Path) -> list[str]:
     """Returns the fields of a file `stat` from the third, the state; none for an ended process."""
     try:
         # The second field is the program's name in parentheses, which can contain spaces.
-        return path.read_text().rpartition(")")[2].split()
+        return path.read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return []
 
@@ -98,7 +98,7 @@ def _fields(path: Path) -> list[str]:
 def _resident(pid: int) -> int:
     """Returns the proportional set size of a process in bytes; 0 if it has ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))

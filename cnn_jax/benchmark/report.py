@@ -67,7 +67,7 @@ class Table:
 def _create(path: Path) -> Any:
     """Returns a new file, opened for writing."""
     try:
-        return path.open("x", newline="")
+        return path.open("x", newline="", encoding="utf-8")
     except FileExistsError as error:
         raise exists(path) from error
 
@@ -91,7 +91,7 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     name, cores = platform.processor(), ""
     if info.exists():
-        entries = [entry.partition(":") for entry in info.read_text().splitlines()]
+        entries = [entry.partition(":") for entry in info.read_text(encoding="utf-8").splitlines()]
         names = [value.strip() for key, _, value in entries if key.strip() == "model name"]
         name, cores = names[0] if names else name, f", {len(names)} cores"
     return f"{platform.machine()} {name}{cores}"

@@ -17,7 +17,7 @@ from absl import flags
 
 from cnn_jax import errors
 from cnn_jax.data import shared
-from cnn_jax.runtime import malloc
+from cnn_jax.runtime import malloc, threads
 
 MAX_WORKERS = 16  # of the automatic value
 _AHEAD = 2  # items that a thread prepares ahead
@@ -33,7 +33,7 @@ def num_workers(wanted: int) -> int:
 
 def num_cores() -> int:
     """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads.cores()
 
 
 def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]:
@@ -51,8 +51,8 @@ def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]
       UserError: a worker has died, or the source cannot be pickled. Errors of the source are raised
         as they are.
     """
-    threads = 0 if workers else num_workers(-1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    readers = 0 if workers else num_workers(-1)
+    options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=readers)
     made = shared.Source(source) if workers else source
     dataset = grain.MapDataset.source(made)[start:].to_iter_dataset(options)
     if workers:
@@ -142,7 +142,10 @@ def _block_signals() -> None:
     """Keeps signals from the worker processes that this thread starts: they inherit the mask.
 
     Ctrl-C and SIGTERM are for the main process, which saves a checkpoint and then ends its workers.
+    Windows has no masks; there the workers ignore Ctrl-C themselves.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
     # The first worker would start this tracker. In Python 3.11, its start unblocks both signals.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -165,6 +168,8 @@ def _start_worker(number: int, count: int) -> None:
     its time (experiments/input_pipeline).
     """
     del number, count
+    if not hasattr(signal, "pthread_sigmask"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     malloc.keep_freed_memory()
     parent = multiprocessing.parent_process()
     if parent is not None:

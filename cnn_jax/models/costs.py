@@ -212,7 +212,7 @@ def write_csv(layers: Iterable[Row], path: Path) -> None:
       errors.UserError: the file exists or cannot be written.
     """
     try:
-        with path.open("x", newline="") as file:
+        with path.open("x", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(Row._fields)
             for name, kind, shape, *counts in layers:

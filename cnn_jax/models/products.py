@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from cnn_jax.ops import primitive
+from cnn_jax.runtime.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
 _SCOPE = "cnn_jax.products."  # Name scope of a part, followed by its number.
 _NUMBERS = itertools.count()  # JAX keeps traces, so a number is never used again.

@@ -26,11 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad
 
 from cnn_jax.ops import dtypes, primitive, rules
 from cnn_jax.ops.native import channels as native
+from cnn_jax.runtime.jax_internals import Primitive, ad
 
 Triple = tuple[jax.Array, jax.Array, jax.Array]
 Planes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]

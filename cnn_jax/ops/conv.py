@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import jax
 from jax import lax
-from jax.interpreters import ad
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -22,6 +21,7 @@ from cnn_jax.ops import primitive, rules
 from cnn_jax.ops.cpu import conv as cpu
 from cnn_jax.ops.native import conv as native
 from cnn_jax.ops.window import Axis, Window
+from cnn_jax.runtime.jax_internals import ad
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -28,13 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.interpreters import ad
 
 from cnn_jax import errors
 from cnn_jax.ops import dtypes, primitive, rules
 from cnn_jax.ops.cpu import pool as cpu
 from cnn_jax.ops.native import pool as native
 from cnn_jax.ops.window import Axis, Padding, Pair, paddings, pair
+from cnn_jax.runtime.jax_internals import ad
 
 # Windows with more taps use `jax.lax`: the CPU lowering makes one view of the images for each tap.
 _MOST_TAPS = 25

@@ -9,13 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 from jax.sharding import AxisType
 
 from cnn_jax import errors
 from cnn_jax.ops import rules
+from cnn_jax.runtime.jax_internals import Primitive, ShapedArray, mlir
 
 Function = Callable[..., Any]  # Returns an array, or a tuple of arrays for several results.
 

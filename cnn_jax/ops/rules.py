@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import jet
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+
+from cnn_jax.runtime.jax_internals import Primitive, ad, batching, jet
 
 Axes = tuple[int | None, ...]
 # Coefficients of degree 1 and higher of the Taylor series of each operand.

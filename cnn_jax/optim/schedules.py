@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cnn_jax import errors
+from cnn_jax.runtime.jax_internals import Tracer
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 
@@ -125,7 +126,7 @@ def check_range(key: str, value: Number, low: float, below: float = float("inf")
 
 def is_known(*values: Number) -> bool:
     """Returns True unless JAX traces one of the values, so that it has no number yet."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(isinstance(value, Tracer) for value in values)
 
 
 def is_off(value: Number) -> bool:

@@ -151,7 +151,7 @@ class Checkpoints:
         if sharding.is_primary():
             temporary = self._directory / f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}"
             (temporary / verification.DIGESTS).write_text(
-                json.dumps(verification.digests(temporary), indent=1)
+                json.dumps(verification.digests(temporary), indent=1), encoding="ascii"
             )
 
 

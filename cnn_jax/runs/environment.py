@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import jax
 import cnn_jax
 from cnn_jax import errors, limits
 from cnn_jax.runs import workdir
-from cnn_jax.runtime import files, imports, threads
+from cnn_jax.runtime import files, imports, machine, threads
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -117,8 +116,11 @@ def describe() -> dict[str, Any]:
         "command": shlex.join(sys.orig_argv),
         "directory": str(Path.cwd()),
         "modules": imports.directories(),
-        "commit": _commit(Path.cwd()),
-        "versions": {"cnn_jax_commit": _commit(Path(cnn_jax.__file__).parent), **_versions()},
+        "commit": machine.commit(Path.cwd()),
+        "versions": {
+            "cnn_jax_commit": machine.commit(Path(cnn_jax.__file__).parent),
+            **_versions(),
+        },
         "hardware": _hardware(),
         "environment": {
             name: value
@@ -140,34 +142,9 @@ def _hardware() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": machine.processor(),
         "cores": os.cpu_count(),
         "threads": threads.number(),
         "devices": f"{len(devices)} {devices[0].device_kind}",
         "processes": jax.process_count(),
     }
-
-
-def _commit(directory: Path) -> str:
-    """Returns the commit of a directory's Git repository, with ' (changed)'; empty for none."""
-    try:
-        commit = _git(directory, "rev-parse", "HEAD")
-        changed = _git(directory, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f"{commit} (changed)" if changed else commit
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(directory), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return result.stdout.strip()
-
-
-def _processor() -> str:
-    """Returns the name of the CPU; `platform.processor` is empty on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model na"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -16,7 +15,7 @@ from cnn_jax import errors, limits, plan
 from cnn_jax.contracts import Description
 from cnn_jax.plan import Plan
 from cnn_jax.runs import descriptions
-from cnn_jax.runtime import files, imports, sharding
+from cnn_jax.runtime import files, imports, locks, sharding
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
@@ -133,18 +132,16 @@ def lock(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # A link could name any file; a FIFO would wait for a reader.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.fdopen(os.open(directory / _LOCK, flags | os.O_CLOEXEC, 0o666), "a")
+        file = locks.open_lock(directory / _LOCK)
     except OSError as error:
         raise _unusable(directory, error) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise errors.UserError(f"another process is writing to {directory}") from error
+            is_ours = locks.acquire(file)
         except OSError as error:  # file systems without locks
             raise _unusable(directory, error) from error
+        if not is_ours:
+            raise errors.UserError(f"another process is writing to {directory}")
         yield
 
 
@@ -297,7 +294,12 @@ def _check_permission(directory: Path, folder: Path) -> None:
 
 
 def _check_lengths(directory: Path, existing: Path) -> None:
-    """Raises an OSError if the path of `directory`, or of its files, is too long to be made."""
+    """Raises an OSError if the path of `directory`, or of its files, is too long to be made.
+
+    On Windows, which has no fixed limit (a setting lifts that of 260 letters), nothing is checked.
+    """
+    if not hasattr(os, "pathconf"):
+        return
     longest = max(len(os.fsencode(part)) for part in ("", *directory.parts))
     whole = len(os.fsencode(directory.absolute())) + _LONGEST_FILE
     too_long = longest > os.pathconf(existing, "PC_NAME_MAX")

@@ -1,4 +1,8 @@
-"""Persistent cache of compiled XLA programs in the user's cache directory."""
+"""Persistent cache of compiled XLA programs in the user's cache directory.
+
+JAX is imported in the functions that need it, because `cnn_jax.doctor` examines the directories of
+machines whose JAX is broken.
+"""
 
 import contextlib
 import os
@@ -8,11 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import logging
-from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
-from cnn_jax.runtime import ownership
+from cnn_jax.runtime import ownership, threads
 
 MAX_AGE = 30 * 24 * 3600  # Lifetime of a cached program, in seconds.
 
@@ -27,6 +29,8 @@ def use_cache() -> None:
     JAX's configuration, or if the directory is not writable. JAX runs the code in the directory, so
     the directory is one that other users cannot change, see `private_directory`.
     """
+    import jax
+
     given = jax.config.values
     if given["jax_compilation_cache_dir"] is not None or not given["jax_enable_compilation_cache"]:
         return
@@ -42,12 +46,14 @@ def use_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # Caches small programs too: dozens of them are compiled before the first step.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax_cache.reset_cache()  # JAX decides at its first compilation whether there is a cache.
+    _reset()  # JAX decides at its first compilation whether there is a cache.
 
 
 @contextlib.contextmanager
 def temporary() -> Iterator[None]:
     """Uses an empty compilation cache in a temporary directory within this context."""
+    import jax
+
     settings = {
         "jax_enable_compilation_cache": True,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -91,7 +97,7 @@ def private_directory(*names: str) -> Path:
         return ownership.private_directory(cache.parent, cache.name, *names)
     except ownership.ExposedError as error:
         temporary = Path(tempfile.gettempdir())
-        directory = ownership.private_directory(temporary, f"cnn_jax-{os.geteuid()}", *names)
+        directory = ownership.private_directory(temporary, f"cnn_jax-{ownership.user()}", *names)
         logging.warning("%s, so the cache is %s; set XDG_CACHE_HOME", error, directory)
         return directory
 
@@ -101,8 +107,7 @@ def _program_directory() -> str:
 
     XLA divides the work of a program by the number of cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores}-cores"
+    return f"{threads.cores()}-cores"
 
 
 def _delete_old_programs(directory: Path) -> None:
@@ -118,6 +123,14 @@ def _delete_old_programs(directory: Path) -> None:
 
 
 def _configure(settings: Mapping[str, Any]) -> None:
+    import jax
+
     for name, value in settings.items():
         jax.config.update(name, value)
-    jax_cache.reset_cache()  # JAX keeps the directory of the first program that it looked up.
+    _reset()  # JAX keeps the directory of the first program that it looked up.
+
+
+def _reset() -> None:
+    from cnn_jax.runtime import jax_internals
+
+    jax_internals.compilation_cache.reset_cache()

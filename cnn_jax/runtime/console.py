@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import select
 import signal
 import sys
 import threading
@@ -15,13 +14,9 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self, TextIO
 
-from tqdm import tqdm
-
 from cnn_jax import errors
-from cnn_jax.runtime import exits
+from cnn_jax.runtime import exits, outputs
 
-_GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk of a file
 _CLEAR = "\r\x1b[K"  # to the start of the line, then erase it
 _DRAW_SECONDS = 0.1  # between two drawings of the bar
 _TICK_SECONDS = 0.5  # between two drawings of a phase
@@ -48,11 +43,11 @@ def exit_with(command: Callable[[], int]) -> None:
         for stream in streams:
             stream.flush()
     except OSError as error:
-        lost = [stream for stream in streams if _has_no_reader(stream) or _is_full(stream)]
-        if error.errno in _FULL:
+        lost = [stream for stream in streams if outputs.is_lost(stream)]
+        if error.errno in outputs.FULL:
             status = f"error: a file or the output cannot be written: {error.strerror}"
-        elif error.errno in _GONE and lost:
-            status = 128 + signal.SIGPIPE
+        elif error.errno in outputs.GONE and lost:
+            status = outputs.BROKEN_PIPE
         else:
             raise  # an error of the command itself
         for stream in lost:
@@ -240,6 +235,8 @@ class Progress:
                 self._write(f"{_CLEAR}{self._bar(_columns(self._stream) - 1)}")
 
     def _bar(self, columns: int) -> str:
+        from tqdm import tqdm  # `cnn_jax.doctor` runs on a machine without the packages.
+
         now = self._clock()
         if self._phase:
             return f"{self._phase} … {now - self._phase_start:.0f} s"[:columns]
@@ -257,6 +254,8 @@ class Progress:
         return text
 
     def _write_line(self) -> None:
+        from tqdm import tqdm
+
         parts = [f"{self._unit} {self._done}/{self._total}", self._beside, *_describe(self._values)]
         rate = self._rate.steps_per_second()
         if self._done < self._total and rate:
@@ -274,7 +273,7 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except OSError as error:
-            if error.errno not in (errno.EIO, *_FULL):
+            if error.errno not in (errno.EIO, *outputs.FULL):
                 raise
             self._enabled = False  # The run goes on.
 
@@ -351,24 +350,6 @@ def _run(command: Callable[[], int]) -> int | str | None:
         return 128 + signal.SIGINT
     except SystemExit as error:  # --help of argparse, among others
         return error.code
-
-
-def _has_no_reader(stream: TextIO) -> bool:
-    try:
-        file = stream.fileno()
-    except io.UnsupportedOperation:  # a stream in memory, such as that of a notebook
-        return False
-    poller = select.poll()
-    poller.register(file, 0)  # Errors and hang-ups are always reported.
-    return bool(poller.poll(0))
-
-
-def _is_full(stream: TextIO) -> bool:
-    try:
-        stream.flush()
-    except OSError as error:
-        return error.errno in _FULL
-    return False
 
 
 def _is_terminal(stream: TextIO) -> bool:

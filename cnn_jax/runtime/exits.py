@@ -13,13 +13,15 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+# SIGBREAK is Windows' Ctrl-Break, the only request to end that another process can send there.
+SIGNALS: Final[tuple[int, ...]] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
 Handler = Callable[[int, FrameType | None], Any] | int | None
 Receive = Callable[[int], bool]
 """Called with the number of a signal, in the thread; False ends the process at once."""
 
 _STANDARD_ERROR = 2  # its file descriptor
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class _Listener:
@@ -58,7 +60,8 @@ def at_once() -> Iterator[None]:
         yield
         return
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on.
+        os.set_blocking(writer, False)
     thread = threading.Thread(target=_listener.run, args=(reader,), name="signals", daemon=True)
     thread.start()
     # Python's own handler, in C, writes the number of each signal that has a handler in Python.
@@ -95,10 +98,15 @@ def handle(
 ) -> dict[int, Handler]:
     """Installs a handler of the signals that the process does not ignore; returns the earlier ones.
 
-    A shell without job control lets programs in the background ignore SIGINT.
+    A shell without job control lets programs in the background ignore SIGINT. A signal for which
+    the system allows no handler keeps its effect.
     """
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in heard}
+    earlier: dict[int, Handler] = {}
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            with suppress(OSError, ValueError):
+                earlier[number] = signal.signal(number, handler)
+    return earlier
 
 
 def restore(handlers: dict[int, Handler]) -> None:
@@ -114,7 +122,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 def _end(number: int) -> None:
     """Prints a line and ends the process, without waiting for the main thread."""
     # The main thread may hold the lock of sys.stderr.
-    line = f"{_WORDS[signal.Signals(number)]}\n"
+    line = "interrupted\n" if number == signal.SIGINT else "terminated\n"
     with suppress(OSError):  # The terminal is closed.
         os.write(_STANDARD_ERROR, line.encode())
     os._exit(128 + number)

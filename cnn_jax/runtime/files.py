@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from cnn_jax import errors
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _LONGEST = 50  # letters of a file's name in the name of its temporary file
 _OF_FILE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that no other path avoids
+# ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION of Windows: another process has the file open.
+_IN_USE = (5, 32)
+# Seconds between attempts. Virus scanners and indexers open a new file for a moment.
+_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def local(path: str | os.PathLike[str], name: str) -> Path:
@@ -95,11 +100,19 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
       OSError: there is no such file, or it is no regular file or unreadable.
     """
     # Without O_NONBLOCK, a FIFO would wait for its writer for ever.
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | flags("O_NONBLOCK")), "rb")
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
     raise OSError(errno.EINVAL, "it is no regular file")
+
+
+def flags(*names: str) -> int:
+    """Returns flags of `os.open`, without those that this system does not have.
+
+    Windows has no `O_NONBLOCK` and no `O_NOFOLLOW`, and opens files as text without `O_BINARY`.
+    """
+    return sum(getattr(os, name, 0) for name in (*names, "O_BINARY"))
 
 
 def read_json(path: Path, most: int) -> dict[str, Any]:
@@ -162,19 +175,41 @@ def replacing(path: Path, ending: str = ".tmp") -> Iterator[Path]:
       UserError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name[:_LONGEST]}.{secrets.token_hex(8)}{ending}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags("O_NOFOLLOW")
     try:
         # Unlike tempfile.mkstemp, this leaves the mode to the umask.
-        os.close(os.open(temporary, flags, 0o666))
+        os.close(os.open(temporary, how, 0o666))
         try:
             yield temporary
-            os.replace(temporary, path)
+            replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
     except OSError as error:
         raise errors.UserError(f"{path} cannot be written: {reason(path, error)}") from error
+
+
+def replace(source: Path, target: Path) -> None:
+    """Renames a file, in place of another one, which Windows refuses while a process has it open.
+
+    Raises:
+      OSError: the file cannot be renamed, or another process has kept one of them open.
+    """
+    for pause in _PAUSES:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError as error:
+            if not _is_in_use(error):
+                raise
+        time.sleep(pause)
+    os.replace(source, target)
+
+
+def _is_in_use(error: OSError) -> bool:
+    """Returns True for the errors of Windows for a file that another process has open."""
+    return getattr(error, "winerror", None) in _IN_USE
 
 
 def reason(path: Path, error: OSError) -> str:
@@ -184,11 +219,13 @@ def reason(path: Path, error: OSError) -> str:
     'Permission denied'
     """
     words = error.strerror or str(error)
+    if _is_in_use(error):
+        return f"{words}; another program may have it open, so close that program"
     if error.errno not in _OF_FILE_SYSTEM:
         return words
     with contextlib.suppress(OSError):
         place = next(each for each in path.absolute().parents if each.exists())
-        while not place.is_mount():
+        while not os.path.ismount(place):  # Path.is_mount of Python 3.11 fails on Windows.
             place = place.parent
         usage = shutil.disk_usage(place)
         free, total = (f"{size / 1e6:,.1f}" for size in (usage.free, usage.total))

@@ -4,11 +4,12 @@ Another user who can write such a file, or rename a directory above it, runs cod
 rules are those of OpenSSH for keys (`safe_path` in its misc.c): this user or root owns the file and
 every directory above it, and nobody else may write to them. A directory above may be writable by
 others if its sticky bit is set, as for /tmp: its entries then belong to their owners.
+
+Windows has neither these owners nor these modes. There, only links are refused: a directory in the
+user's profile, the default, is closed to other users by its access control list.
 """
 
-import grp
 import os
-import pwd
 import shutil
 import stat
 from pathlib import Path
@@ -47,6 +48,11 @@ def require_private(path: Path) -> None:
     _require(path, sticky=False)
 
 
+def user() -> str:
+    """Returns the number of this user; empty on Windows, whose temporary files are per user."""
+    return str(os.geteuid()) if hasattr(os, "geteuid") else ""
+
+
 def _create(path: Path) -> None:
     """Creates a directory and those above it for this user alone, where they are missing."""
     for directory in (*reversed(path.parents), path):
@@ -59,7 +65,7 @@ def _create(path: Path) -> None:
 def _withdraw(path: Path, *, empty: bool) -> None:
     """Withdraws the permission of others to write to a directory of this user."""
     status = path.stat()
-    if status.st_uid != os.geteuid() or not _is_open(status):
+    if not hasattr(os, "geteuid") or status.st_uid != os.geteuid() or not _is_open(status):
         return
     path.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
     for entry in path.iterdir() if empty else ():
@@ -71,11 +77,13 @@ def _withdraw(path: Path, *, empty: bool) -> None:
 
 def _require(path: Path, *, sticky: bool) -> None:
     status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise ExposedError(f"{path} is a symbolic link")
+    if not hasattr(os, "geteuid"):
+        return
     # In a user namespace without root, root's files belong to the owner of the root directory.
     if status.st_uid not in (os.geteuid(), 0, Path("/").stat().st_uid):
         raise ExposedError(f"{path} belongs to user {status.st_uid}")
-    if stat.S_ISLNK(status.st_mode):
-        raise ExposedError(f"{path} is a symbolic link")
     if _is_open(status) and not (sticky and status.st_mode & stat.S_ISVTX):
         mode = stat.S_IMODE(status.st_mode)
         raise ExposedError(f"{path} is writable by other users (mode {mode:o})")
@@ -93,8 +101,11 @@ def _is_own_group(group: int) -> bool:
     With such groups, the usual umask is 002 and directories are writable by the group.
     """
     try:
-        name = pwd.getpwuid(os.geteuid()).pw_name
+        import grp
+        import pwd
+
         entry = grp.getgrgid(group)
-    except KeyError:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):  # ImportError on Windows.
         return False
     return entry.gr_name == name and set(entry.gr_mem) <= {name}

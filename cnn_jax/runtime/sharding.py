@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import errors
+from cnn_jax.runtime.jax_internals import multihost_utils
 
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"

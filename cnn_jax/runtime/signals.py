@@ -10,9 +10,9 @@ from types import FrameType, TracebackType
 from typing import Self
 
 import jax
-from jax.experimental import multihost_utils
 
 from cnn_jax.runtime import exits
+from cnn_jax.runtime.jax_internals import multihost_utils
 
 
 class Interruption:
@@ -62,7 +62,7 @@ class Interruption:
     def defer(self) -> None:
         """Makes the next signal a request to stop: from now on there is a state to save."""
         if self._needs_handlers and not self._is_deferred and not self.signal:
-            self._previous |= exits.handle(self._handle, [signal.SIGTERM])
+            self._previous |= exits.handle(self._handle, exits.SIGNALS[1:])
         self._is_deferred = True
 
     def requested(self) -> bool:

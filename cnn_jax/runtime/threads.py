@@ -8,8 +8,6 @@ to 1.2 times the CPU time that they take with 1 thread.
 
 import os
 
-import jax
-
 # Read by XLA's `DefaultThreadPoolSize` in xla/pjrt/utils.cc, in this order.
 VARIABLES = ("PJRT_NPROC", "NPROC")
 _MAX = 4096  # More threads are a damaged number; the largest servers have about 1,000 cores.
@@ -39,12 +37,14 @@ def pin(wanted: object) -> None:
       wanted: the number; anything but an integer in the range that is possible is ignored.
     """
     is_possible = isinstance(wanted, int) and 1 <= wanted <= _MAX
-    if is_possible and not any(name in os.environ for name in VARIABLES) and not _has_started():
+    if is_possible and not any(name in os.environ for name in VARIABLES) and not has_started():
         os.environ[VARIABLES[0]] = str(wanted)
 
 
-def _has_started() -> bool:
+def has_started() -> bool:
     """Returns True if JAX has started its backends, which then keep their settings."""
+    import jax  # `cnn_jax.doctor` counts the cores of a machine whose JAX is broken.
+
     before = jax.config.values["jax_num_cpu_devices"]
     try:
         # JAX refuses to change this setting once it has backends. There is no function to ask.

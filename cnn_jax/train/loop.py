@@ -5,6 +5,7 @@ from collections import deque
 from cnn_jax.contracts import Sums, TrainState
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.signals import Interruption
+from cnn_jax.train import out_of_memory
 from cnn_jax.train.job import Job
 from cnn_jax.train.recorder import Recorder
 
@@ -26,16 +27,16 @@ def train(
       The state and the number of steps that it has taken.
     """
     step = start
-    take = job.programs.train_steps
     in_flight: deque[Sums] = deque(maxlen=sharding.MAX_IN_FLIGHT + 1)
-    for call, inputs in recorder.waiting.inputs(job.feed.train_inputs(job.calls(start))):
-        with recorder.compiling(call):
-            state, sums = take(state, inputs, len(call), job.rates(call))
-        interruption.defer()
-        recorder.waiting.started(sums)
-        in_flight.append(sums)
-        sharding.wait_for_earlier(in_flight)
-        step = call.stop
-        if recorder.after_call(call, state, sums, interruption.requested()):
-            break
+    with out_of_memory.Guard(job) as guard:
+        for call, inputs in recorder.waiting.inputs(job.feed.train_inputs(job.calls(start))):
+            with recorder.compiling(call):
+                state, sums = guard.take(state, inputs, len(call), job.rates(call))
+            interruption.defer()
+            recorder.waiting.started(sums)
+            in_flight.append(sums)
+            sharding.wait_for_earlier(in_flight)
+            step = call.stop
+            if recorder.after_call(call, state, sums, interruption.requested()):
+                break
     return state, step

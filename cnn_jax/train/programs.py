@@ -24,7 +24,7 @@ from cnn_jax.train.step import TrainSteps
 
 _MAX_KEPT = 8
 # Keys and sections that no compiled function reads.
-_UNREAD = ("data.directory", "init", "eval", "checkpoint", "log")
+_UNREAD = ("data.directory", "init", "eval", "checkpoint", "log", "runtime")
 # Keys of the rates, which are an operand. A user's optimizer has its schedule compiled in.
 _RATES = ("optim.learning_rate", "optim.schedule", "train.epochs", "train.steps")
 

@@ -13,6 +13,7 @@ from cnn_jax.contracts import Sums, TrainState
 from cnn_jax.runs import logs
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.console import Progress
+from cnn_jax.train import out_of_memory
 from cnn_jax.train.job import LOG, SAVE, VALIDATE, Job
 from cnn_jax.train.state import sha256
 from cnn_jax.train.store import Checkpoints, Log, Store
@@ -178,12 +179,13 @@ class Recorder:
         """Runs evaluations on a split, logs their values and returns them by label."""
         values: dict[str, float] = {}
         for name, evaluate in evaluations.items():
-            result = evaluate(
-                state.variables,
-                split,
-                self._job.plan.eval.batch_size,
-                lambda done, total: self._progress.beside(split, done, total),
-            )
+            with out_of_memory.explained(out_of_memory.for_evaluation(self._job.plan)):
+                result = evaluate(
+                    state.variables,
+                    split,
+                    self._job.plan.eval.batch_size,
+                    lambda done, total: self._progress.beside(split, done, total),
+                )
             labelled = {evaluators.label(name, key): one for key, one in result.values.items()}
             values |= labelled
         self._write(step, split, values)

@@ -19,10 +19,10 @@ from cnn_jax.metrics import Totals
 from cnn_jax.ops.native import library
 from cnn_jax.predictor import Predictor
 from cnn_jax.runs import logs
-from cnn_jax.runtime import compilation_cache, console, files, malloc, sharding
+from cnn_jax.runtime import compilation_cache, console, determinism, files, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
-from cnn_jax.train import extension, loop, start, state
+from cnn_jax.train import extension, loop, out_of_memory, start, state
 from cnn_jax.train import job as jobs
 from cnn_jax.train.extension import Extension
 from cnn_jax.train.given import Given
@@ -39,7 +39,8 @@ class Outcome:
       step: the number of steps taken.
       signal: the number of the signal that stopped the run early; 0 if it is complete, or if
         `watch` stopped it.
-      params_sha256: the digest of the final parameters; empty if the run was stopped.
+      params_sha256: the digest of the final parameters, which repeats only with the same versions
+        and machine; empty if the run was stopped.
       test: metrics of the final parameters on the test split; empty without such a split.
       validation: metrics of the last validation; empty without a validation.
       history: the lines of metrics.jsonl, for `pandas.DataFrame(outcome.history)`.
@@ -111,10 +112,14 @@ def run(
     malloc.keep_freed_memory()
     store = Memory() if workdir is None else _directory(workdir, plan_)
     store.pin_threads()
+    if plan_.runtime.deterministic:
+        determinism.enable()
     sharding.check_devices()
     if plan_.compilation_cache:
         compilation_cache.use_cache()
-    with contextlib.nullcontext() if progress else library.silent():
+    advice = out_of_memory.for_training(plan_)
+    output = contextlib.nullcontext() if progress else library.silent()
+    with output, out_of_memory.explained(advice):
         return _begin(plan_, given, store, watch, progress and sharding.is_primary())
 
 

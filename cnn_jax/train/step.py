@@ -1,7 +1,7 @@
 """The compiled training step, and the call that takes several of them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,17 @@ from cnn_jax.runtime import prng
 from cnn_jax.runtime.sharding import Layout
 from cnn_jax.train import finite
 
-TrainSteps = Callable[[TrainState, Any, int, np.ndarray], tuple[TrainState, Sums]]
+
+class TrainSteps(Protocol):
+    """The compiled training steps; see `make_train_steps`."""
+
+    def __call__(
+        self, state: TrainState, inputs: Any, count: int, rates: np.ndarray
+    ) -> tuple[TrainState, Sums]: ...
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """Returns the program for arguments of these shapes, before its compilation."""
+        ...
 
 
 def make_train_steps(

@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,18 +12,14 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.benchmark import compare_ops, ops, timing, torch_ops
+from cnn_jax.benchmark import __main__, compare_ops, ops, timing, torch_ops
 
+Exit = Callable[..., int | str | None]
 SMALL = (
     ops.Case((2, 6, 6, 4), (3, 3, 2, 8), stride=2, padding=1, groups=2),
     ops.Case((2, 7, 7, 3), (3, 3), stride=2, padding=1),
 )
 SMALLEST = "3x3 512→512 @7"
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cnn_jax.benchmark", "ops", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -64,29 +61,37 @@ def test_speedups_above_one_mean_that_ours_is_faster() -> None:
     assert compare_ops.cells(timings) == ["2000.0", "0.67", "channels_last", "0.50", "2.50"]
 
 
-def test_command_prints_and_writes_the_table(tmp_path: Path) -> None:
+def test_command_prints_and_writes_the_table_without_loading_matplotlib(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    result = run("--cases", SMALLEST, "--rounds=1", f"--csv={path}")
+    # The option lists the imported modules on standard error.
+    command = [sys.executable, "-X", "importtime", "-m", "cnn_jax.benchmark", "ops"]
+    flags = ["--cases", SMALLEST, "--rounds=1", f"--csv={path}"]
+    result = subprocess.run([*command, *flags], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert "cnn_jax.benchmark.plots" in result.stderr
+    assert "matplotlib" not in result.stderr
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [row["pass"] for row in rows] == list(ops.PASSES)
     assert all(float(row["ours ms"]) > 0 and float(row["speedup over XLA"]) > 0 for row in rows)
     assert result.stdout.count(SMALLEST) == len(rows)
 
 
-def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_file_is_not_overwritten(
+    tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "table.csv"
     path.write_text("mine")
-    result = run("--cases", SMALLEST, f"--csv={path}")
-    assert result.returncode == 1
-    assert result.stderr.strip() == f"error: {path} already exists; choose a new path"
+    assert exit_status(__main__.main, "ops", "--cases", SMALLEST, f"--csv={path}") == 1
+    assert capsys.readouterr().err == f"error: {path} already exists; choose a new path\n"
     assert path.read_text() == "mine"
 
 
-def test_unknown_case_raises_before_anything_is_timed() -> None:
-    result = run("--cases", "3x3 64→64")
-    assert result.returncode == 1
-    assert "unknown case '3x3 64→64'; did you mean '3x3 64→64 @56'" in result.stderr
+def test_unknown_case_raises_before_anything_is_timed(
+    exit_status: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(__main__.main, "ops", "--cases", "3x3 64→64") == 1
+    message = "unknown case '3x3 64→64'; did you mean '3x3 64→64 @56'"
+    assert message in capsys.readouterr().err
 
 
 def test_missing_torch_is_reported_with_the_pip_command(

@@ -8,6 +8,8 @@ import pytest
 from cnn_jax import contracts, errors, plan
 from cnn_jax.data import augment
 
+# In one process, so that operations of equal shapes are compiled once.
+pytestmark = pytest.mark.xdist_group("augment")
 KEY = jax.random.key(0)
 # No pixel is black and no pixel occurs twice, so that a result shows the shift of each image.
 IMAGE = np.arange(1, 4 * 5 * 3 + 1, dtype=np.uint8).reshape(4, 5, 3)
@@ -51,7 +53,7 @@ def test_the_result_is_a_function_of_the_key_compiled_or_not(name: str, dtype: j
             return augment.random_crop(key, images, 2)
         return augment.random_flip(key, images)
 
-    images = jax.random.randint(KEY, (20, 6, 6, 1), 1, 256).astype(dtype)
+    images = jax.random.randint(KEY, (20, 6, 9, 3), 1, 256).astype(dtype)
     once = change(KEY, images)
     assert (once.dtype, once.shape) == (dtype, images.shape)
     np.testing.assert_array_equal(once, change(KEY, images))

@@ -49,7 +49,7 @@ invert.stage = "bytes"
 class Shift:
     """Adds the same random number to each image."""
 
-    def __init__(self, description, *, scale):
+    def __init__(self, description, scale):
         self.scale = scale
 
     def __call__(self, key, batch):
@@ -259,6 +259,7 @@ def test_augmentations_run_in_their_stage_after_crop_and_flip(
     source: ArraySource, storage: str
 ) -> None:
     changes = {"storage": storage, "flip": True, "mean": (0.5, 0.5), "std": (0.25, 0.5)}
+    changes["workers"] = 0  # The devices augment, so the streamed feed needs no worker processes.
     plain = bound(source, **changes)
     feed = bound(source, ("users_module:Shift", {"scale": 2.0}), "users_module:invert", **changes)
     stored = np.rint((first(plain) * [0.25, 0.5] + 0.5) * 255)

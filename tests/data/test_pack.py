@@ -135,16 +135,16 @@ class Interrupted(BaseException):
 @contextlib.contextmanager
 def interrupted(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
     """Context that ends at the `number`th renaming of a file, before it."""
-    rename, calls = Path.rename, [0]
+    replace, calls = os.replace, [0]
 
-    def counted(path: Path, target: Path) -> Path:
+    def counted(path: Path, target: Path) -> None:
         calls[0] += 1
         if calls[0] == number:
             raise Interrupted
-        return rename(path, target)
+        replace(path, target)
 
     with monkeypatch.context() as patch, contextlib.suppress(Interrupted):
-        patch.setattr(Path, "rename", counted)
+        patch.setattr(os, "replace", counted)
         yield
 
 

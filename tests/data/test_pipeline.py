@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.data import pipeline
+from cnn_jax.data import pipeline, shared
 from tests.streams import Numbers, blocked_signals, children, is_running, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,18 @@ def test_a_worker_that_dies_is_an_error_within_seconds(workers: int, death: str,
     assert multiprocessing.active_children() == []
 
 
-def test_closing_at_once_or_in_the_middle_ends_the_workers() -> None:
+def test_closing_at_once_or_in_the_middle_ends_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = set()
+    real = shared.Reader.open
+
+    def open_and_record(reader: shared.Reader, batch: Any) -> Any:
+        if isinstance(batch, shared.Handed):
+            blocks.add(batch.block)
+        return real(reader, batch)
+
+    monkeypatch.setattr(shared.Reader, "open", open_and_record)
     before = set(children(os.getpid()))
     unused = pipeline.Ahead(pipeline.batches(Numbers(), 0, workers=1))
     unused.close()
@@ -71,8 +83,12 @@ def test_closing_at_once_or_in_the_middle_ends_the_workers() -> None:
         # Ctrl-C in a terminal reaches all processes; the main process ends the workers.
         assert blocked_signals(worker.pid or 0) == {signal.SIGINT, signal.SIGTERM}
     assert not blocked_signals(os.getpid())
+    for number in range(1, 9):
+        assert int(next(ahead)["image"][0, 0]) == number
     ahead.close()
     assert multiprocessing.active_children() == []
+    assert blocks
+    assert not any(Path("/dev/shm", name).exists() for name in blocks)
     # Python's resource tracker stays until this process ends.
     assert len(set(children(os.getpid())) - before) <= 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cnn_jax.data import shared
 
@@ -80,6 +81,7 @@ def test_blocks_hand_over_equal_batches_and_are_used_again() -> None:
     reader.close()
 
 
+@pytest.mark.slow  # `test_pipeline` looks for the blocks that are left, without a process.
 def test_workers_delete_their_blocks_without_complaint(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import shutil
 import threading
@@ -39,6 +40,9 @@ from tests.feeds import (
     taken,
 )
 from tests.streams import pictures, wait_until, write_folder
+
+# In one process, so that programs of equal shapes are compiled once.
+pytestmark = [pytest.mark.xdist_group("feeds"), pytest.mark.usefixtures("shared_programs")]
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +104,11 @@ def test_examples_beyond_the_last_whole_batch_are_left_for_other_epochs(source: 
     assert len(np.unique(shown)) == 32
 
 
-@pytest.mark.parametrize("start", [1, 3, 4, 9])
-def test_a_stream_that_starts_at_any_step_is_that_of_the_whole_run(
-    source: Source, start: int
-) -> None:
+def test_a_stream_that_starts_at_any_step_is_that_of_the_whole_run(source: Source) -> None:
     whole = taken(stream(source, **WHOLE, **RANDOM), 0, 11)
-    part = taken(stream(source, **WHOLE, **RANDOM), start, 11 - start)
-    check_equal(part, {name: array[start:] for name, array in whole.items()})
+    for start in (1, 3, 4, 9):
+        part = taken(stream(source, **WHOLE, **RANDOM), start, 11 - start)
+        check_equal(part, {name: array[start:] for name, array in whole.items()})
 
 
 def test_crops_depend_on_the_place_in_the_run_and_not_on_the_order(source: Source) -> None:
@@ -117,11 +119,10 @@ def test_crops_depend_on_the_place_in_the_run_and_not_on_the_order(source: Sourc
     assert not any(equal)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_make_the_batches_of_this_process(jpegs: Path, workers: int) -> None:
+def test_worker_processes_make_the_batches_of_this_process(jpegs: Path) -> None:
     source = folders.source(str(jpegs))
     expected = taken(stream(source, **WHOLE, **RANDOM), 2, 7)
-    found = taken(stream(source, workers=workers, **WHOLE, **RANDOM), 2, 7)
+    found = taken(stream(source, workers=2, **WHOLE, **RANDOM), 2, 7)
     check_equal(found, expected)
     assert len(np.unique(found["label"])) > 8
 
@@ -190,13 +191,10 @@ def test_closing_in_the_middle_ends_the_stream_and_its_threads() -> None:
 # Evaluation.
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 100])
-def test_evaluation_counts_each_example_once_in_stored_order(
-    source: Source, batch_size: int
-) -> None:
+def test_evaluation_counts_each_example_once_in_stored_order(source: Source) -> None:
     feed = stream(source, eval_crop="centre")
     places = {"train": range(26), "validation": range(26, 29), "test": range(29, 32)}
-    for split, indices in places.items():
+    for (split, indices), batch_size in itertools.product(places.items(), (1, 5, 100)):
         batch = evaluated(feed, split, batch_size)
         shown = batch["weight"] == 1
         stored = source.splits["train"].labels()[list(indices)]

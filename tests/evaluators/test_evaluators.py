@@ -17,6 +17,9 @@ from cnn_jax.runtime import sharding
 from cnn_jax.train import state
 from tests.toys import CROSS_ENTROPY, Dense
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("evaluators")
+
 LAYOUT = sharding.make_layout()
 SHAPE = (2, 2, 1)
 CLASSES = 10

@@ -17,6 +17,9 @@ from cnn_jax.predictor import Predictor
 from tests.pretrained import checkpoints
 from tests.toys import CROSS_ENTROPY, Dense
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("of_predictor")
+
 NAMES = ("cat", "dog", "eel")
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8)

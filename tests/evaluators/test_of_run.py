@@ -1,6 +1,7 @@
 """Tests of the files of an evaluation of many classes, on the digits of the shared run."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,17 @@ import pytest
 
 from cnn_jax import limits
 from cnn_jax.evaluators import of_run
+from tests import figures
+
+# In the process of the other tests of the shared run.
+pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures() -> Iterator[None]:
+    """Lets evaluations draw no matrices."""
+    with figures.stand_in():
+        yield
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -21,6 +21,9 @@ from tests.evaluators.test_evaluators import (
     predict,
 )
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("evaluators")
+
 MODULE = '''
 import jax
 import jax.numpy as jnp

@@ -8,7 +8,7 @@ not as a module, and was built with `drop_rate=0`.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from flax import linen as nn
 
 from cnn_jax import losses, models, pretrained
 from cnn_jax.models import layers
-from cnn_jax.train import state
 from tests.golden import fill
+from tests.networks import NETWORKS
 
 FILES = sorted(Path(__file__).parent.glob("*.json"))
 # Our names of networks, where they differ from the reference's.
@@ -64,33 +64,9 @@ def assert_equal(result: Any, expected: Any, bound: float) -> None:
     np.testing.assert_allclose(result, expected, rtol=bound, atol=bound * 1e-2)
 
 
-@each_file
-def test_the_number_of_parameters_equals_the_reference(path: Path) -> None:
-    reference = json.loads(path.read_text())
-    model = model_of(path, "float32")
-    images = jnp.zeros(reference["input_shape"])
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    assert state.count(variables["params"]) == reference["params"]
-
-
-@pytest.mark.slow
-@each_file
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-8), ("float32", 1e-4)])
-def test_logits_in_evaluation_mode_equal_the_reference(
-    path: Path, dtype: str, bound: float
-) -> None:
-    reference, variables, images = golden(path)
-    with jax.enable_x64(dtype == "float64"):
-        model = model_of(path, dtype)
-        logits = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
-        logits = np.asarray(cast("jax.Array", logits))
-    assert logits.dtype == dtype
-    assert list(logits.shape) == reference["logits_shape"]
-    first = np.reshape(reference["logits_first"], (len(logits), -1))
-    scale = reference["logits_std"]
-    difference = logits[:, : first.shape[1]] - first
-    np.testing.assert_allclose(difference / scale, 0, atol=bound)
-    np.testing.assert_allclose(np.linalg.norm(logits), reference["logits_norm"], rtol=bound)
+def test_the_table_of_networks_has_the_numbers_of_parameters_of_the_references() -> None:
+    found = {path.stem: json.loads(path.read_text())["params"] for path in FILES}
+    assert found == {path.stem: NETWORKS[name_of(path)].parameters for path in FILES}
 
 
 @pytest.fixture
@@ -113,21 +89,52 @@ def torch_hard_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn, "hard_sigmoid", hard_sigmoid)
 
 
+def compiled(function: Any) -> Any:
+    """Returns `function` compiled with some optimisation, because it computes for seconds."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("torch_hard_sigmoid")
 @each_file
-def test_one_training_step_equals_the_reference(path: Path) -> None:
+def test_evaluation_and_one_training_step_equal_the_reference(path: Path) -> None:
+    """One test for all, because the weights of the largest networks take seconds to fill."""
     reference, variables, images = golden(path)
-    train = reference["train"]
+    for dtype, bound in (("float64", 1e-8), ("float32", 1e-4)):
+        with jax.enable_x64(dtype == "float64"):
+            model = model_of(path, dtype)
+            logits = compiled(lambda *args, model=model: model.apply(*args, train=False))(
+                variables, images
+            )
+        assert logits.dtype == dtype
+        check_logits(np.asarray(logits), reference, bound)
+    check_training(path, reference["train"], variables, images)
+
+
+def check_logits(logits: np.ndarray, reference: Mapping[str, Any], bound: float) -> None:
+    """Compares logits in evaluation mode; `bound` is relative to their standard deviation."""
+    assert list(logits.shape) == reference["logits_shape"]
+    first = np.reshape(reference["logits_first"], (len(logits), -1))
+    scale = reference["logits_std"]
+    difference = logits[:, : first.shape[1]] - first
+    np.testing.assert_allclose(difference / scale, 0, atol=bound)
+    np.testing.assert_allclose(np.linalg.norm(logits), reference["logits_norm"], rtol=bound)
+
+
+def check_training(
+    path: Path, train: Mapping[str, Any], variables: Any, images: np.ndarray
+) -> None:
+    """Compares the losses, gradients and running statistics of a training step in float64."""
+    others = {key: tree for key, tree in variables.items() if key != "params"}
     labels = jnp.arange(len(images))
     counts: dict[str, int] = {}
 
     with jax.enable_x64(True):
         model = model_of(path, "float64")
 
-        def loss(params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        def loss(params: Any, others: Any, images: jax.Array) -> tuple[jax.Array, Any]:
             logits, updates = model.apply(
-                {**variables, "params": params},
+                {**others, "params": params},
                 images,
                 train=True,
                 mutable=["batch_stats", "aux_logits"],
@@ -141,10 +148,9 @@ def test_one_training_step_equals_the_reference(path: Path) -> None:
             return total, (main, auxiliary, updates.get("batch_stats", {}))
 
         with nn.intercept_methods(count_pixels(counts)):
-            # Without jit: operations of equal shapes are compiled once, for all networks.
-            (total, (main, auxiliary, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
-                variables["params"], jnp.asarray(images)
-            )
+            (total, (main, auxiliary, batch_stats)), grads = compiled(
+                jax.value_and_grad(loss, has_aux=True)
+            )(variables["params"], others, jnp.asarray(images))
 
     assert_equal(main, train["main_loss"], 1e-8)
     assert_equal(total, train["loss"], 1e-8)

@@ -1,5 +1,6 @@
 """Tests of the AlexNet family against NumPy references, and of the options of its variants."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -37,8 +38,15 @@ def evaluate(name: str, size: int = SIZE, **overrides: Any) -> tuple[Array, dict
     images = np.random.default_rng(1).normal(0, 30, (2, *shape))
     variables = random_variables(model, shape)
     with jax.enable_x64(True):
-        logits = model.apply(jax.tree.map(jnp.asarray, variables), jnp.asarray(images), train=False)
+        apply = jax.jit(lambda *arguments: model.apply(*arguments, train=False))
+        logits = apply(variables, jnp.asarray(images))
     return np.asarray(cast("jax.Array", logits)), variables["params"], images
+
+
+@functools.cache
+def logits_of(name: str) -> Array:
+    """Returns float64 logits of a network without options; several tests need them."""
+    return evaluate(name)[0]
 
 
 def assert_equal(result: Array, expected: Array) -> None:
@@ -250,7 +258,7 @@ def test_fc6_input_has_nearly_the_same_size_without_overlapping_pooling(
     ],
 )
 def test_ablation_changes_the_logits(name: str, ablation: dict[str, Any]) -> None:
-    logits, _, _ = evaluate(name)
+    logits = logits_of(name)
     ablated, _, _ = evaluate(name, **ablation)
     assert np.abs(logits - ablated).max() > 1e-3 * np.abs(logits).max()
 
@@ -280,15 +288,11 @@ def test_dropout_is_before_the_hidden_layers_in_torchvision_and_after_them_in_th
     params = jax.tree.map(np.zeros_like, random_variables(model, shape)["params"])
     params["fc7"]["bias"] += 1
     params["fc8"]["kernel"] += 1
-    sums = np.asarray(
-        [
-            model.apply(
-                {"params": params},
-                jnp.zeros((1, *shape)),
-                train=True,
-                rngs={"dropout": jax.random.key(key)},
-            )
-            for key in range(4)
-        ]
-    )
+
+    @jax.jit
+    def apply(key: jax.Array) -> Any:
+        images = jnp.zeros((1, *shape))
+        return model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+
+    sums = np.asarray([apply(jax.random.key(key)) for key in range(4)])
     assert np.all(sums == 40) == before

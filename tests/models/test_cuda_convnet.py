@@ -55,8 +55,7 @@ def eighteen_percent(params: Any, x: Array, act: Callable[[Array], Array]) -> Ar
     return dense(x.reshape(len(x), -1), params["fc10"])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("size", [32, 27])
+@pytest.mark.parametrize(("size", "activation"), [(32, "relu"), (27, "tanh")])
 @pytest.mark.parametrize(
     ("name", "reference"),
     [("cuda_convnet_quick", quick), ("cuda_convnet_18pct", eighteen_percent)],
@@ -73,7 +72,7 @@ def test_logits_equal_those_of_a_numpy_reference(
         variables = jax.tree.map(
             lambda leaf: rng.normal(0, (leaf.size // leaf.shape[-1]) ** -0.5, leaf.shape), shapes
         )
-        logits = model.apply(variables, images, train=False)
+        logits = jax.jit(lambda *arguments: model.apply(*arguments, train=False))(variables, images)
     expected = reference(variables["params"], images, ACTIVATIONS[activation])
     scale = np.abs(expected).max()
     np.testing.assert_allclose(cast("jax.Array", logits), expected, rtol=0, atol=1e-12 * scale)
@@ -84,9 +83,14 @@ def test_18pct_logits_change_without_local_response_norm() -> None:
 
     def logits(**overrides: Any) -> Array:
         model = models.create("cuda_convnet_18pct", num_classes=10, **overrides)
-        variables = model.init(jax.random.key(0), images, train=False)
-        variables = jax.tree.map(lambda leaf: leaf * 30, variables)
-        return np.asarray(model.apply(variables, images, train=False))
+
+        @jax.jit
+        def compute() -> Any:
+            variables = model.init(jax.random.key(0), images, train=False)
+            variables = jax.tree.map(lambda leaf: leaf * 30, variables)
+            return model.apply(variables, images, train=False)
+
+        return np.asarray(compute())
 
     with_norm, without = logits(), logits(local_response_norm=False)
     assert np.abs(with_norm - without).max() > 1e-3 * np.abs(without).max()

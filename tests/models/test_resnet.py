@@ -11,7 +11,11 @@ from cnn_jax import models
 
 
 def variables_of(model: Any, images: jax.Array) -> Any:
-    return model.init(jax.random.key(0), images, train=False)
+    return jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+
+
+def features(model: Any, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    return jax.jit(lambda *arguments: models.features(model, *arguments))(variables, images)
 
 
 def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> None:
@@ -21,7 +25,7 @@ def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> Non
     )
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     variables = variables_of(model, images)
-    stages = models.features(model, variables, images)
+    stages = features(model, variables, images)
     stem, second = np.asarray(stages["stem"]), np.asarray(stages["stage2"])
     np.testing.assert_array_equal(stages["stage1"], stem)
     np.testing.assert_array_equal(second[..., 8:24], stem[:, ::2, ::2])
@@ -53,9 +57,9 @@ def test_same_padding_shifts_the_stem_windows_of_even_images() -> None:
         for padding in ("HALF", "SAME")
     )
     variables = variables_of(half, images)
-    stem = models.features(same, variables, images)["stem"]
+    stem = features(same, variables, images)["stem"]
     shifted = jnp.pad(images, ((0, 0), (2, 3), (2, 3), (0, 0)))
-    inside = models.features(half, variables, shifted[:, 1:, 1:])["stem"]
+    inside = features(half, variables, shifted[:, 1:, 1:])["stem"]
     np.testing.assert_allclose(stem[:, 2:-2, 2:-2], inside[:, 3:-2, 3:-2][:, :12, :12], atol=1e-5)
 
 

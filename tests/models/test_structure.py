@@ -1,7 +1,6 @@
-"""Tests of `models.structure`, rematerialisation, pooled features and pickled networks."""
+"""Tests of `models.structure`, rematerialisation and pooled features."""
 
 import functools
-import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,7 +76,15 @@ HEADS = {
     **dict.fromkeys(("densenet121", "efficientnet_b0"), "classifier"),
     "vit_tiny_patch16_224": "head",
 }
-each_class = pytest.mark.parametrize("name", CASES)
+# Their layers are those of other networks, and there are many.
+DEEP = (
+    *("inception_v3", "inception_v4", "inception_resnet_v2"),
+    *("xception", "mobilenetv2_035", "efficientnet_b0"),
+)
+each_class = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in CASES],
+)
 
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
@@ -222,10 +229,10 @@ def test_remat_keeps_paths_and_costs_of_the_layers() -> None:
 
 @each_class
 def test_without_classes_a_network_returns_the_input_of_its_head(name: str) -> None:
-    images = images_of(name)
     model = create(name, num_classes=0, dtype="bfloat16")
-    variables = init_shapes(model, images)
-    pooled = jax.eval_shape(lambda given, x: model.apply(given, x, train=False), variables, images)
+    pooled, variables = jax.eval_shape(
+        lambda images: model.init_with_output(RNGS, images, train=False), images_of(name)
+    )
     assert pooled.shape == (2, pooled.size // 2)
     assert pooled.dtype == jnp.float32
     full, body = shapes(variables_of(name)), shapes(variables)
@@ -246,7 +253,7 @@ def test_head_is_the_module_whose_shape_depends_on_the_classes(name: str) -> Non
 def test_head_of_the_pooled_features_gives_the_logits() -> None:
     images = jax.random.normal(jax.random.key(3), (2, *input_shape("mlp")))
     model, body = create("mlp"), create("mlp", num_classes=0)
-    variables = model.init(RNGS, images, train=False)
+    variables = jax.jit(functools.partial(model.init, train=False))(RNGS, images)
     layer = variables["params"][structure.head(model, input_shape("mlp"))]
     pooled: Any = body.apply(variables, images, train=False)
     logits: Any = model.apply(variables, images, train=False)
@@ -290,12 +297,6 @@ def test_features_in_training_mode_normalise_by_the_batch() -> None:
     read = jax.jit(functools.partial(structure.features, model, train=True, rngs=RNGS))
     one, two = (read(variables, scale * images)["stem"] for scale in (1, 2))
     np.testing.assert_allclose(one, two, atol=1e-4)  # The batch's moments cancel the scale.
-
-
-@pytest.mark.parametrize("name", models.names())
-def test_networks_can_be_pickled(name: str) -> None:
-    model = models.create(name, num_classes=10)
-    assert pickle.loads(pickle.dumps(model)) == model
 
 
 @pytest.mark.parametrize(

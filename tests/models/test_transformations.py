@@ -16,19 +16,20 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from cnn_jax import models
 from cnn_jax.ops import primitive
-from tests.models.test_structure import CASES, create, images_of, input_shape, variables_of
+from tests.models.test_structure import (
+    CASES,
+    DEEP,
+    create,
+    images_of,
+    input_shape,
+    variables_of,
+)
 
 KEY = jax.random.key(0)
 EXPLICIT = AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
-# Their layers are those of other networks, and there are many.
-DEEP = (
-    *("inception_v3", "inception_v4", "inception_resnet_v2"),
-    *("xception", "mobilenetv2_035", "efficientnet_b0"),
-)
-each_class = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in CASES],
-)
+
+# Tracing their gradients takes seconds.
+LARGE = (*DEEP, "googlenet", "bn_inception", "mobilenetv3_small_075", "shufflenet_v2_x0_5")
 
 
 @contextlib.contextmanager
@@ -56,7 +57,10 @@ def split(variables: Any) -> tuple[Any, Any]:
     return variables["params"], {key: tree for key, tree in variables.items() if key != "params"}
 
 
-@each_class
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in CASES],
+)
 def test_gradients_under_an_explicit_mesh_and_strict_promotion(name: str) -> None:
     loss = loss_of(create(name, dtype="bfloat16"))
     whole, data = (NamedSharding(EXPLICIT, PartitionSpec(*axes)) for axes in ((), ("data",)))
@@ -107,12 +111,13 @@ def test_compilation_with_strict_promotion(name: str, lowering: str) -> None:
     assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
 
 
-@pytest.mark.parametrize("name", models.names())
-def test_train_is_taken_by_position_and_by_keyword(name: str) -> None:
-    call = inspect.signature(type(models.create(name, num_classes=10)).__call__)
-    assert list(call.parameters) == ["self", "images", "train"]
-    train = call.parameters["train"]
-    assert (train.kind, train.default) == (train.POSITIONAL_OR_KEYWORD, train.empty)
+def test_train_is_taken_by_position_and_by_keyword() -> None:
+    for kind in {type(models.create(name, num_classes=10)) for name in models.names()}:
+        call = inspect.signature(kind.__call__)
+        assert list(call.parameters) == ["self", "images", "train"], kind
+        train = call.parameters["train"]
+        expected = (train.POSITIONAL_OR_KEYWORD, train.empty)
+        assert (train.kind, train.default) == expected, kind
 
 
 def test_flax_transforms_a_network_with_a_static_argument() -> None:
@@ -142,10 +147,10 @@ def test_flax_maps_a_network_over_several_sets_of_parameters(name: str) -> None:
     assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {3}
 
 
-@pytest.mark.parametrize("name", models.names())
-def test_copies_of_networks_are_equal_and_know_their_name(name: str) -> None:
-    model = models.create(name, num_classes=10, remat=True)
-    for copied in (pickle.loads(pickle.dumps(model)), copy.copy(model), copy.deepcopy(model)):
-        assert copied == model
-        assert hash(copied) == hash(model)
-        assert models.name_of(copied) == name
+def test_copies_of_networks_are_equal_and_know_their_name() -> None:
+    for name in models.names():
+        model = models.create(name, num_classes=10, remat=True)
+        for copied in (pickle.loads(pickle.dumps(model)), copy.copy(model), copy.deepcopy(model)):
+            assert copied == model, name
+            assert hash(copied) == hash(model), name
+            assert models.name_of(copied) == name

@@ -13,6 +13,9 @@ from cnn_jax.contracts import Batch, Carried, Sums
 from cnn_jax.objectives import Classification
 from tests.toys import CROSS_ENTROPY, Dense
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("classification")
+
 CLASSES = 7
 OBJECTIVE = Classification(Dense(widths=(CLASSES,), norm=False), CROSS_ENTROPY)
 KEY = jax.random.key(0)

@@ -16,6 +16,9 @@ from cnn_jax.models import dropout, layers
 from cnn_jax.objectives import Classification, Frozen, frozen, restrict
 from tests.toys import CROSS_ENTROPY, Averaged, Dense
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("frozen")
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 BATCH = {

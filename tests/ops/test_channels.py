@@ -1,6 +1,7 @@
 """Tests of batch normalisation and of the moments of channels, against plain NumPy and JAX code."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import jax
@@ -16,7 +17,11 @@ SHAPES = [(2, 3, 5, 4), (3, 7, 2, 16), (2, 5, 3, 37), (16, 40, 41, 24), (9, 130)
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
 Normalize = Callable[..., Any]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-each_dtype = pytest.mark.parametrize("dtype", TOLERANCES)
+# Without native kernels for float64, both lowerings are the same.
+each_dtype = pytest.mark.parametrize(
+    ("dtype", "lowering"),
+    [("float64", "native"), *product(("float32", "bfloat16"), ("native", "xla"))],
+)
 
 
 def draw(shape: tuple[int, ...], dtype: str) -> jax.Array:
@@ -47,7 +52,6 @@ def normalize_plainly(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.A
 
 @each_dtype
 @each_shape
-@pytest.mark.parametrize("lowering", ["native", "xla"])
 def test_moments_match_numpy(shape: tuple[int, ...], dtype: str, lowering: str) -> None:
     with jax.enable_x64(True), ops.lowering(lowering):
         x = draw(shape, dtype)
@@ -59,34 +63,53 @@ def test_moments_match_numpy(shape: tuple[int, ...], dtype: str, lowering: str) 
         np.testing.assert_allclose(variance, exact.var(0), rtol=10 * tolerance, atol=tolerance)
 
 
-@each_dtype
-@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)  # The last one has one pixel.
-@pytest.mark.parametrize("lowering", ["native", "xla"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "lowering"),
+    [
+        *product(SHAPES[:-1], ("float32", "bfloat16"), ("native",)),  # The last one has one pixel.
+        # Only the native kernels treat numbers of channels and pixels differently.
+        *product((SHAPES[0], SHAPES[4]), ("float32", "bfloat16"), ("xla",)),
+        *product((SHAPES[0], SHAPES[4]), ("float64",), ("native",)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("ours", [normalize, normalize_in_steps])
 def test_normalisation_and_its_gradients_match_plain_code(
     shape: tuple[int, ...], dtype: str, lowering: str, ours: Normalize
 ) -> None:
+    def compute(x: jax.Array, cotangent: jax.Array, *parameters: jax.Array) -> Any:
+        y, pull_back = jax.vjp(ours, x, *parameters)
+        return y, *pull_back(cotangent)
+
     with jax.enable_x64(True), ops.lowering(lowering):
         x, channels = draw(shape, dtype), shape[-1:]
-        parameters = [draw(channels, "float64"), draw(channels, "float64") ** 2]
-        results = []
-        for function, kind in ((ours, dtype), (normalize_plainly, "float64")):
-            wide = jnp.promote_types(kind, "float32")
-            arguments = x.astype(kind), *(p.astype(wide) for p in parameters)
-            y, pull_back = jax.jit(lambda *a, f=function: jax.vjp(f, *a))(*arguments)
-            cotangent = draw(shape[::-1], dtype).T.astype(kind)
-            results.append((y, *jax.jit(pull_back)(cotangent)))
-        for result, exact in zip(*results, strict=True):
-            atol = TOLERANCES[dtype] * max(np.abs(exact).max(), 1)
-            np.testing.assert_allclose(np.asarray(result, np.float64), exact, rtol=0, atol=atol)
+        wide = jnp.promote_types(dtype, "float32")
+        scale, shift = (draw(channels, "float64") ** power for power in (1, 2))
+        given = x, draw(shape[::-1], dtype).T, scale.astype(wide), shift.astype(wide)
+        results = jax.jit(compute)(*given)
+    truth = exact_normalisation(*(np.asarray(one, np.float64) for one in given))
+    for result, exact in zip(results, truth, strict=True):
+        atol = TOLERANCES[dtype] * max(np.abs(exact).max(), 1)
+        np.testing.assert_allclose(np.asarray(result, np.float64), exact, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def exact_normalisation(
+    x: np.ndarray, dy: np.ndarray, scale: np.ndarray, shift: np.ndarray
+) -> list[np.ndarray]:
+    """Returns normalised images, and the gradients of images, scale and shift."""
+    pixels = tuple(range(x.ndim - 1))
+    deviation = x - x.mean(pixels)
+    inverse = 1 / np.sqrt(np.square(deviation).mean(pixels) + 1e-3)
+    z = deviation * inverse
+    dx = scale * inverse * (dy - dy.mean(pixels) - z * (dy * z).mean(pixels))
+    return [scale * z + shift, dx, (dy * z).sum(pixels), dy.sum(pixels)]
+
+
 @pytest.mark.parametrize("ours", [normalize_and_return_moments, normalize_in_steps])
-def test_derivatives_match_finite_differences(shape: tuple[int, ...], ours: Normalize) -> None:
+def test_derivatives_match_finite_differences(ours: Normalize) -> None:
     with jax.enable_x64(True):
-        arguments = [draw(size, "float64") for size in (shape, shape[-1:], shape[-1:])]
-        check_grads(ours, arguments, order=2, modes=("fwd", "rev"), rtol=1e-4)
+        arguments = [draw(size, "float64") for size in ((2, 3, 5, 4), (4,), (4,))]
+        check_grads(jax.jit(ours), arguments, order=2, modes=("fwd", "rev"), rtol=1e-4)
 
 
 def test_vmap_matches_a_loop() -> None:

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable
+from itertools import product
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -151,44 +152,100 @@ def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.uniform(0.5, 1.5, shape)
 
 
+def exact_results(
+    case: Case, images: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray
+) -> list[np.ndarray]:
+    """Returns output, gradient of the images and gradient of the kernel, computed tap by tap."""
+    steps, dilations = case.strides, case.dilations
+    spans = [(taps - 1) * step + 1 for taps, step in zip(case.kernel, dilations, strict=True)]
+    (top, bottom), (left, right) = (
+        lax.padtype_to_pads(case.size, spans, steps, case.padding)
+        if isinstance(case.padding, str)
+        else case.padding
+    )
+    x = np.pad(by_group(images, case), ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
+    w = by_group(kernel, case)
+    dy = by_group(cotangent, case)
+    y, dx, dw = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(w.shape)
+    for i, j in product(*map(range, case.kernel)):
+        rows, columns = (
+            slice(tap * dilation, tap * dilation + (count - 1) * step + 1, step)
+            for tap, dilation, count, step in zip(
+                (i, j), dilations, dy.shape[2:4], steps, strict=True
+            )
+        )
+        part = x[:, :, rows, columns]
+        y += (part.reshape(case.groups, -1, case.channels) @ w[:, i, j]).reshape(y.shape)
+        flat = dy.reshape(case.groups, -1, case.outputs)
+        dw[:, i, j] = part.reshape(case.groups, -1, case.channels).swapaxes(1, 2) @ flat
+        dx[:, :, rows, columns] += (flat @ w[:, i, j].swapaxes(1, 2)).reshape(part.shape)
+    dx = dx[:, :, top : top + case.size[0], left : left + case.size[1]]
+    return [np.concatenate(each, -1) for each in (y, dx, dw)]
+
+
+def by_group(x: np.ndarray, case: Case) -> np.ndarray:
+    """Returns the parts of the last axis that belong to each group, stacked."""
+    return np.stack(np.split(np.asarray(x, np.float64), case.groups, -1))
+
+
 def ours_and_exact(
     case: Case, dtype: str, lowering: str = "native", values: Values = normal
 ) -> tuple[Any, Any]:
-    """Returns output and gradients for random arguments: ours, and `jax.lax`'s in float64."""
+    """Returns output and gradients for random arguments: ours, and NumPy's in float64."""
     rng = np.random.default_rng(0)
     images = (case.batch, *case.size, case.groups * case.channels)
     kernel = (*case.kernel, case.channels, case.groups * case.outputs)
 
-    def apply(convolve: Any, images: jax.Array, kernel: jax.Array) -> jax.Array:
-        return convolve(
-            images,
-            kernel,
-            case.strides,
-            case.padding,
-            rhs_dilation=case.dilations,
-            dimension_numbers=LAYOUT,
-            feature_group_count=case.groups,
-        )
-
-    def compute(images: jax.Array, kernel: jax.Array) -> list[tuple[jax.Array, ...]]:
-        results = []
-        for convolve, kind in (
-            (ops.conv_general_dilated, dtype),
-            (lax.conv_general_dilated, "float64"),
-        ):
-            operands = images.astype(kind), kernel.astype(kind)
-            y, pull_back = jax.vjp(functools.partial(apply, convolve), *operands)
-            cotangent = jnp.asarray(values(np.random.default_rng(1), y.shape), dtype)
-            results.append((y, *pull_back(cotangent.astype(kind))))
-        return results
+    def compute(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull_back = jax.vjp(functools.partial(apply, case), images, kernel)
+        cotangent = jnp.asarray(values(np.random.default_rng(1), y.shape), dtype)
+        return y, *pull_back(cotangent), cotangent
 
     with jax.enable_x64(True), ops.lowering(lowering):
         operands = [jnp.asarray(values(rng, shape), dtype) for shape in (images, kernel)]
-        ours, exact = jax.jit(compute)(*operands)
+        *ours, cotangent = jax.jit(compute)(*operands)
+    exact = exact_results(case, *map(np.asarray, (*operands, cotangent)))
     for result, expected in zip(ours, exact, strict=True):
         assert result.dtype == dtype
         assert result.shape == expected.shape
     return ours, exact
+
+
+def apply(
+    case: Case, images: Any, kernel: Any, convolve: Any = ops.conv_general_dilated
+) -> jax.Array:
+    """Applies a convolution with the options of `case`."""
+    result: jax.Array = convolve(
+        images,
+        kernel,
+        case.strides,
+        case.padding,
+        rhs_dilation=case.dilations,
+        dimension_numbers=LAYOUT,
+        feature_group_count=case.groups,
+    )
+    return result
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise, multiplier, strided, asymmetric",
+        "stride and dilation share a factor",
+        "groups of many channels",
+    ],
+)
+def test_the_reference_equals_lax(name: str) -> None:
+    case, rng = CASES[name], np.random.default_rng(0)
+    x = rng.normal(size=(case.batch, *case.size, case.groups * case.channels))
+    kernel = rng.normal(size=(*case.kernel, case.channels, case.groups * case.outputs))
+    with jax.enable_x64(True):
+        convolve = functools.partial(apply, case, convolve=lax.conv_general_dilated)
+        y, pull_back = jax.vjp(jax.jit(convolve), jnp.asarray(x), jnp.asarray(kernel))
+        cotangent = rng.normal(size=y.shape)
+        expected = y, *pull_back(jnp.asarray(cotangent))
+    for result, truth in zip(exact_results(case, x, kernel, cotangent), expected, strict=True):
+        np.testing.assert_allclose(result, truth, rtol=0, atol=1e-12 * np.abs(truth).max())
 
 
 def check(

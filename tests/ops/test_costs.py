@@ -5,16 +5,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.linen.summary import tabulate
 
 from cnn_jax import models, ops
 from cnn_jax.ops.native import library
 
-pytestmark = pytest.mark.skipif(
-    not library.has("ConvOutput", jnp.ones(1)), reason="requires the native kernels"
-)
-X, KERNEL = jnp.ones((2, 9, 8, 4)), jnp.ones((3, 3, 2, 6))
+X, KERNEL = np.ones((2, 9, 8, 4), np.float32), np.ones((3, 3, 2, 6), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def native_kernels() -> None:
+    """Skips the tests on machines without native kernels."""
+    if not library.has("ConvOutput", jnp.ones(1)):
+        pytest.skip("requires the native kernels")
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -46,7 +51,7 @@ def flops(*arguments: Any, **options: Any) -> float:
     [
         (convolve, (X, KERNEL)),
         (gradients, (X, KERNEL)),
-        (jax.vmap(convolve, (None, 0)), (X, jnp.stack([KERNEL, KERNEL]))),
+        (jax.vmap(convolve, (None, 0)), (X, np.stack([KERNEL, KERNEL]))),
         (lambda x: ops.max_pool(x, 3, 2), (X,)),
         (ops.moments, (X,)),
     ],

@@ -124,7 +124,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, np.ndarray
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         },
         capture_output=True,
         text=True,

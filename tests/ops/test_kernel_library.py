@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def log(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
+def put(path: Path, content: bytes) -> None:
+    """Puts a new file in place of a library, which this process still has in its memory.
+
+    Writing into the file itself would end the process with a bus error.
+    """
+    path.unlink()
+    path.write_bytes(content)
+
+
 def compiled(log: Path) -> int:
     return len(log.read_text().splitlines())
 
@@ -83,11 +93,11 @@ def test_a_damaged_library_is_replaced(
     content = path.read_bytes()
     match damage:
         case "empty":
-            path.write_bytes(b"")
+            put(path, b"")
         case "half":
-            path.write_bytes(content[: len(content) // 2])
+            put(path, content[: len(content) // 2])
         case "one bit":
-            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+            put(path, bytes([content[0] ^ 1]) + content[1:])
         case "no kernels":
             other = tmp_path / "other.so"
             command = [*build.compiler(), "-x", "c", "-shared", "-fPIC", "-", "-o", str(other)]
@@ -122,6 +132,39 @@ def test_a_compiler_that_makes_no_kernels_leaves_nothing(
     (message,) = caplog.messages
     assert message.startswith("no native kernels, so convolutions are slower: ")
     assert not list((tmp_path / "cache" / "cnn_jax" / "native").iterdir())
+
+
+def test_the_message_about_compiling_can_be_silenced(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "cnn_jax compiles its CPU kernels, once"
+    library._stored_or_new()
+    assert capsys.readouterr().err.count(message) == 1
+    load().unlink()
+    load()
+    assert compiled(log) == 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("missing", ["/nowhere/c++", ""])
+def test_without_a_compiler_the_library_in_the_cache_is_not_used(
+    missing: str, log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load()
+    monkeypatch.setenv("CXX", missing)
+    assert library._load_once.__wrapped__() == {}
+    (message,) = caplog.messages
+    assert message.startswith("no native kernels, so convolutions are slower: ")
+    assert "looked for " + (missing or "''") in message
+
+
+def test_environment_variable_disables_the_kernels(
+    log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(library.SWITCH, "0")
+    assert library._load_once.__wrapped__() == {}
+    assert not log.exists()
+    assert not caplog.messages
 
 
 def test_a_planted_library_is_not_loaded(log: Path) -> None:
@@ -187,7 +230,7 @@ def test_cxx_without_a_compiler_is_an_error(
 
 def test_flags_in_cxx_give_another_library(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = build.compiler()
-    assert build.version(command) != build.version([*command, "-O0"])
+    assert build.target(command).version != build.target([*command, "-O0"]).version
 
 
 def test_a_hanging_compiler_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +240,7 @@ def test_a_hanging_compiler_is_stopped(tmp_path: Path, monkeypatch: pytest.Monke
     compiler.chmod(0o755)
     monkeypatch.setattr(build, "PROBE_SECONDS", 0.5)
     with pytest.raises(OSError, match=r"c\+\+ has not ended after 0 s"):
-        build.version([str(compiler)])
+        build.target([str(compiler)])
     status = Path(f"/proc/{started.read_text().strip()}/status")
     while status.exists() and "(zombie)" not in status.read_text():
         time.sleep(0.01)
@@ -211,3 +254,61 @@ def test_a_failing_compiler_is_named_in_one_line() -> None:
 
 def test_a_compiler_that_reads_its_input_ends() -> None:
     assert build.run([["cat"], ["echo", "two"]], 60) == ["", "two\n"]
+
+
+# Other systems
+
+REFUSING = """#!/bin/sh
+case " $* " in
+  *" -march=native "*|*" {also} "*) echo "clang: error: the clang compiler does not support \\
+'-march=native'" >&2; exit 1 ;;
+esac
+echo "#define FAKE"
+"""
+
+
+@pytest.mark.parametrize(
+    ("also", "last"), [("-none", "-mcpu=native"), ("-mcpu=native", build.FLAGS[-1])]
+)
+def test_a_compiler_without_march_native_gets_other_flags(
+    also: str, last: str, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(REFUSING.format(also=also), encoding="utf-8")
+    compiler.chmod(0o755)
+    target = build.target([str(compiler)])
+    assert target.command[0] == str(compiler)
+    assert target.command[-1] == last
+
+
+def test_a_compiler_that_fails_otherwise_is_asked_once(tmp_path: Path) -> None:
+    compiler, log = tmp_path / "c++", tmp_path / "log"
+    compiler.write_text(
+        f"#!/bin/sh\necho >> {log}\necho no licence >&2\nexit 1\n", encoding="utf-8"
+    )
+    compiler.chmod(0o755)
+    with pytest.raises(OSError, match=r"failed: no licence$"):
+        build.target([str(compiler)])
+    assert log.read_bytes() == b"\n"
+
+
+def test_no_compiler_is_used_on_windows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CNN_JAX_NATIVE", raising=False)
+    # Another `os.name` would change the paths of every other module.
+    monkeypatch.setattr(build, "os", types.SimpleNamespace(name="nt"))
+    monkeypatch.setattr(shutil, "which", lambda name: pytest.fail("looked for a compiler"))
+    assert library._load_once.__wrapped__() == {}
+    (message,) = caplog.messages
+    assert message == (
+        "no native kernels, so convolutions are slower: there is no build of them for Windows "
+        "(XLA's operations are used; CNN_JAX_NATIVE=0 leaves out this line)"
+    )
+
+
+def test_a_system_without_noexec_may_run_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "ST_NOEXEC")
+    assert library._allows_code(tmp_path)

@@ -19,7 +19,6 @@ from jax.experimental import jet
 from cnn_jax import ops
 
 Function = Callable[..., Any]
-ORDER = 3
 IMAGES, CHANNELS = (2, 4, 3, 4), (4,)
 
 
@@ -103,7 +102,7 @@ def derivatives_along_a_curve(f: Function, primals: Any, series: Any) -> list[ja
         )
 
     functions = [curve]
-    for _ in range(ORDER):
+    for _ in series[0]:
         functions.append(partial(lambda g, t: jax.jvp(g, (t,), (jnp.ones(()),))[1], functions[-1]))
     return [function(jnp.zeros(())) for function in functions]
 
@@ -117,14 +116,19 @@ def mapped(f: Function) -> Function:
     return lambda *xs: jax.vmap(f)(*(jnp.stack([x, 2 * x]) for x in xs))
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, gradient, mapped], ids=["", "grad", "vmap"])
+# The cost of the expected derivatives grows exponentially with the order.
+@pytest.mark.parametrize(
+    ("transform", "order"),
+    [(lambda f: f, 3), (gradient, 2), (mapped, 2)],
+    ids=["", "grad", "vmap"],
+)
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_taylor_coefficients_are_those_of_lax(name: str, transform: Function) -> None:
+def test_taylor_coefficients_are_those_of_lax(name: str, transform: Function, order: int) -> None:
     ours, theirs, shapes = OPERATIONS[name]
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         primals = [jnp.asarray(rng.normal(1, 2, shape)) for shape in shapes]
-        series = [[jnp.asarray(rng.normal(size=x.shape)) for _ in range(ORDER)] for x in primals]
+        series = [[jnp.asarray(rng.normal(size=x.shape)) for _ in range(order)] for x in primals]
         first, others = jax.jit(partial(jet.jet, transform(ours)))(primals, series)
         expected = jax.jit(partial(derivatives_along_a_curve, transform(theirs)))(primals, series)
         for result, truth in zip([first, *others], expected, strict=True):

@@ -11,6 +11,9 @@ import pytest
 
 from cnn_jax import optim
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("optim")
+
 STEPS = 7
 RATE = 0.1
 

@@ -5,7 +5,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from cnn_jax.runtime import patterns
 from cnn_jax.train import job
 from tests.networks import NETWORKS
 from tests.toys import CROSS_ENTROPY
+
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("decay")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BEFORE = plan.keys()["optim.decay"].before
@@ -104,7 +107,17 @@ def test_each_class_of_networks_is_in_the_table() -> None:
     assert tested == classes
 
 
-@pytest.mark.parametrize("name", NETWORK_OF_EACH_CLASS)
+# Large networks whose trace takes seconds; two of them stay among the fast tests.
+LONG_TRACES = {name for name in NETWORK_OF_EACH_CLASS if NETWORKS[name].is_large}
+LONG_TRACES -= {"mobilenetv2_035", "vit_tiny_patch16_224"}
+
+
+def with_slow(names: Iterable[str], slow: Collection[str]) -> list[Any]:
+    """Returns the names as parameters of a test, some of them marked as slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+@pytest.mark.parametrize("name", with_slow(NETWORK_OF_EACH_CLASS, LONG_TRACES))
 def test_the_kernels_of_convolutions_and_dense_layers_decay_and_nothing_else(name: str) -> None:
     expected, params = kernels(name)
     found = decayed(params)
@@ -129,7 +142,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", with_slow(RECIPES, RECIPES.keys() - {"mobilenetv2"}))
 def test_the_patterns_of_a_config_select_what_its_source_decays(name: str) -> None:
     given = plan.read(config_files.load(str(CONFIGS / f"{name}.py")))
     model = models.create(given.model.name, num_classes=1000, **given.model.options)

@@ -13,6 +13,9 @@ from optax import contrib
 
 from cnn_jax import errors, optim, plan
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("optim")
+
 PARAMS = {
     "hidden": {"kernel": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.asarray([0.5, -0.25])}
 }

@@ -12,6 +12,9 @@ import pytest
 
 from cnn_jax import optim, plan
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("optim")
+
 PEAK, TOTAL, WARMUP = 0.3, 100, 12
 STEPS = np.arange(TOTAL + 10)
 

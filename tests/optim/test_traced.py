@@ -12,6 +12,9 @@ from flax import linen as nn
 
 from cnn_jax import errors, optim, plan
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("optim")
+
 PARAMS = {"kernel": jnp.arange(1.0, 4.0), "bias": jnp.ones(2)}
 GRADS = jax.tree.map(jnp.cos, PARAMS)
 

@@ -179,7 +179,8 @@ def test_grey_images_give_the_logits_of_their_colours(tmp_path: Path) -> None:
 
 def test_alexnet_takes_images_of_another_size() -> None:
     """Each output of fc6 has the same kernel, to save memory."""
-    network = Network.of("alexnet_owt", None, {})
+    options = {"hidden": (8, 8)}
+    network = Network.of("alexnet_owt", None, options)
     shapes = {entry.name: entry.shape for entry in convert.entries(network, {}, 2).values()}
     state = {
         name: np.broadcast_to(np.float32(0), given)
@@ -187,7 +188,7 @@ def test_alexnet_takes_images_of_another_size() -> None:
         else np.broadcast_to(uniform("fc6", 1, 9216), given)
         for name, given in shapes.items()
     }
-    target = Network.of("alexnet_owt", (96, 160, 1), {})
+    target = Network.of("alexnet_owt", (96, 160, 1), options)
     found = adapt.to_images(target, state, asked=True).state_dict
     entries = convert.entries(target, found, 2)
     assert {e.name: e.shape for e in entries.values()} == {k: a.shape for k, a in found.items()}

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 import pytest
 from flax import traverse_util
-from keras.src.backend.common import dtypes
 
 from cnn_jax import errors, models, pretrained
 from cnn_jax.pretrained.keras import weights as keras_weights
 from cnn_jax.pretrained.network import Network
 
+# One process imports Keras, in the functions that need it, because that takes seconds.
+IN_KERAS = pytest.mark.xdist_group("keras")
 CLASSES = 10
 # Compilation takes most of the time.
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
@@ -59,6 +59,9 @@ CASES: Mapping[str, Case] = {
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sets JAX and Keras to float64."""
+    import keras
+    from keras.src.backend.common import dtypes
+
     # With JAX, Keras converts 64-bit types to 32 bits in means and in normalisation.
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
@@ -140,9 +143,12 @@ def test_every_application_has_a_case() -> None:
 
 
 @pytest.mark.slow
+@IN_KERAS
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_gradients_equal_keras(name: str) -> None:
+    import keras
+
     application, size, _, undo = CASES[name]
     shape = (size, size, 3)
     with keras.StatelessScope():  # creates variables without values
@@ -158,9 +164,12 @@ def test_logits_and_gradients_equal_keras(name: str) -> None:
     )
 
 
+@IN_KERAS
 @pytest.mark.parametrize("name", CASES)
 def test_preprocessing_equals_keras(name: str) -> None:
     """The first layers of MobileNetV3 rescale to [-1, 1]; `undo` is their inverse."""
+    import keras
+
     case = CASES[name]
     prepare = pretrained.keras_preprocessing(name, num_classes=2, input_shape=(8, 8, 3))
     image = np.random.default_rng(2).integers(0, 256, (8, 8, 3), np.uint8)
@@ -214,6 +223,7 @@ def test_kernels_for_blue_green_red_are_turned() -> None:
 
 def textbook_resnet34(size: int) -> Any:
     """ResNet-34 of Géron 2022, 'Hands-On Machine Learning', chapter 14, with our layer names."""
+    import keras
 
     def conv(x: Any, name: str, filters: int, kernel_size: int, strides: int = 1) -> Any:
         layer = keras.layers.Conv2D(
@@ -246,8 +256,11 @@ def textbook_resnet34(size: int) -> Any:
 
 
 @pytest.mark.slow
+@IN_KERAS
 @pytest.mark.usefixtures("float64")
 def test_the_textbooks_resnet34_equals_ours_with_keras_padding_and_epsilon() -> None:
+    import keras
+
     size = 38
     with keras.StatelessScope():
         model = textbook_resnet34(size)

@@ -1,5 +1,6 @@
 """Loading from local files: networks, heads, and messages for weights that do not fit."""
 
+import functools
 import hashlib
 import json
 import pickle
@@ -122,8 +123,9 @@ def test_a_network_can_be_loaded_without_its_head(
     assert equal(found, body)
     assert found.model == models.create(NETWORK, num_classes=0)
     assert found.preprocessing.class_names == ()
-    pooled = found.model.apply(found.variables, np.zeros((1, 64, 64, 3), np.float32), train=False)
-    assert jax.numpy.asarray(pooled).shape == (1, 512)
+    images = np.zeros((1, 64, 64, 3), np.float32)
+    apply = functools.partial(found.model.apply, train=False)
+    assert jax.eval_shape(apply, found.variables, images).shape == (1, 512)
 
 
 def test_an_unknown_kind_of_new_head_is_an_error(file: Path) -> None:
@@ -194,14 +196,14 @@ def test_missing_weights_outside_the_head_are_an_error_with_a_new_head(
     assert "missing: features.0.bias (64,)" in failure(directory, num_classes=5, new_head=True)
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_auxiliary_heads_follow_the_weights(given: bool) -> None:
-    state_dict = {"aux1.fc1.bias": np.zeros(1024)} if given else {}
+def test_auxiliary_heads_follow_the_weights() -> None:
     network = Network.of("googlenet_bn", None, {})
-    found = heads.detect_auxiliary(network, state_dict)
-    assert found.options == ({} if given else {"auxiliary_heads": False})
     requested = network.with_options(auxiliary_heads=True)
-    assert heads.detect_auxiliary(requested, state_dict) == requested
+    given = {"aux1.fc1.bias": np.zeros(1024)}
+    assert heads.detect_auxiliary(network, given).options == {}
+    assert heads.detect_auxiliary(network, {}).options == {"auxiliary_heads": False}
+    for weights in (given, {}):
+        assert heads.detect_auxiliary(requested, weights) == requested
 
 
 def test_vgg_by_timms_names() -> None:

@@ -51,6 +51,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "xception": ("xception", {}),
 }
 
+# Tracing them takes seconds.
+LARGE = ("googlenet", "inception", "inception_v4", "xception")
+
 
 def variables_of(
     name: str, input_shape: tuple[int, int, int] | None = None, **options: Any
@@ -74,7 +77,10 @@ def test_every_family_is_tested() -> None:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(family, marks=[pytest.mark.slow] * (family in LARGE)) for family in FAMILIES],
+)
 def test_a_file_is_read_back_with_the_same_bits(family: str, tmp_path: Path) -> None:
     name, options = FAMILIES[family]
     variables, path = variables_of(name, **options), tmp_path / "weights.safetensors"

@@ -55,7 +55,7 @@ def test_names_and_shapes_equal_the_reference(network: str) -> None:
     checkpoints.assert_exports_are_owned(network, shapes)  # Tracing takes most of the time.
 
 
-@pytest.mark.slow  # `test_saving` has the smallest network of each family.
+@pytest.mark.full  # `test_saving` has the smallest network of each family.
 @pytest.mark.parametrize("network", sorted({*models.names()} - {*DIGESTS}))
 def test_exported_arrays_are_owned(network: str) -> None:
     shapes = Network.of(network, None, {}).shapes(2)

@@ -36,6 +36,9 @@ from tests.saves import (
 )
 from tests.toys import CROSS_ENTROPY, Dense
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("checkpoint")
+
 
 def restore_newest(
     directory: Path, quarantine: Path | None = None
@@ -235,7 +238,7 @@ def test_damage_to_any_file_is_found_and_the_previous_checkpoint_is_used(
     for file in [*files, Path(verification.DIGESTS)]:
         caplog.clear()
         damage(copied / "2" / file)
-        assert_is_step(restore_newest(copied, quarantine), 1)
+        assert checkpoint.newest(copied, quarantine) == 1
         (record,) = [record for record in caplog.records if record.levelname != "INFO"]
         assert record.getMessage().startswith("checkpoint 2 is damaged: ")
         assert file.name in record.getMessage() or file.name == verification.DIGESTS
@@ -244,6 +247,8 @@ def test_damage_to_any_file_is_found_and_the_previous_checkpoint_is_used(
         shutil.rmtree(quarantine)
         shutil.copytree(whole, copied / "2")
     assert_is_step(restore_newest(copied), 2)
+    damage(copied / "2" / files[0])
+    assert_is_step(restore_newest(copied), 1)
     output, complaints = capfd.readouterr()
     assert output == ""
     assert all("checkpoint 2 is damaged" in line for line in complaints.splitlines())

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,17 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from cnn_jax.runs import logs, workdir
+from cnn_jax.runs import logs, plots, workdir
+from tests import figures
+
+DRAW = plots.curves
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures() -> Iterator[None]:
+    """Lets logs draw no curves."""
+    with figures.stand_in():
+        yield
 
 
 def write_log(directory: Path) -> None:
@@ -115,7 +126,10 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_curves_are_drawn_even_for_an_empty_log(tmp_path: Path, started: bool) -> None:
+def test_curves_are_drawn_even_for_an_empty_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    monkeypatch.setattr(plots, "curves", DRAW)
     if started:
         write_log(tmp_path)
     else:

@@ -52,7 +52,10 @@ def gradient(kernel):
 count(lambda: gradient(kernel).block_until_ready(), rounds=30)
 """
 # The program, and the pages that a round writes.
-PROGRAMS = {"allocate": (ALLOCATE, 2**26 // 4096), "plain loop": (PLAIN_LOOP, 24 * 2**22 // 4096)}
+PROGRAMS = [
+    pytest.param(ALLOCATE, 2**26 // 4096, id="allocate"),
+    pytest.param(PLAIN_LOOP, 24 * 2**22 // 4096, id="plain loop", marks=pytest.mark.slow),
+]
 
 
 def page_faults(program: str, switch: str = "") -> int:
@@ -61,7 +64,7 @@ def page_faults(program: str, switch: str = "") -> int:
     return int(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 
-@pytest.mark.parametrize(("program", "pages"), PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize(("program", "pages"), PROGRAMS)
 def test_freed_memory_is_reused_without_page_faults(program: str, pages: int) -> None:
     assert page_faults(program) < pages / 100
     assert page_faults(program, switch="0") > pages / 2

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -30,9 +31,12 @@ from configs import quickstart
 from tests.toys import CROSS_ENTROPY, Averaged, Noisy
 
 REPOSITORY = Path(__file__).parents[2]
+COUNT = "--xla_force_host_platform_device_count"
 STEPS = 20
-EVAL_BATCH_SIZES = (1, 7, 128, 500)  # The test split has 360 examples.
-DEVICE_COUNTS = (1, 8)
+EVAL_EXAMPLES = 36
+EVAL_BATCH_SIZES = (1, 7, 50)
+DEVICES = 8
+DEVICE_COUNTS = (1, DEVICES)
 FSDP_STEPS = 3
 LEARNING_RATE = 0.1
 # In one process, so that its fixtures run once.
@@ -40,14 +44,17 @@ pytestmark = pytest.mark.xdist_group("sharding")
 RULES = ((r"output/bias$", P()), (r"conv/kernel$", P(None, None, None, "fsdp")))
 
 
-def train_twenty_steps(path: str) -> None:
-    """Trains and evaluates on the devices of this process and writes the numbers into `path`."""
+def train_twenty_steps(path: Path) -> None:
+    """Trains and evaluates on the devices of the layout and writes the numbers into `path`."""
     config = quickstart.get_config()
     config.train.steps = STEPS
+    config.data.update(image_size=16, crop_padding=2)
+    config.data.test_split = f"test[:{EVAL_EXAMPLES}]"
     options = plan.read(config)
     parts = job.make(options, data.open_source(options.data))
     current = parts.programs.create(None)
-    results: dict[str, Any] = {"devices": jax.device_count()}
+    (devices,) = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(current)}
+    results: dict[str, Any] = {"devices": devices}
     for call, inputs in parts.feed.train_inputs(parts.calls(0)):
         take = parts.programs.train_steps
         current, sums = take(current, inputs, len(call), parts.rates(call))
@@ -118,6 +125,16 @@ def train_with_fsdp(directory: str) -> None:
     Path(directory, "shardings.json").write_text(json.dumps(shardings))
 
 
+def train_on_eight_devices(directory: str) -> None:
+    """Writes the files of all tests of several devices into `directory`."""
+    assert jax.device_count() == DEVICES
+    train_twenty_steps(Path(directory, f"{DEVICES}.npz"))
+    one = Layout(mesh_of((1,), (sharding.DATA_AXIS,)))
+    with mock.patch.object(sharding, "make_layout", return_value=one):
+        train_twenty_steps(Path(directory, "1.npz"))
+    train_with_fsdp(directory)
+
+
 def save_state(path: Path, tree: Any) -> None:
     arrays: dict[str, Any] = {
         path_of(keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(tree)
@@ -147,7 +164,7 @@ def start(
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {COUNT}={devices}",
             **(extra or {}),
         },
         stdout=subprocess.PIPE,
@@ -164,18 +181,24 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Any]]:
-    """Yields the arrays of `train_twenty_steps` by number of devices."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the directory with the files of `train_on_eight_devices`."""
     directory = tmp_path_factory.mktemp("devices")
-    paths = {devices: str(directory / f"{devices}.npz") for devices in DEVICE_COUNTS}
-    processes = [start([__file__, "twenty", path], devices) for devices, path in paths.items()]
-    for process in processes:
-        finish(process)
-    files = {devices: np.load(path) for devices, path in paths.items()}
-    assert {devices: int(file["devices"]) for devices, file in files.items()} == {1: 1, 8: 8}
-    yield files
-    for file in files.values():
-        file.close()
+    finish(start([__file__, str(directory)], DEVICES))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def results(files: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Returns the arrays of `train_twenty_steps` by number of devices."""
+    found = {devices: load(files, str(devices)) for devices in DEVICE_COUNTS}
+    assert {devices: int(arrays["devices"]) for devices, arrays in found.items()} == {1: 1, 8: 8}
+    return found
+
+
+def load(directory: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(directory / f"{name}.npz") as file:
+        return dict(file)
 
 
 @pytest.mark.parametrize("kind", ["loss", "params"])
@@ -194,31 +217,18 @@ def test_evaluation_does_not_depend_on_batch_size_and_device_count(
     results: dict[int, Any],
 ) -> None:
     expected, values = results[1]["confusion/1"], results[1]["values/1"]
-    assert expected.sum() == 360
+    assert expected.sum() == EVAL_EXAMPLES
     for devices in DEVICE_COUNTS:
         for size in EVAL_BATCH_SIZES:
             np.testing.assert_array_equal(results[devices][f"confusion/{size}"], expected)
             np.testing.assert_allclose(results[devices][f"values/{size}"], values, rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def fsdp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the directory with the files of `train_with_fsdp`."""
-    directory = tmp_path_factory.mktemp("fsdp")
-    finish(start([__file__, "fsdp", str(directory)], 4))
-    return directory
-
-
-def load(directory: Path, name: str) -> dict[str, np.ndarray]:
-    with np.load(directory / f"{name}.npz") as file:
-        return dict(file)
-
-
 @pytest.mark.parametrize("name", ["four", "rules"])
 def test_three_steps_on_a_data_and_fsdp_mesh_equal_those_on_one_device(
-    fsdp: Path, name: str
+    files: Path, name: str
 ) -> None:
-    one, four = load(fsdp, "one"), load(fsdp, name)
+    one, four = load(files, "one"), load(files, name)
     assert one.keys() == four.keys()
     for part in ("params/output/kernel", "batch_stats/norm/mean", "extra/average/conv/kernel"):
         assert part in one
@@ -229,8 +239,8 @@ def test_three_steps_on_a_data_and_fsdp_mesh_equal_those_on_one_device(
         np.testing.assert_allclose(four[path], expected, rtol=1e-6, atol=atol, err_msg=path)
 
 
-def test_every_array_of_the_state_is_laid_out_by_the_layout(fsdp: Path) -> None:
-    shardings = json.loads((fsdp / "shardings.json").read_text())
+def test_every_array_of_the_state_is_laid_out_by_the_layout(files: Path) -> None:
+    shardings = json.loads((files / "shardings.json").read_text())
     assert {tuple(value) for value in shardings["one"].values()} == {(1,)}
     four, rules = shardings["four"], shardings["rules"]
     assert four["step"] == [4]
@@ -248,13 +258,13 @@ def test_every_array_of_the_state_is_laid_out_by_the_layout(fsdp: Path) -> None:
 
 @pytest.mark.parametrize("source", ["one", "four"])
 @pytest.mark.parametrize("target", ["one", "four", "rules"])
-def test_a_checkpoint_is_restored_into_any_layout(fsdp: Path, source: str, target: str) -> None:
+def test_a_checkpoint_is_restored_into_any_layout(files: Path, source: str, target: str) -> None:
     name = f"{target}-from-{source}"
-    restored, expected = load(fsdp, name), load(fsdp, source)
+    restored, expected = load(files, name), load(files, source)
     assert restored.keys() == expected.keys()
     for path, values in expected.items():
         np.testing.assert_array_equal(restored[path], values, err_msg=path)
-    shardings = json.loads((fsdp / "shardings.json").read_text())
+    shardings = json.loads((files / "shardings.json").read_text())
     assert shardings[name] == shardings[target]
 
 
@@ -429,4 +439,4 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> Non
 
 
 if __name__ == "__main__":
-    {"twenty": train_twenty_steps, "fsdp": train_with_fsdp}[sys.argv[1]](sys.argv[2])
+    train_on_eight_devices(sys.argv[1])

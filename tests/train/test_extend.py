@@ -24,7 +24,7 @@ from cnn_jax.train.given import Given
 from tests.toys import CROSS_ENTROPY, Averaged, Dense
 
 # In one process, so that its runs share their programs.
-pytestmark = pytest.mark.xdist_group("extend")
+pytestmark = [pytest.mark.xdist_group("extend"), pytest.mark.usefixtures("shared_programs")]
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 8
@@ -141,9 +141,10 @@ def compare_on_devices(directory: str) -> None:
     check_equal(new, whole, old)
 
 
+@pytest.mark.slow
 def test_an_extended_run_equals_a_long_one_on_eight_devices(tmp_path: Path) -> None:
     code = f"from tests.train import test_extend; test_extend.compare_on_devices({str(tmp_path)!r})"
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", code]
     result = subprocess.run(

@@ -252,8 +252,9 @@ def test_a_run_in_memory_ends() -> None:
     run(5)
 
 
+@pytest.mark.slow
 def test_on_eight_devices_every_part_is_checked() -> None:
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     subprocess.run(
         [sys.executable, "-m", "tests.train.test_finite"],
         check=True,

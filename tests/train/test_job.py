@@ -16,6 +16,9 @@ from cnn_jax.runtime.sharding import Layout
 from cnn_jax.train import job
 from configs import quickstart
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("job")
+
 
 def read(**changes: Any) -> plan.Plan:
     """Returns the plan of the quickstart with changed keys, given by path."""

@@ -24,7 +24,7 @@ def small() -> ConfigDict:
     No action is due at the last step of a call of four.
     """
     config = quickstart.get_config("smoke")
-    config.model.dropout_rate = 0.5
+    config.model.update(name="mlp", widths=(4,), dropout_rate=0.5)
     config.train.update(steps=14, steps_per_call=4)
     config.log.every_steps = 5
     config.eval.every_epochs = 1.0

@@ -1,5 +1,6 @@
 """Tests of resuming: a run that was killed ends with the bits of one that was not."""
 
+import functools
 import json
 import os
 import random
@@ -7,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
 from cnn_jax import errors, objectives, plan, train
 from cnn_jax.runs import checkpoint, logs
@@ -23,24 +26,25 @@ from tests.caches import share_native_kernels
 from tests.toys import Averaged
 
 ROOT = Path(__file__).parents[2]
-KILLS = 10
+# A run of some seconds. Ten kills need a longer one: that of the quickstart.
+SHORT = ("--config.train.epochs=30", "--config.checkpoint.every_steps=50")
 # In one process, so that its fixtures run once.
 pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.usefixtures("shared_programs")]
 
 
-def start(workdir: Path) -> subprocess.Popen[str]:
-    cache = Path(f"{workdir}-cache")
+def start(workdir: Path, *flags: str) -> subprocess.Popen[str]:
+    cache = workdir.parent / "resume-cache"
     share_native_kernels(cache)
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "cnn_jax.main"),
-            *("--config=configs/quickstart.py", f"--workdir={workdir}"),
+            *("--config=configs/quickstart.py", f"--workdir={workdir}", *flags),
         ],
         cwd=ROOT,
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            # The first process compiles; those that continue its run load the compiled programs.
+            # The first process compiles; the others load the compiled programs.
             "JAX_ENABLE_COMPILATION_CACHE": "true",
             "XDG_CACHE_HOME": str(cache),
         },
@@ -50,9 +54,9 @@ def start(workdir: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(workdir: Path) -> str:
+def finish(workdir: Path, *flags: str) -> str:
     """Runs to the end and returns the output on standard error."""
-    process = start(workdir)
+    process = start(workdir, *flags)
     _, messages = process.communicate(timeout=600)
     assert process.returncode == 0, messages
     return messages
@@ -67,13 +71,19 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    finish(workdir)
-    result = rows(workdir)
-    assert result[-1]["split"] == "final"
-    assert result[-1]["params_sha256"]
-    return result
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
+    """Returns a function that returns the log of an uninterrupted run with some flags."""
+
+    @functools.cache
+    def log(*flags: str) -> list[dict[str, Any]]:
+        workdir = tmp_path_factory.mktemp("uninterrupted")
+        finish(workdir, *flags)
+        result = rows(workdir)
+        assert result[-1]["split"] == "final"
+        assert result[-1]["params_sha256"]
+        return result
+
+    return log
 
 
 def wait_for_progress(workdir: Path, process: subprocess.Popen[str], newest: int) -> None:
@@ -88,13 +98,25 @@ def is_saving(workdir: Path) -> bool:
     return any("tmp" in path.name for path in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
-def test_killed_at_ten_random_moments(tmp_path: Path, uninterrupted: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    ("kills", "flags"),
+    [
+        pytest.param(2, SHORT, marks=pytest.mark.slow),
+        pytest.param(10, (), marks=pytest.mark.full),
+    ],
+    ids=["two", "ten"],
+)
+def test_killed_at_random_moments(
+    tmp_path: Path,
+    uninterrupted: Callable[..., list[dict[str, Any]]],
+    kills: int,
+    flags: tuple[str, ...],
+) -> None:
     rng = random.Random(0)
     kills_in_a_save = 0
     newest = 0
-    for kill in range(KILLS):
-        process = start(tmp_path)
+    for kill in range(kills):
+        process = start(tmp_path, *flags)
         wait_for_progress(tmp_path, process, newest)
         time.sleep(rng.uniform(0, 0.2))
         while kill % 2 and process.poll() is None and not is_saving(tmp_path):
@@ -105,15 +127,15 @@ def test_killed_at_ten_random_moments(tmp_path: Path, uninterrupted: list[dict[s
         kills_in_a_save += is_saving(tmp_path)
         newest = checkpoint.steps(tmp_path / "checkpoints")[-1]
     assert kills_in_a_save > 0
-    finish(tmp_path)
-    assert rows(tmp_path) == uninterrupted
+    finish(tmp_path, *flags)
+    assert rows(tmp_path) == uninterrupted(*flags)
 
 
 @pytest.mark.slow
-def test_terminated(tmp_path: Path, uninterrupted: list[dict[str, Any]]) -> None:
+def test_terminated(tmp_path: Path, uninterrupted: Callable[..., list[dict[str, Any]]]) -> None:
     newest = 0
-    for _ in range(3):
-        process = start(tmp_path)
+    for _ in range(2):
+        process = start(tmp_path, *SHORT)
         wait_for_progress(tmp_path, process, newest)
         process.terminate()
         asked = time.monotonic()
@@ -125,33 +147,40 @@ def test_terminated(tmp_path: Path, uninterrupted: list[dict[str, Any]]) -> None
         assert f"at step {saved};" in output
         assert saved > newest
         newest = saved
-    finish(tmp_path)
-    assert rows(tmp_path) == uninterrupted
+    finish(tmp_path, *SHORT)
+    assert rows(tmp_path) == uninterrupted(*SHORT)
 
 
 @pytest.mark.slow
 def test_truncated_file_of_the_newest_checkpoint(
-    tmp_path: Path, uninterrupted: list[dict[str, Any]]
+    tmp_path: Path, uninterrupted: Callable[..., list[dict[str, Any]]]
 ) -> None:
-    process = start(tmp_path)
-    wait_for_progress(tmp_path, process, 300)
+    process = start(tmp_path, *SHORT)
+    wait_for_progress(tmp_path, process, 200)
     process.terminate()
     process.communicate()
     newest = tmp_path / "checkpoints" / str(checkpoint.steps(tmp_path / "checkpoints")[-1])
     victim = max((newest / "state").rglob("*"), key=lambda path: path.stat().st_size)
     os.truncate(victim, victim.stat().st_size // 2)
-    messages = finish(tmp_path)
+    messages = finish(tmp_path, *SHORT)
     assert f"checkpoint {newest.name} is damaged" in messages
     assert "Traceback" not in messages
     assert (tmp_path / "damaged_checkpoints" / newest.name).is_dir()
-    assert rows(tmp_path) == uninterrupted
+    assert rows(tmp_path) == uninterrupted(*SHORT)
+
+
+def small() -> ConfigDict:
+    """Returns a run of a few steps of a network that compiles fast."""
+    config = quickstart.get_config("smoke")
+    config.model.update(name="mlp", widths=(4,))
+    return config
 
 
 @pytest.mark.parametrize(("steps_per_call", "stops"), [(1, (1, 2, 3)), (3, (3, 5, 6))])
 def test_stopped_after_any_call_and_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_call: int, stops: tuple[int, ...]
 ) -> None:
-    config = quickstart.get_config("smoke")
+    config = small()
     config.model.dropout_rate = 0.5
     config.train.steps_per_call = steps_per_call
     config.train.steps = stops[-1] + 1
@@ -166,8 +195,7 @@ def test_stopped_after_any_call_and_continued(
 
 
 def test_resuming_makes_no_initial_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = quickstart.get_config("smoke")
-    config.model.update(name="mlp", widths=(4,))
+    config = small()
     config.train.steps_per_call = 1
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "requested", lambda self: True)
@@ -187,8 +215,7 @@ def test_resuming_makes_no_initial_state(tmp_path: Path, monkeypatch: pytest.Mon
 def test_extra_state_is_resumed_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = quickstart.get_config("smoke")
-    config.model.update(name="mlp", widths=(4,))
+    config = small()
     config.train.steps_per_call = 1
     make = objectives.make
     monkeypatch.setattr(objectives, "make", lambda plan, found: Averaged(make(plan, found)))
@@ -213,7 +240,7 @@ def test_extra_state_is_resumed_bit_for_bit(
 
 
 def test_complete_run_can_be_repeated(tmp_path: Path) -> None:
-    config = quickstart.get_config("smoke")
+    config = small()
     first = train.run(config, tmp_path)
     before = rows(tmp_path)
     assert train.run(config, tmp_path) == first
@@ -221,7 +248,7 @@ def test_complete_run_can_be_repeated(tmp_path: Path) -> None:
 
 
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    config = quickstart.get_config("smoke")
+    config = small()
     config.optim.learning_rate = 1e30
     config.checkpoint.every_steps = 1
     with pytest.raises(errors.DivergedError, match=r"at step [1234] is not finite.*learning_rate"):

@@ -28,7 +28,7 @@ from cnn_jax.train.state import sha256
 from tests import streams
 
 # In one process, so that its runs share their programs.
-pytestmark = pytest.mark.xdist_group("run")
+pytestmark = [pytest.mark.xdist_group("run"), pytest.mark.usefixtures("shared_programs")]
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 4, 64)

@@ -13,6 +13,9 @@ from cnn_jax.runtime import sharding
 from cnn_jax.train import state
 from tests.toys import CROSS_ENTROPY, Averaged, Dense
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("state")
+
 SHAPE = (4, 4, 1)
 LAYOUT = sharding.make_layout()
 OBJECTIVE = Averaged(Classification(Dense(), CROSS_ENTROPY))

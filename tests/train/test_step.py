@@ -19,6 +19,9 @@ from cnn_jax.runtime import sharding
 from cnn_jax.train import finite, state, step
 from tests.toys import Averaged, Noisy
 
+# In one process, so that its functions are compiled once.
+pytestmark = pytest.mark.xdist_group("step")
+
 SHAPE = (4, 4, 1)
 LAYOUT = sharding.make_layout()
 MLP = models.create("mlp", num_classes=10, widths=(8,))
@@ -238,7 +241,13 @@ def test_the_given_state_is_donated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "learning_rate"), [("adam", 0.02), ("adamw", 0.02), ("rmsprop", 0.02), ("sgd", 0.5)]
+    ("name", "learning_rate"),
+    [
+        ("adam", 0.02),
+        pytest.param("adamw", 0.02, marks=pytest.mark.slow),
+        pytest.param("rmsprop", 0.02, marks=pytest.mark.slow),
+        ("sgd", 0.5),
+    ],
 )
 def test_training_on_fake_images_lowers_the_loss(name: str, learning_rate: float) -> None:
     options = plan.Plan(

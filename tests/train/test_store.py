@@ -13,7 +13,7 @@ from cnn_jax.runs import checkpoint, logs
 from cnn_jax.train import loop, store
 
 # In one process, so that its runs share their programs.
-pytestmark = pytest.mark.xdist_group("store")
+pytestmark = [pytest.mark.xdist_group("store"), pytest.mark.usefixtures("shared_programs")]
 
 LABELS = np.arange(16) % 4
 SOURCE = data.from_arrays({"train": (np.full((16, 8, 8, 1), 7, np.uint8), LABELS)})

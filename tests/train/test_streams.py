@@ -33,7 +33,9 @@ ROOT = Path(__file__).parents[2]
 CONFIG = "configs/folder.py"
 CLASSES = 4
 DEVICES = 4
-# Numbers of processes and of workers, for ten parts of one run. A process takes seconds to start.
+COUNT = "--xla_force_host_platform_device_count"
+# Numbers of processes and of workers, for the parts of one run. A process takes seconds to start.
+FEW_PARTS = [(1, 0), (2, 1), (1, 2)]
 PARTS = [(1, 0), (1, 2), (2, 0), (1, 1), (1, 0), (2, 1), (1, 2), (4, 0), (1, 1), (1, 0)]
 # In one process, so that its fixtures run once.
 pytestmark = [pytest.mark.xdist_group("streams"), pytest.mark.usefixtures("shared_programs")]
@@ -204,7 +206,7 @@ def environment(devices: int, variables: dict[str, str]) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {COUNT}={devices}",
         **variables,
     }
 
@@ -261,14 +263,23 @@ class Part:
         streams.wait_until(lambda: not any(map(streams.is_running, workers)), 20, "without workers")
 
 
-@pytest.mark.slow
-def test_killed_ten_times_and_continued_by_other_processes_and_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(FEW_PARTS, marks=pytest.mark.slow),
+        pytest.param(PARTS, marks=pytest.mark.full),
+    ],
+    ids=["few", "ten"],
+)
+def test_killed_and_continued_by_other_processes_and_workers(
+    tmp_path: Path, parts: list[tuple[int, int]]
+) -> None:
     """The ids at each step are those of one process without workers, and cover the split."""
     examples, batch_size = 32, 8
     streams.write_folder(tmp_path / "images" / "train", list(range(examples)))
     rng = random.Random(0)
     start, shown = 0, []
-    for processes, workers in PARTS:
+    for processes, workers in parts:
         part = Part(tmp_path, processes, start, workers)
         part.kill_after(steps=3, delay=rng.uniform(0, 0.3))
         lines = part.lines()
@@ -300,7 +311,7 @@ def uninterrupted_ids(directory: Path) -> Iterator[list[int]]:
 
 
 LONG = {
-    "train.steps": 400,
+    "train.steps": 240,
     "log.every_steps": 50,
     "checkpoint.every_steps": 20,
     "eval.every_epochs": 10,
@@ -316,7 +327,7 @@ def start(
     folder: Path, directory: Path, workers: int, devices: int = 1, processes: int = 1
 ) -> list[subprocess.Popen[str]]:
     """Starts the processes of a run, each in a group of its own, as in terminals."""
-    cache = Path(f"{directory}-cache")
+    cache = directory.parents[1] / "streams-cache"
     share_native_kernels(cache)
     keys = texts(folder, **LONG, **{"data.workers": workers})
     return [

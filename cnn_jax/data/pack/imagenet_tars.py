@@ -79,7 +79,8 @@ class TarExamples:
         member = self.members[index]
         try:
             with self.path.open("rb", buffering=0) as file:
-                image = os.pread(file.fileno(), member.size, member.offset)
+                file.seek(member.offset)
+                image = file.read(member.size)
         except OSError as error:
             raise errors.UnreadableImageError(
                 f"{member.name} in {self.path} cannot be read: {error.strerror}"

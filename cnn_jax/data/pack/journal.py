@@ -6,8 +6,6 @@ before the shard gets its name. So a shard under its name is complete, and its c
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import io
 import json
 import os
@@ -18,9 +16,9 @@ from typing import Any
 from cnn_jax import errors
 from cnn_jax.data.sources import shards
 from cnn_jax.data.sources.shards import Manifest, StoredFile
+from cnn_jax.runtime import locks
 
 NAME = "packing.jsonl"
-_LOCKED = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 class Journal:
@@ -41,7 +39,8 @@ class Journal:
         self.finished[entry.name] = entry
 
     def remove(self) -> None:
-        """Removes the file, because the manifest replaces it."""
+        """Closes and removes the file, because the manifest replaces it."""
+        self._file.close()  # Windows removes no open file.
         Path(self._file.name).unlink(missing_ok=True)
 
 
@@ -158,12 +157,13 @@ def _check_known(out: Path, known: Collection[str]) -> None:
 def _lock(file: io.BufferedRandom, out: Path) -> None:
     """Locks a file until it is closed; file systems without locks are used without."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _LOCKED:
-            raise errors.UserError(
-                f"another process is packing into {out}; wait for it, or stop it first"
-            ) from error
+        is_ours = locks.acquire(file)
+    except OSError:
+        return
+    if not is_ours:
+        raise errors.UserError(
+            f"another process is packing into {out}; wait for it, or stop it first"
+        )
 
 
 def _read(file: io.BufferedRandom) -> tuple[Manifest | None, Sequence[StoredFile]]:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
 import cnn_jax
 from cnn_jax import errors
 from cnn_jax.contracts import Examples, Source
 from cnn_jax.data.pack import encoding, journal
 from cnn_jax.data.selection import Selected
+from cnn_jax.data.sources import record_files
 from cnn_jax.data.sources import shards as stored
 from cnn_jax.data.sources.shards import Manifest, StoredFile, StoredSplit
+from cnn_jax.runtime import files
 from cnn_jax.runtime.console import Progress
 
 # One record in each chunk, for random access. Image files are compressed already: with Zstandard,
@@ -75,6 +76,7 @@ def pack(
     if size < 0:
         raise errors.UserError(f"--size must be at least 1, or 0 to scale no image, got {size}")
     out = Path(out)
+    record_files.require(f"packing into {out}")
     labels = {split: _labels(split, examples) for split, examples in source.splits.items()}
     manifest = Manifest(
         format=stored.FORMAT,
@@ -137,7 +139,7 @@ def _write_labels(path: Path, content: bytes) -> None:
     partial = _partial(path)
     with journal.writing(path):
         partial.write_bytes(content)
-        partial.rename(path)
+        files.replace(partial, path)
 
 
 def _write(
@@ -223,10 +225,11 @@ def _records(
 
 def _write_shard(path: Path, records: Iterable[bytes], log: journal.Journal) -> None:
     """Writes a shard under a temporary name, notes it in the journal and renames it."""
+    array_records = record_files.module(f"the shard {path}")
     partial = _partial(path)
     with journal.writing(path):
         partial.unlink(missing_ok=True)  # An interrupted call has left it.
-        writer = ArrayRecordWriter(str(partial), _OPTIONS)
+        writer = array_records.ArrayRecordWriter(str(partial), _OPTIONS)
     count = 0
     for record in records:
         with journal.writing(path):
@@ -234,11 +237,11 @@ def _write_shard(path: Path, records: Iterable[bytes], log: journal.Journal) -> 
         count += 1
     with journal.writing(path):
         writer.close()
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows writes no file that is open for reading only.
             os.fsync(file.fileno())
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         log.add(StoredFile(path.name, count, partial.stat().st_size, checksum))
-        partial.rename(path)
+        files.replace(partial, path)
 
 
 def _partial(path: Path) -> Path:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import errors, limits
+from cnn_jax.data.sources import record_files
 from cnn_jax.runtime import files
 
 FORMAT = 1
@@ -215,13 +216,12 @@ class ShardExamples:
         return reader
 
     def _open(self, shard: int) -> Any:
-        from array_record.python import array_record_module
-
         path = self._path(shard)
+        array_records = record_files.module(f"the shard {path}")
         try:
             # ArrayRecord reads a missing file as an empty one, and waits for the writer of a FIFO.
             files.open_regular(path).close()
-            reader = array_record_module.ArrayRecordReader(
+            reader = array_records.ArrayRecordReader(
                 str(path), options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
             )
             found = reader.num_records()
@@ -318,7 +318,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         json.dump(to_json(manifest), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    partial.rename(path)
+    files.replace(partial, path)
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:

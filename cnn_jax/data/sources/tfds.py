@@ -26,7 +26,7 @@ import numpy as np
 
 from cnn_jax import errors, limits
 from cnn_jax.data import imagenet, images
-from cnn_jax.data.sources import network, tfds_records
+from cnn_jax.data.sources import network, record_files, tfds_records
 
 _NAME = re.compile(r"([A-Za-z]\w*)(?:/([\w+.-]+))?(?::((?:\d+|\*)(?:\.(?:\d+|\*)){2}))?")
 _CHUNK = 1024  # Encoded images that `labels` holds in memory at a time.
@@ -178,6 +178,7 @@ def source(name: str, directory: str | os.PathLike[str]) -> TfdsSource:
     from tensorflow_datasets.core import constants
 
     check(name)
+    record_files.require(f"the TFDS data set {name}")
     root = Path(directory or constants.DATA_DIR).expanduser().absolute()
     builder = _find(name, root) or _prepare(name, root)
     _check_format(name, builder)

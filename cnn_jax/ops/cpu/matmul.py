@@ -1,17 +1,17 @@
 """Matrix products that contract the channels or the pixels of images."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops import dtypes
+from cnn_jax.runtime import threads
 
 # A contraction is split between the cores if it is this many times longer than its result is wide.
 _LONG = 8
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_CORES = threads.cores()
 
 
 def over_channels(x: jax.Array, matrix: jax.Array, precision: lax.PrecisionLike) -> jax.Array:

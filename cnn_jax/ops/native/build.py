@@ -11,17 +11,37 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import jax
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
+FLAGS = ("-std=c++20", "-O3", "-fPIC", "-pthread")
+# Flags for the instructions of this machine, in the order in which they are tried. Apple's clang 14
+# refuses the first one on arm64 (github.com/madmann91/minbool/pull/5). Without a flag it compiles
+# for the M1 (github.com/cda-tum/dd_package/pull/30).
+_FOR_MACHINE = (("-march=native",), ("-mcpu=native",), ())
 _COMPILERS = ("c++", "g++", "clang++")
 # A compiler that takes longer hangs. Without load, the two steps take 0.1 s and half a minute.
 PROBE_SECONDS = 60.0
 COMPILE_SECONDS = 900.0
 _LONGEST_MESSAGE = 1000  # characters of a compiler's output in an error
+
+
+class _RefusedError(OSError):
+    """A compiler refuses the flag for the instructions of this machine."""
+
+
+class Target(NamedTuple):
+    """Compiler that is ready for this machine.
+
+    Attributes:
+      command: the command of the compiler with its flags.
+      version: a hash of the sources, the flags, the compiler, its target CPU and JAX's version.
+    """
+
+    command: list[str]
+    version: str
 
 
 def compiler() -> list[str]:
@@ -30,9 +50,12 @@ def compiler() -> list[str]:
     `CXX` may hold a launcher and flags, and is split as a shell does: "ccache g++ -m64".
 
     Raises:
-      FileNotFoundError: there is no compiler.
+      FileNotFoundError: there is no compiler, or the system is Windows.
       OSError: the quotes of `CXX` do not match.
     """
+    if os.name == "nt":
+        # MSVC has no vector extension, and the kernels were never tried with MinGW or LLVM there.
+        raise FileNotFoundError("there is no build of them for Windows")
     if (given := os.environ.get("CXX")) is None:
         commands = [[name] for name in _COMPILERS]
     else:
@@ -49,17 +72,45 @@ def compiler() -> list[str]:
     )
 
 
-def version(command: Sequence[str]) -> str:
-    """Returns a hash of the sources, the flags, the compiler, its target CPU and JAX's version.
+def target(command: Sequence[str]) -> Target:
+    """Returns a compiler with the flags for this machine.
+
+    Args:
+      command: the command of the compiler.
 
     Raises:
       OSError: the compiler fails, or does not end.
     """
-    (macros,) = run([[*command, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]], PROBE_SECONDS)
-    digest = hashlib.sha256(f"{FLAGS}{command[1:]}{macros}{jax.__version__}".encode())
+    flags, macros = _for_machine(command)
+    digest = hashlib.sha256(f"{flags}{command[1:]}{macros}{jax.__version__}".encode())
     for source in sources(".h", ".cc"):
         digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    return Target([*command, *flags], digest.hexdigest()[:16])
+
+
+def _for_machine(command: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Returns the first flags that a compiler accepts, and its predefined macros with them."""
+    *refusable, last = ((*FLAGS, *flags) for flags in _FOR_MACHINE)
+    for flags in refusable:
+        with contextlib.suppress(_RefusedError):
+            return flags, macros(command, flags)
+    return last, macros(command, last)
+
+
+def macros(command: Sequence[str], flags: Sequence[str]) -> str:
+    """Returns the predefined macros of a compiler, which name the target CPU's instructions.
+
+    Raises:
+      _RefusedError: the compiler does not know the CPU 'native'.
+      OSError: the compiler fails, or does not end.
+    """
+    try:
+        (found,) = run([[*command, *flags, "-dM", "-E", "-x", "c++", os.devnull]], PROBE_SECONDS)
+    except OSError as error:
+        if "native" in str(error):
+            raise _RefusedError(*error.args) from error
+        raise
+    return found
 
 
 def sources(*suffixes: str) -> list[Path]:
@@ -85,11 +136,15 @@ def compile_objects(
 def compile_library(command: Sequence[str], library: Path) -> None:
     """Compiles the kernels to a shared library. Its directory also holds the object files.
 
+    Args:
+      command: the command of the compiler with its flags.
+      library: the file to write.
+
     Raises:
       OSError: the compiler fails, or does not end.
     """
-    objects = compile_objects(command, sources(".cc"), FLAGS, library.parent)
-    run([[*command, *FLAGS, "-shared", *objects, "-o", str(library)]], COMPILE_SECONDS)
+    objects = compile_objects(command, sources(".cc"), (), library.parent)
+    run([[*command, "-shared", *objects, "-o", str(library)]], COMPILE_SECONDS)
 
 
 def run(commands: Sequence[Sequence[str]], seconds: float) -> list[str]:
@@ -128,8 +183,15 @@ def _started(
             yield process, output, messages
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                _kill(process)
                 process.wait()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _content(file: IO[bytes]) -> str:

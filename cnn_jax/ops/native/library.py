@@ -100,7 +100,12 @@ def _load_once() -> Mapping[str, str]:
     try:
         library, version = _stored_or_new()
     except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown.
-        logging.warning("no native kernels, so convolutions are slower: %s", error)
+        logging.warning(
+            "no native kernels, so convolutions are slower: %s (XLA's operations are used; "
+            "%s=0 leaves out this line)",
+            error,
+            SWITCH,
+        )
         return {}
     targets = {}
     for handler in _HANDLERS:
@@ -113,10 +118,9 @@ def _load_once() -> Mapping[str, str]:
 
 def _stored_or_new() -> tuple[ctypes.CDLL, str]:
     """Returns the library and its version. It is compiled if the cache has none that is intact."""
-    command = build.compiler()
-    version = build.version(command)
+    command, version = build.target(build.compiler())
     directory = compilation_cache.private_directory("native")
-    for path in sorted(directory.glob(f"{version}-*.so")):
+    for path in _in_cache(version, directory):
         try:
             _require_intact(path)
             return _opened(path), version
@@ -124,6 +128,21 @@ def _stored_or_new() -> tuple[ctypes.CDLL, str]:
             logging.warning("the native kernels are compiled again: %s", error)
             path.unlink(missing_ok=True)
     return _compiled(command, version, directory), version
+
+
+def stored() -> Path | None:
+    """Returns the compiled library in the cache; None if the first use of a kernel compiles it.
+
+    Raises:
+      OSError, RuntimeError: there is no compiler, or no cache directory.
+    """
+    version = build.target(build.compiler()).version
+    directory = compilation_cache.private_directory("native")
+    return next(iter(_in_cache(version, directory)), None)
+
+
+def _in_cache(version: str, directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{version}-*.so"))
 
 
 def _require_intact(path: Path) -> None:
@@ -153,13 +172,18 @@ def _is_required(handler: str) -> bool:
     return handler.endswith(_SUFFIXES[jnp.dtype("float32")])
 
 
+def _allows_code(directory: Path) -> bool:
+    """Returns False on a file system that is mounted with noexec; only Linux names the flag."""
+    return not hasattr(os, "ST_NOEXEC") or not os.statvfs(directory).f_flag & os.ST_NOEXEC
+
+
 def _compiled(command: list[str], version: str, directory: Path) -> ctypes.CDLL:
     """Compiles the library, loads it, and moves it into the cache.
 
     The move is atomic, and the name is that of the content, so that several processes may do this
     at the same time.
     """
-    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+    if not _allows_code(directory):
         raise OSError(f"{directory} is on a file system that allows no code (noexec)")
     if not _is_silent.get():
         text = f"cnn_jax compiles its CPU kernels, once, in 10 to 60 s: {directory}"
