@@ -512,7 +512,7 @@ LARGEST = ("inception_v3", "resnet34", "vgg16")
 
 
 # Configs whose networks compile fast. The test of a whole run covers the quickstart.
-FAST = ("lenet5_fashion_mnist", "logistic_regression_fashion_mnist", "mlp_fashion_mnist")
+FAST = ("lenet5_fashion_mnist",)
 SMALL = [name for name in CONFIGS if not is_large(name) and name not in (*FAST, "quickstart")]
 
 

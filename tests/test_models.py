@@ -35,8 +35,12 @@ RATES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def grouped_by_class(names: Iterable[str], fast: Collection[str] = ()) -> pytest.MarkDecorator:
-    """Returns a parametrisation over `names` that marks large networks, but `fast`, as slow.
+def grouped_by_class(
+    names: Iterable[str], fast: Collection[str] | None = None
+) -> pytest.MarkDecorator:
+    """Returns a parametrisation over `names` that marks all but `fast` as slow.
+
+    By default, the fast ones are those that are not large.
 
     Networks of one class share layers, so one test process gets all of them and compiles each layer
     once.
@@ -44,7 +48,8 @@ def grouped_by_class(names: Iterable[str], fast: Collection[str] = ()) -> pytest
     cases = []
     for name in names:
         group = type(models.create(name, num_classes=10)).__name__
-        slow = [pytest.mark.slow] if NETWORKS[name].is_large and name not in fast else []
+        is_slow = NETWORKS[name].is_large if fast is None else name not in fast
+        slow = [pytest.mark.slow] if is_slow else []
         cases.append(pytest.param(name, marks=[pytest.mark.xdist_group(group), *slow]))
     return pytest.mark.parametrize("name", cases)
 
@@ -71,23 +76,30 @@ def representatives(key: Callable[[str], object] = kind) -> list[str]:
 
 # Of a large class, the fast tests trace one network.
 each_network = grouped_by_class(
-    NETWORKS, fast={*test_structure.CASES} - {*test_structure.DEEP, "senet154"}
+    NETWORKS,
+    fast={name for name in NETWORKS if not NETWORKS[name].is_large}
+    | {*test_structure.CASES} - {*test_structure.DEEP, "senet154"},
 )
 each_representative = grouped_by_class(representatives())
+# Of the networks whose programs are compiled, the fast tests run those that compile within seconds.
+QUICK = ("mlp", "lenet", "lenet5", "nin_cifar", "cuda_convnet_18pct", "resnet20")
+each_compiled_representative = grouped_by_class(representatives(), fast=QUICK)
 each_smallest_image = grouped_by_class(
     representatives(lambda name: (kind(name), NETWORKS[name].smallest))
 )
 # test_golden compares the gradients of the other kinds with those of torchvision and timm.
 GOLDEN_KINDS = {kind(test_golden.name_of(path)) for path in test_golden.FILES}
 each_without_golden_gradients = grouped_by_class(
-    name for name in representatives() if kind(name) not in GOLDEN_KINDS
+    (name for name in representatives() if kind(name) not in GOLDEN_KINDS), fast=QUICK
 )
 # tests/golden runs the large networks in float64.
 SMALL = [name for name in representatives() if not NETWORKS[name].is_large]
-each_small_network = grouped_by_class(SMALL)
-each_with_dropout = grouped_by_class(name for name in SMALL if RATES[name])
+each_small_network = grouped_by_class(SMALL, fast=QUICK)
+each_with_dropout = grouped_by_class((name for name in SMALL if RATES[name]), fast=QUICK)
 # Two networks without batch normalisation, and one that has few layers by `test_structure.CASES`.
-each_deterministic = grouped_by_class(["logistic_regression", "lenet5", "resnet18"], {"resnet18"})
+each_deterministic = grouped_by_class(
+    ["logistic_regression", "lenet5", "resnet18"], ["logistic_regression", "lenet5", "resnet18"]
+)
 
 
 @functools.cache
@@ -329,7 +341,7 @@ def test_graph_uses_every_parameter_and_computes_every_running_statistic(name: s
     assert (logits.shape, logits.dtype) == ((2, NETWORKS[name].num_classes), jnp.float32)
 
 
-@each_representative
+@each_compiled_representative
 def test_bfloat16_logits_are_float32_and_close_to_those_of_float32(name: str) -> None:
     full, half = evaluated(name), logits_of(name, dtype="bfloat16")
     assert full.shape == half.shape == (2, 10)

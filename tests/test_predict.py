@@ -75,9 +75,17 @@ def mixed_sizes() -> ArraySource:
 @pytest.mark.parametrize(
     ("make_source", "given"),
     [
-        (digits.source, {"image_size": 7, "image_width": 9, "resize": "bilinear"}),
+        pytest.param(
+            digits.source,
+            {"image_size": 7, "image_width": 9, "resize": "bilinear"},
+            marks=pytest.mark.slow,
+        ),
         (mixed_sizes, {"image_size": 10, "image_width": 8, "channels": 3}),
-        (mixed_sizes, {"image_size": 7, "image_width": 9, "resize": "bicubic"}),
+        pytest.param(
+            mixed_sizes,
+            {"image_size": 7, "image_width": 9, "resize": "bicubic"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["wide input", "padded high input", "scaled wide input"],
 )

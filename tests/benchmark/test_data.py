@@ -55,6 +55,7 @@ def arguments(folder: Path) -> list[str]:
     return ["data", "--config=configs/folder.py", *flags]
 
 
+@pytest.mark.slow
 def test_command_prints_and_writes_the_figures(
     folder: Path, tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
 ) -> None:

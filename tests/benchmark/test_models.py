@@ -40,7 +40,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("case", [TRAIN, INFER], ids=lambda case: case.mode)
+@pytest.mark.parametrize(
+    "case", [pytest.param(TRAIN, marks=pytest.mark.slow), INFER], ids=lambda case: case.mode
+)
 def test_ours_and_plain_xla_give_equal_results(case: models.Case) -> None:
     ours, plain = (models.program(case, plain=plain) for plain in (False, True))
     for left, right in zip(jax.tree.leaves(ours.run()), jax.tree.leaves(plain.run()), strict=True):
@@ -59,6 +61,7 @@ def test_training_steps_update_the_parameters() -> None:
         assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_new_process_takes_steps_and_reports_its_mistakes(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -81,6 +84,7 @@ def test_operation_count_equals_the_textbook_formula() -> None:
     assert LOOP.operations() == dataclasses.replace(LOOP, mode="train").operations()
 
 
+@pytest.mark.slow
 def test_second_compilation_hits_the_cache_and_restores_the_settings() -> None:
     before = dict(jax.config.values)
     events: list[str] = []
@@ -118,6 +122,7 @@ def test_profile_ranks_kinds_of_operation_by_time(tmp_path: Path) -> None:
     assert list(milliseconds)[-1] == profiling.OTHERS
 
 
+@pytest.mark.slow
 def test_command_prints_and_writes_the_table_and_plots_it(
     tmp_path: Path, exit_status: Callable[..., int | str | None], capsys: pytest.CaptureFixture[str]
 ) -> None:

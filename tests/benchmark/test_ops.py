@@ -61,6 +61,7 @@ def test_speedups_above_one_mean_that_ours_is_faster() -> None:
     assert compare_ops.cells(timings) == ["2000.0", "0.67", "channels_last", "0.50", "2.50"]
 
 
+@pytest.mark.slow
 def test_command_prints_and_writes_the_table_without_loading_matplotlib(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     # The option lists the imported modules on standard error.

@@ -172,6 +172,7 @@ class BNInception:
         return dense(self.variables["params"]["classifier"], x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_bn_inception_equals_a_numpy_reference() -> None:
     logits, _, variables, images = evaluate("bn_inception", 64)
     assert_equal(logits, BNInception(variables)(images))
@@ -209,7 +210,9 @@ def test_without_auxiliary_heads_parameters_and_minimum_size_are_smaller(
         init(smallest - 1)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize(
+    "name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)]
+)
 def test_auxiliary_heads_run_only_in_training(name: str) -> None:
     model = models.create(name, num_classes=CLASSES)
     # The auxiliary head of inception_v3 normalises maps of 1x1 pixel, which takes two images.

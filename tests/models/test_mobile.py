@@ -24,6 +24,7 @@ def features_of(name: str, size: int, **overrides: Any) -> dict[str, tuple[int, 
     return {stage: x.shape[1:] for stage, x in jax.eval_shape(stages).items()}
 
 
+@pytest.mark.slow
 def test_endpoint_shapes_equal_the_papers_tables() -> None:
     assert features_of("efficientnet_b0", 224) == {
         "stem": (112, 112, 32),

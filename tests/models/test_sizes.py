@@ -67,11 +67,12 @@ def random_variables(model: nn.Module, images: jax.ShapeDtypeStruct) -> Any:
             ("fc6", "fc7", "fc8"),
             {(224, 224): (6, 6), (63, 95): (1, 2), (159, 319): (4, 9)},
         ),
-        (
+        pytest.param(
             "vgg11",
             {"depths": (1,) * 5, "widths": (2, 2, 2, 2, 4)},
             ("fc6", "fc7", "fc8"),
             {(224, 224): (7, 7), (32, 32): (1, 1), (416, 130): (13, 4)},
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -164,6 +164,7 @@ def test_remat_computes_the_same_operations_with_the_same_variables(
 
 
 # The MLP rematerialises functions, the ResNet modules.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "resnet18"])
 def test_remat_changes_neither_gradients_nor_running_statistics(name: str) -> None:
     images = jax.random.normal(jax.random.key(3), (2, *input_shape(name)))

@@ -78,7 +78,9 @@ def test_gradients_under_an_explicit_mesh_and_strict_promotion(name: str) -> Non
 
 
 # AlexNet reshapes for its two streams, the transformer appends a token; both have dropout.
-@pytest.mark.parametrize("name", ["alexnet", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["alexnet", pytest.param("vit_tiny_patch16_224", marks=pytest.mark.slow)]
+)
 def test_an_explicit_mesh_changes_no_value(name: str) -> None:
     loss = jax.jit(loss_of(create(name)))
     rng = np.random.default_rng(0)

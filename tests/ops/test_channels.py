@@ -105,7 +105,10 @@ def exact_normalisation(
     return [scale * z + shift, dx, (dy * z).sum(pixels), dy.sum(pixels)]
 
 
-@pytest.mark.parametrize("ours", [normalize_and_return_moments, normalize_in_steps])
+@pytest.mark.parametrize(
+    "ours",
+    [normalize_and_return_moments, pytest.param(normalize_in_steps, marks=pytest.mark.slow)],
+)
 def test_derivatives_match_finite_differences(ours: Normalize) -> None:
     with jax.enable_x64(True):
         arguments = [draw(size, "float64") for size in ((2, 3, 5, 4), (4,), (4,))]

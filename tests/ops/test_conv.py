@@ -383,7 +383,7 @@ LONG_SUMS = {
 TOLERANCES = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5}
 
 
-@pytest.mark.parametrize("lowering", ["native", "xla"])
+@pytest.mark.parametrize("lowering", ["native", pytest.param("xla", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

@@ -136,6 +136,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, np.ndarray
         return dict(file)
 
 
+@pytest.mark.xdist_group("devices")
 @pytest.mark.parametrize("name", NAMES)
 def test_values_and_gradients_on_eight_devices_match_lax_on_one(
     results: Mapping[str, np.ndarray], name: str

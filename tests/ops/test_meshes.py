@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnn_jax import ops
@@ -147,6 +148,7 @@ def check(name: str) -> None:
                 np.testing.assert_allclose(result, exact, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_on_a_mesh_equal_those_on_one_device() -> None:
     process = subprocess.run(
         [sys.executable, __file__],

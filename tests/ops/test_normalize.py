@@ -83,7 +83,7 @@ def test_even_window_has_one_more_channel_before_than_after() -> None:
     np.testing.assert_array_equal(np.flatnonzero(y[0, 0, 0] / (x + 1e-3) < 0.9), [2, 3])
 
 
-@pytest.mark.parametrize("name", ["of torch", "even"])
+@pytest.mark.parametrize("name", ["of torch", pytest.param("even", marks=pytest.mark.slow)])
 def test_derivatives_equal_finite_differences(name: str) -> None:
     def f(x: jax.Array) -> jax.Array:
         return ops.local_response_norm(x, **CASES[name])

@@ -101,7 +101,7 @@ def test_gradient_goes_to_the_drawn_pixel() -> None:
     np.testing.assert_array_equal(gradient, expected)
 
 
-@pytest.mark.parametrize("key", [None, 0])
+@pytest.mark.parametrize("key", [pytest.param(None, marks=pytest.mark.slow), 0])
 def test_derivatives_equal_finite_differences(key: int | None) -> None:
     """The drawn pixel depends on the values too, but not for the small differences used here."""
     x = 1 + activations(1, 4, 5, 2)

@@ -119,7 +119,11 @@ def mapped(f: Function) -> Function:
 # The cost of the expected derivatives grows exponentially with the order.
 @pytest.mark.parametrize(
     ("transform", "order"),
-    [(lambda f: f, 3), (gradient, 2), (mapped, 2)],
+    [
+        (lambda f: f, 3),
+        pytest.param(gradient, 2, marks=pytest.mark.slow),
+        pytest.param(mapped, 2, marks=pytest.mark.slow),
+    ],
     ids=["", "grad", "vmap"],
 )
 @pytest.mark.parametrize("name", OPERATIONS)

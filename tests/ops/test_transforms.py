@@ -195,7 +195,9 @@ def test_vmap_matches_that_of_lax(name: str, axes: tuple[int | None, ...]) -> No
         assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("count", [2, 9])  # Separate calls of the kernels, and a loop.
+@pytest.mark.parametrize(
+    "count", [2, pytest.param(9, marks=pytest.mark.slow)]
+)  # Separate calls of the kernels, and a loop.
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("name", ["convolution", "depthwise convolution"])
 def test_vmap_over_kernels_equals_a_loop(name: str, shared: bool, count: int) -> None:
@@ -217,6 +219,7 @@ def test_vmap_over_kernels_equals_a_loop(name: str, shared: bool, count: int) ->
             np.testing.assert_array_equal(result[i], truth, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)], ids=str)
 @pytest.mark.parametrize("name", ["convolution", "depthwise convolution"])
 def test_derivatives_of_vmap_match_those_of_lax(name: str, axes: tuple[int | None, ...]) -> None:

@@ -52,7 +52,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 # Tracing them takes seconds.
-LARGE = ("googlenet", "inception", "inception_v4", "xception")
+LARGE = ("cspnet", "googlenet", "inception", "inception_v4", "vgg", "xception")
 
 
 def variables_of(

@@ -58,6 +58,7 @@ def entries(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in cache.rglob("*-cache")}
 
 
+@pytest.mark.slow
 def test_second_run_compiles_nothing_and_has_the_same_parameters(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = run(tmp_path / "first", cache)
