@@ -94,10 +94,10 @@ def _parsed(text: str, old: Any) -> Any:
 def load(argument: str) -> plan.Plan:
     """Returns the plan of a config file: of `get_config()`, or of its variable `config`.
 
-    Modules beside the file and in the current directory can be imported, by the file and by names
-    such as 'nets:Small' in it. If the file is in a package, so can the package. `from configs
-    import base` finds a package `configs` of the user first, and that of cnn_jax else; in a config
-    of cnn_jax it finds only the latter.
+    The file can import modules beside it and in the current directory, and the package that it
+    belongs to. References such as 'nets:Small' find the same modules. `from configs import base`
+    searches a package `configs` of the user first, then that of cnn_jax. A config of cnn_jax
+    searches only its own.
 
     Args:
       argument: FILE or NAME, also with ':VARIANT'; see `find`. `get_config` is called with the
@@ -113,6 +113,8 @@ def load(argument: str) -> plan.Plan:
     imports.search_also(path.parent)
     imports.search_also(".")  # A console script, unlike `python -m`, does not search there.
     is_shipped = path.resolve().parent == shipped.directory()
+    if is_shipped and (clone := shipped.clone()) is not None:
+        imports.search_also(clone)  # for references such as 'configs.nets:Small'
     try:
         with shipped.importable(first=is_shipped):
             module.__package__ = "configs" if is_shipped else imports.make_package(path)

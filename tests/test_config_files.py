@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnn_jax import config_files, errors, plan
-from cnn_jax.runtime import shipped
+from cnn_jax.runtime import imports, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,6 +159,24 @@ def test_an_installed_package_has_its_configs_inside(
     try:
         assert config_files.load("mine").seed == 10
         assert config_files.names() == ["mine"]
+    finally:
+        shipped.directory.cache_clear()
+
+
+def test_a_config_of_the_clone_names_modules_of_its_package(
+    elsewhere: Path, unimported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned = elsewhere / "clone" / "configs"
+    cloned.parent.mkdir()
+    write(cloned / "__init__.py", "")
+    write(cloned / "nets.py", "def net(num_classes, dtype): ...")
+    write(cloned / "mine.py", "config = {'model': {'name': 'configs.nets:net'}}")
+    monkeypatch.setattr(shipped, "_CLONED", cloned)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(ROOT))])
+    shipped.directory.cache_clear()
+    try:
+        name = config_files.load("clone/configs/mine.py").model.name
+        assert imports.load(name, "model.name").__module__ == "configs.nets"
     finally:
         shipped.directory.cache_clear()
 

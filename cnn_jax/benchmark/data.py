@@ -21,11 +21,11 @@ from cnn_jax.benchmark import data_stages, report
 from cnn_jax.benchmark.data_stages import Stage
 from cnn_jax.benchmark.processes import Memory, PeakMemory
 from cnn_jax.contracts import Inputs, Source, Sums
-from cnn_jax.data import pipeline, sources
+from cnn_jax.data import sources
 from cnn_jax.data.batches import TrainBatches
 from cnn_jax.data.streamed import Streamed
 from cnn_jax.plan import Plan
-from cnn_jax.runtime import files, sharding
+from cnn_jax.runtime import files, sharding, threads
 from cnn_jax.train import job as jobs
 from cnn_jax.train.job import Job
 from cnn_jax.train.waiting import Waiting
@@ -169,7 +169,7 @@ class _Measurement:
             inputs = feed.train_inputs(_calls(settings, feed.steps_per_epoch))
             for _ in range(self._rounds):
                 # Batches that were made before the measurement must not count.
-                self._consume(inputs, most=3 * max(workers, pipeline.num_cores()) + 2)
+                self._consume(inputs, most=3 * max(workers, threads.cores()) + 2)
                 alone.append(self._consume(inputs))
                 self._after_each()
                 rate, share = self._train(inputs)

@@ -28,12 +28,7 @@ Item = TypeVar("Item")
 
 def num_workers(wanted: int) -> int:
     """Returns the number of worker processes for `data.workers`; -1 stands for one per core."""
-    return wanted if wanted >= 0 else min(num_cores(), MAX_WORKERS)
-
-
-def num_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return threads.cores()
+    return wanted if wanted >= 0 else min(threads.cores(), MAX_WORKERS)
 
 
 def batches(source: Any, start: int, workers: int) -> Generator[Any, None, None]:
@@ -139,7 +134,7 @@ class Ahead(Generic[Item]):
 
 
 def _block_signals() -> None:
-    """Keeps signals from the worker processes that this thread starts: they inherit the mask.
+    """Blocks signals in this thread, so that worker processes that it starts inherit the mask.
 
     Ctrl-C and SIGTERM are for the main process, which saves a checkpoint and then ends its workers.
     Windows has no masks; there the workers ignore Ctrl-C themselves.

@@ -10,7 +10,8 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Examples
-from cnn_jax.data import dtypes, images, pipeline
+from cnn_jax.data import dtypes, images
+from cnn_jax.runtime import threads
 
 _FETCHED = 1024  # examples whose encoded images are in memory together
 _AHEAD = 2  # examples of each thread whose decoded images are in memory together
@@ -54,11 +55,11 @@ def decoded(
         for chunk in _parts(indices, _FETCHED):
             yield from zip(chunk, _fetch(examples, chunk), strict=True)
 
-    threads = pipeline.num_cores()
-    with futures.ThreadPoolExecutor(threads) as pool:
+    cores = threads.cores()
+    with futures.ThreadPoolExecutor(cores) as pool:
         started = (pool.submit(decode, *pair) for pair in pairs())
         # Few decoded images are held at a time, because photographs can have gigabytes.
-        waiting = collections.deque(itertools.islice(started, _AHEAD * threads))
+        waiting = collections.deque(itertools.islice(started, _AHEAD * cores))
         while waiting:
             found = waiting.popleft().result()
             waiting.extend(itertools.islice(started, 1))

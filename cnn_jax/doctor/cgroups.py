@@ -6,17 +6,36 @@ See the kernel's documentation, 'Control Group v2' (memory.max, cpu.max), and fo
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60  # Version 1 writes the largest multiple of a page below 2^63.
 
 
-def memory_limit() -> int | None:
-    """Returns the smallest memory limit of this process in bytes; None if there is none."""
-    texts = [*_values("", "memory.max"), *_values("memory", "memory.limit_in_bytes")]
-    limits = [int(text) for text in texts if text.isdigit() and int(text) < _UNLIMITED]
-    return min(limits, default=None)
+class Memory(NamedTuple):
+    """Memory of a container.
+
+    Attributes:
+      limit: the limit in bytes.
+      left: the bytes that it can still allocate.
+    """
+
+    limit: int
+    left: int
+
+
+def memory() -> Memory | None:
+    """Returns the smallest memory limit of this process, and what is left; None if none is set."""
+    groups = [
+        *_memories("", "memory.max", "memory.current", "inactive_file"),
+        *_memories(
+            "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        ),
+    ]
+    if not groups:
+        return None
+    return Memory(min(each.limit for each in groups), min(each.left for each in groups))
 
 
 def cpu_limit() -> float | None:
@@ -42,13 +61,40 @@ def _values(controller: str, name: str) -> list[str]:
       controller: the controller of version 1; empty for version 2.
       name: the name of the file.
     """
-    found = []
+    contents = (_content(directory / name) for directory in _directories(controller))
+    return [text for text in contents if text]
+
+
+def _memories(controller: str, limit: str, used: str, cache: str) -> Iterator[Memory]:
+    """Yields the memory of each group that has a limit.
+
+    Args:
+      controller: the controller of version 1; empty for version 2.
+      limit: the name of the file with the limit.
+      used: the name of the file with the memory in use.
+      cache: the row of memory.stat with the files that the kernel drops first. They count as used,
+        but a process gets their memory when it needs it; Kubernetes and Docker subtract them, too.
+    """
     for directory in _directories(controller):
-        try:
-            found.append((directory / name).read_text(encoding="utf-8").strip())
-        except OSError:  # no limit at this level
-            continue
-    return found
+        bound = _bytes(_content(directory / limit))
+        if 0 < bound < _UNLIMITED:
+            rows = map(str.split, _content(directory / "memory.stat").splitlines())
+            dropped = next((_bytes(row[1]) for row in rows if row[0] == cache), 0)
+            in_use = max(_bytes(_content(directory / used)) - dropped, 0)
+            yield Memory(bound, max(bound - in_use, 0))
+
+
+def _bytes(text: str) -> int:
+    """Returns the number in a text; 0 for another text, such as 'max'."""
+    return int(text) if text.isdigit() else 0
+
+
+def _content(file: Path) -> str:
+    """Returns the content of a file; empty if there is none at this level."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _directories(controller: str) -> Iterator[Path]:

@@ -9,7 +9,7 @@ _VALUES = 1 << 18  # float32 of each device: 1 MiB
 
 
 def all_reduce() -> Iterator[Finding]:
-    """Yields the result of a sum over the local devices, checked on every device."""
+    """Yields a finding on a sum over the local devices, whose result is checked on every device."""
     import jax
 
     wrong = _wrong_devices()

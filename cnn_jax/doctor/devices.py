@@ -9,7 +9,7 @@ from cnn_jax.doctor.findings import Finding, gigabytes, note, ok, problem
 
 
 def start() -> Iterator[Finding]:
-    """Yields the devices that JAX uses, or the reason why it does not start."""
+    """Yields a finding with the devices that JAX uses, or with why JAX does not start."""
     import jax
 
     from cnn_jax import errors
@@ -29,7 +29,8 @@ def unused_gpu() -> Iterator[Finding]:
     """Yields a finding if the machine has an NVIDIA GPU that JAX does not use."""
     import jax
 
-    if jax.default_backend() != "cpu" or not nvidia.is_present():
+    # Without the plugin, the part NVIDIA says why JAX does not use the GPU.
+    if jax.default_backend() != "cpu" or not (nvidia.has_plugin() and nvidia.is_present()):
         return
     if name := _hiding_variable():
         text = f"not used, because {name} is {os.environ[name]!r}"
@@ -51,7 +52,7 @@ def _hiding_variable() -> str:
 
 
 def memory() -> Iterator[Finding]:
-    """Yields the memory of each device; that of a CPU is the memory of the machine."""
+    """Yields a finding with the memory of each device; a CPU has the memory of the machine."""
     import jax
 
     for device in jax.local_devices():

@@ -1,6 +1,7 @@
 """Runs the probes. A probe that fails becomes a finding and hides no other probe."""
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
@@ -81,7 +82,7 @@ def attempt(part: str, probe: Probe) -> list[Finding]:
         text = f"the probe failed: {type(result.error).__name__}: {_one_line(result.error)}"
         step = "correct this error; if it is a fault of cnn_jax, report it with --json=FILE"
         if isinstance(result.error, ModuleNotFoundError):
-            step = f"install {result.error.name}, or all packages: pip install -r requirements.txt"
+            step = _install()
         found = [problem(name, text, step)]
     return [dataclasses.replace(each, part=part) for each in found]
 
@@ -118,6 +119,14 @@ def _run(parts: Parts, before: Callable[[str, str], None]) -> Iterator[Finding]:
 
 def _ignore(part: str, probe: str) -> None:
     """Does nothing before a probe."""
+
+
+def _install() -> str:
+    """Returns the step for a missing module, whose name can differ from that of its package."""
+    root = versions.clone()
+    if root is None:
+        return "python -m pip check, and install the packages that it names"
+    return f"python -m pip install -r {shlex.quote(str(root / 'requirements.txt'))}"
 
 
 def _title(name: str) -> str:

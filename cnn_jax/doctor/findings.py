@@ -5,7 +5,7 @@ import enum
 
 
 class Level(enum.StrEnum):
-    """Severity of a finding. A problem needs the next step before training; a note does not."""
+    """Severity of a finding. A problem must be mended before training; a note need not."""
 
     OK = "ok"
     NOTE = "note"
@@ -42,12 +42,12 @@ def ok(name: str, text: str) -> Finding:
 
 
 def note(name: str, text: str, next_step: str) -> Finding:
-    """Returns a finding that costs speed or disk space, or limits a choice."""
+    """Returns a finding on something that costs speed or disk space, or limits a choice."""
     return Finding(name, Level.NOTE, text, next_step)
 
 
 def problem(name: str, text: str, next_step: str) -> Finding:
-    """Returns a finding that prevents training or the use of a device."""
+    """Returns a finding on a fault that prevents training or the use of a device."""
     return Finding(name, Level.PROBLEM, text, next_step)
 
 

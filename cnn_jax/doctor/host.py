@@ -18,17 +18,17 @@ _LEAST_SHARED = 1e9  # bytes
 
 
 def processor() -> Iterator[Finding]:
-    """Yields the names of the processor and of the operating system."""
+    """Yields a finding with the names of the processor and of the operating system."""
     yield ok("processor", machine.processor() or "unknown")
     yield ok("system", platform.platform())
 
 
 def cores() -> Iterator[Finding]:
-    """Yields the number of cores that this process may use."""
+    """Yields a finding with the number of cores that this process may use."""
     usable, total = threads.cores(), os.cpu_count() or 1
     text = f"{usable} of {total} usable, {threads.number()} threads of XLA"
     limit = cgroups.cpu_limit()
-    if limit is not None and limit < threads.number():
+    if limit is not None and math.ceil(limit) < threads.number():
         yield note(
             "cores",
             f"{text}, but the container limits the time to that of {limit:g} cores",
@@ -39,18 +39,21 @@ def cores() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """Yields the memory of the host, or of the container if its limit is smaller."""
+    """Yields a finding with the memory of the host, or of the container if that is smaller."""
     sizes = _sizes()
     if sizes is None:
         yield ok("memory", "not known on this system")
         return
     total, available = sizes
-    text = f"{gigabytes(available)} of {gigabytes(total)} available"
-    limit = cgroups.memory_limit()
-    if limit is not None and limit < total:
-        available = min(available, limit)
-        text += f"; the container is limited to {gigabytes(limit)}"
-    if available < _LEAST_MEMORY:
+    text, least = gigabytes(total), total
+    if available is not None:
+        text, least = f"{gigabytes(available)} of {text} available", available
+    group = cgroups.memory()
+    if group is not None and group.limit < total:
+        least = min(least, group.left)
+        text += f"; the container is limited to {gigabytes(group.limit)}"
+        text += f" and has {gigabytes(group.left)} left"
+    if least < _LEAST_MEMORY:
         step = "end other programs, raise the limit, or lower train.batch_size"
         yield note("memory", f"{text}: less than {gigabytes(_LEAST_MEMORY)}", step)
     else:
@@ -58,7 +61,7 @@ def memory() -> Iterator[Finding]:
 
 
 def shared_memory() -> Iterator[Finding]:
-    """Yields the size of /dev/shm, where worker processes put batches of images."""
+    """Yields a finding with the size of /dev/shm, where worker processes put batches."""
     if not _SHARED.is_dir():
         return
     free = shutil.disk_usage(_SHARED).free
@@ -70,7 +73,7 @@ def shared_memory() -> Iterator[Finding]:
         yield ok("shared memory", text)
 
 
-def _sizes() -> tuple[int, int] | None:
+def _sizes() -> tuple[int, int | None] | None:
     """Returns the total and the available memory in bytes; None if the system does not say."""
     if _MEMORY.exists():
         rows = (line.split() for line in _MEMORY.read_text(encoding="utf-8").splitlines())
@@ -79,5 +82,5 @@ def _sizes() -> tuple[int, int] | None:
         return 1024 * total, 1024 * kibibytes.get("MemAvailable:", total)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return total, total
+        return total, None
     return None

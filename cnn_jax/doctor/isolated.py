@@ -1,4 +1,4 @@
-"""Runs the probes of JAX in a process of their own: XLA can end it, and a device can hang.
+"""Runs the probes of JAX in a process of their own, because XLA can abort it or a device hang.
 
 The process prints one JSON object per line: the probe that starts, a finding, or the end.
 """
@@ -13,24 +13,38 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-import cnn_jax
-from cnn_jax.doctor import examination
+from cnn_jax.doctor import examination, storage, versions
 from cnn_jax.doctor.findings import Finding, Level, ok, problem
 
 _SECONDS = 60.0  # for one probe; JAX starts in 1 s on a CPU, and in 20 s on many GPUs or a TPU
 _MOST = 1000  # characters of messages in a finding
-_HUNG = "Timeout ("  # the first words of faulthandler's message
+_HUNG = re.compile(r"^Timeout \(\d", re.MULTILINE)  # the start of faulthandler's message
+_COMPILING = "native kernels"  # the part that may run the compiler
 _FATAL = re.compile(r"^F\d{4} [^\]]*\] *(.*)$", re.MULTILINE)  # absl's format, from C++
 _STEPS = {
     "flag": "correct XLA_FLAGS, or unset it",
     "hang": "restart the machine if a GPU has failed (sudo dmesg); with several GPUs try "
     "NCCL_P2P_DISABLE=1, or choose one by CUDA_VISIBLE_DEVICES",
+    "compiler": "set CXX to another compiler, or CNN_JAX_NATIVE=0 to train without the kernels",
     "end": "repeat with JAX_PLATFORMS=cpu to exclude the device; then reinstall: python -m pip "
     "install --force-reinstall jax jaxlib",
 }
+
+
+class _Place(NamedTuple):
+    """A probe that runs.
+
+    Attributes:
+      part: its part of the examination.
+      probe: its name.
+      seconds: its longest duration.
+    """
+
+    part: str
+    probe: str
+    seconds: float
 
 
 def findings(seconds: float = _SECONDS) -> Iterator[Finding]:
@@ -39,24 +53,41 @@ def findings(seconds: float = _SECONDS) -> Iterator[Finding]:
     Args:
       seconds: longest duration of one probe.
     """
-    place, is_whole = ("devices", "start"), False
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as messages:
-        with _started(seconds, messages) as process:
-            for line in process.stdout or ():
-                match _parsed(line):
-                    case {"part": str(part), "probe": str(probe)}:
-                        place = (part, probe)
-                    case {"finding": dict(fields)}:
-                        yield Finding(**fields | {"level": Level(fields["level"])})
-                    case {"end": True}:
-                        is_whole = True
-        messages.seek(0)
-        text = messages.read().strip()
+    with contextlib.ExitStack() as stack:
+        try:
+            messages = stack.enter_context(
+                tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+            )
+        except OSError as error:  # There is no directory of temporary files.
+            found = problem("JAX", f"not examined: {error}", storage.SET_TMPDIR)
+            yield dataclasses.replace(found, part="devices")
+            return
+        yield from _collected(seconds, messages)
+
+
+def _collected(seconds: float, messages: IO[str]) -> Iterator[Finding]:
+    """Yields the findings of the process, and a problem if it ends early.
+
+    Args:
+      seconds: longest duration of one probe.
+      messages: an empty file for the standard error of the process.
+    """
+    place, is_whole = _Place("devices", "start", seconds), False
+    with _started(seconds, messages) as process:
+        for line in process.stdout or ():
+            match _parsed(line):
+                case {"place": dict(fields)}:
+                    place = _Place(**fields)
+                case {"finding": dict(fields)}:
+                    yield Finding(**fields | {"level": Level(fields["level"])})
+                case {"end": True}:
+                    is_whole = True
+    messages.seek(0)
+    text = messages.read().strip()
     if not is_whole:
-        found = _early_end(place[1], process.returncode, text, seconds)
-        yield dataclasses.replace(found, part=place[0])
+        yield _early_end(place, process.returncode, text)
     elif text:
-        yield dataclasses.replace(ok("messages of JAX", text[-_MOST:]), part=place[0])
+        yield dataclasses.replace(ok("messages of JAX", text[-_MOST:]), part=place.part)
 
 
 def write(seconds: float) -> None:
@@ -68,8 +99,9 @@ def write(seconds: float) -> None:
     faulthandler.enable()
 
     def before(part: str, probe: str) -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True)
-        _print({"part": part, "probe": probe})
+        place = _Place(part, probe, _limit(part, seconds))
+        faulthandler.dump_traceback_later(place.seconds, exit=True)
+        _print({"place": place._asdict()})
 
     for finding in examination.with_jax(before):
         _print({"finding": dataclasses.asdict(finding)})
@@ -79,7 +111,6 @@ def write(seconds: float) -> None:
 @contextlib.contextmanager
 def _started(seconds: float, messages: IO[str]) -> Iterator["subprocess.Popen[str]"]:
     program = f"from cnn_jax.doctor import isolated; isolated.write({seconds!r})"
-    paths = [str(Path(cnn_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     with subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.DEVNULL,
@@ -88,17 +119,34 @@ def _started(seconds: float, messages: IO[str]) -> Iterator["subprocess.Popen[st
         text=True,
         encoding="utf-8",
         errors="replace",
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "PYTHONIOENCODING": "utf-8",
-        },
+        env=_environment(),
     ) as process:
         try:
             yield process
         except BaseException:
             process.kill()
             raise
+
+
+def _environment() -> dict[str, str]:
+    """Returns the environment of the process, in which it imports the package of this process."""
+    added = {"PYTHONIOENCODING": "utf-8"}
+    if root := versions.clone():
+        # An installed package needs no path: its directory has all packages, and a module of the
+        # standard library would be hidden by a package of its name.
+        paths = (str(root), os.environ.get("PYTHONPATH", ""))
+        added["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return {**os.environ, **added}
+
+
+def _limit(part: str, seconds: float) -> float:
+    """Returns the longest duration of a probe of a part in seconds."""
+    if part != _COMPILING:
+        return seconds
+    from cnn_jax.ops.native import build  # It imports JAX.
+
+    # `build` ends the compiler earlier, and says so.
+    return max(2 * build.COMPILE_SECONDS, seconds)
 
 
 def _print(message: dict[str, Any]) -> None:
@@ -113,13 +161,15 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _early_end(probe: str, status: int, messages: str, seconds: float) -> Finding:
+def _early_end(place: _Place, status: int, messages: str) -> Finding:
     """Returns the problem of a process that ended before its last probe."""
-    name = "JAX" if probe == "start" else probe.replace("_", " ")
-    if _HUNG in messages:
-        return problem(name, f"no result after {seconds:g} s", _STEPS["hang"])
-    fatal = _FATAL.search(messages)
-    reason = fatal[1] if fatal else messages[-_MOST:] or "no message"
-    step = _STEPS["flag" if "XLA_FLAGS" in reason else "end"]
-    text = f"the process ended with status {status}: {' '.join(reason.split())}"
-    return problem(name, text, step)
+    if status == 1 and _HUNG.search(messages):  # faulthandler ends it with this status.
+        text = f"no result after {place.seconds:g} s"
+        step = _STEPS["compiler" if place.part == _COMPILING else "hang"]
+    else:
+        fatal = _FATAL.search(messages)
+        reason = fatal[1] if fatal else messages[-_MOST:] or "no message"
+        text = f"the process ended with status {status}: {' '.join(reason.split())}"
+        step = _STEPS["flag" if "XLA_FLAGS" in reason else "end"]
+    name = "JAX" if place.probe == "start" else place.probe.replace("_", " ")
+    return dataclasses.replace(problem(name, text, step), part=place.part)

@@ -31,7 +31,7 @@ def switch() -> Iterator[Finding]:
 
 
 def compiler() -> Iterator[Finding]:
-    """Yields the C++ compiler and the instruction set that it generates."""
+    """Yields a finding with the C++ compiler and the instruction set that it generates."""
     from cnn_jax.ops.native import build
 
     try:
@@ -48,7 +48,7 @@ def compiler() -> Iterator[Finding]:
 
 
 def library() -> Iterator[Finding]:
-    """Yields the compiled library, which is loaded, or the reason why there is none."""
+    """Yields a finding with the compiled library, or with the reason why there is none."""
     import jax.numpy as jnp
 
     from cnn_jax.ops.native import library

@@ -5,7 +5,6 @@ The bounds are those of docs.jax.dev, 'Installation', section 'NVIDIA GPU'.
 
 import csv
 import functools
-import importlib.metadata
 import os
 import platform
 import re
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cnn_jax.doctor import settings
+from cnn_jax.doctor import settings, versions
 from cnn_jax.doctor.findings import Finding, gigabytes, note, ok, problem
 
-# JAX looks for the same files (`has_visible_nvidia_gpu` of jax/_src/hardware_utils.py); the last
-# one is that of Windows's WSL2.
-_FILES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")))
+# JAX looks for the same files (`has_visible_nvidia_gpu` of jax/_src/hardware_utils.py), and for
+# /dev/dxg of Windows's WSL2, which has it for the GPUs of every maker.
+_FILES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvidiactl")))
 _SECONDS = 10.0  # nvidia-smi takes up to 2 s; it hangs if a GPU has failed.
 _FIELDS = ("name", "driver_version", "compute_cap", "memory.total", "memory.used")
 _LEAST_DRIVER = {12: 525, 13: 580}
@@ -32,15 +31,15 @@ class Card(NamedTuple):
 
     Attributes:
       name: the name of the product.
-      driver: the version of the driver; 0 if it is unknown.
-      capability: the compute capability; 0.0 if it is unknown.
+      driver: the version of the driver; '[N/A]' if it is unknown.
+      capability: the compute capability; '[N/A]' if it is unknown.
       total: the memory in bytes.
       used: the memory that processes use now, in bytes.
     """
 
     name: str
-    driver: float
-    capability: float
+    driver: str
+    capability: str
     total: float
     used: float
 
@@ -53,11 +52,11 @@ class Cards(NamedTuple):
 
 
 def gpus() -> Iterator[Finding]:
-    """Yields the GPUs with their driver."""
+    """Yields a finding for each GPU, with its name, memory and driver."""
     cards = query()
     for number, card in enumerate(cards.found):
-        text = f"{card.name}, {gigabytes(card.total)}, driver {card.driver:g}, compute capability"
-        yield ok(f"GPU {number}", f"{text} {card.capability:g}")
+        text = f"{card.name}, {gigabytes(card.total)}, driver {card.driver}, compute capability"
+        yield ok(f"GPU {number}", f"{text} {card.capability}")
     if cards.fault is not None:
         yield cards.fault
     elif not cards.found:
@@ -65,7 +64,7 @@ def gpus() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """Yields the GPUs with less free memory than JAX reserves when it starts."""
+    """Yields a note for each GPU with less free memory than JAX reserves when it starts."""
     fraction = settings.preallocated()
     for number, card in enumerate(query().found):
         if card.total - card.used < fraction * card.total:
@@ -79,9 +78,8 @@ def memory() -> Iterator[Finding]:
 
 
 def plugins() -> Iterator[Finding]:
-    """Yields JAX's CUDA plugin against jaxlib, the driver and the GPUs."""
-    versions = {cuda: _plugin(cuda) for cuda in _LEAST_DRIVER}
-    installed = {cuda: version for cuda, version in versions.items() if version}
+    """Yields findings on JAX's CUDA plugin: whether it matches jaxlib, the driver and the GPUs."""
+    installed = {cuda: version for cuda in _LEAST_DRIVER if (version := _plugin(cuda))}
     if not installed:
         yield from _missing()
         return
@@ -99,7 +97,7 @@ def plugins() -> Iterator[Finding]:
 
 def libraries() -> Iterator[Finding]:
     """Yields a note if LD_LIBRARY_PATH can replace the CUDA libraries of the plugin."""
-    if os.environ.get("LD_LIBRARY_PATH") and any(map(_plugin, _LEAST_DRIVER)):
+    if os.environ.get("LD_LIBRARY_PATH") and has_plugin():
         yield note(
             "LD_LIBRARY_PATH",
             "set; its CUDA libraries can replace those that pip installed with JAX",
@@ -110,6 +108,11 @@ def libraries() -> Iterator[Finding]:
 def is_present() -> bool:
     """Returns True if the machine has an NVIDIA GPU."""
     return bool(query().found) or _has_file()
+
+
+def has_plugin() -> bool:
+    """Returns True if JAX's CUDA plugin is installed."""
+    return any(map(_plugin, _LEAST_DRIVER))
 
 
 @functools.cache
@@ -133,15 +136,18 @@ def query() -> Cards:
         text = f"nvidia-smi does not answer: {error}"
         step = "look for Xid errors in the output of sudo dmesg, and restart the machine"
         return _failed(text, step)
-    if result.returncode:
+    rows = [*csv.reader(result.stdout.splitlines(), skipinitialspace=True)]
+    # Some versions print 'No devices were found' with status 0.
+    cards = tuple(_card(row) for row in rows if len(row) == len(_FIELDS))
+    if result.returncode or (rows and not cards):
         text = " ".join((result.stdout + result.stderr).split())[:300]
         step = "install the newest NVIDIA driver, or restart the machine after an update of it"
         return _failed(f"nvidia-smi failed: {text}", step)
-    return Cards(tuple(map(_card, csv.reader(result.stdout.splitlines(), skipinitialspace=True))))
+    return Cards(cards)
 
 
 def _missing() -> Iterator[Finding]:
-    """Yields a finding if a GPU has no plugin."""
+    """Yields a finding if the machine has a GPU, but JAX's CUDA plugin is not installed."""
     text = "not installed, so JAX does not use the GPU"
     if not is_present():
         return
@@ -155,7 +161,10 @@ def _missing() -> Iterator[Finding]:
 
 
 def _failed(text: str, step: str) -> Cards:
-    """Returns the answer of an nvidia-smi that fails; images without a GPU can hold it too."""
+    """Returns the result for an nvidia-smi that failed.
+
+    Images of containers can hold nvidia-smi without a GPU, so it is a problem only with a GPU.
+    """
     return Cards(fault=(problem if _has_file() else note)("driver", text, step))
 
 
@@ -179,7 +188,7 @@ def _card(row: list[str]) -> Card:
     name, driver, capability, total, used = row
     mebibytes = _number(total), _number(used)
     sizes = (each * (1 << 20) for each in mebibytes)
-    return Card(name, _number(driver), _number(capability), *sizes)
+    return Card(name, driver, capability, *sizes)
 
 
 def _number(text: str) -> float:
@@ -190,43 +199,43 @@ def _number(text: str) -> float:
 
 def _plugin(cuda: int) -> str:
     """Returns the version of JAX's plugin for a version of CUDA; empty if it is not installed."""
-    return _version(f"jax-cuda{cuda}-plugin")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return versions.installed(f"jax-cuda{cuda}-plugin") or ""
 
 
 def _mismatch(cuda: int, version: str) -> Iterator[Finding]:
     """Yields a problem if the two packages of the plugin do not have jaxlib's version."""
-    # jaxlib's plugin_support.py ignores a plugin of another version.
-    jaxlib, pjrt = _version("jaxlib"), _version(f"jax-cuda{cuda}-pjrt")
-    if version == jaxlib == pjrt:
+    # jaxlib's plugin_support.py ignores a plugin of another version, and compares only the numbers
+    # at the start of the versions.
+    jaxlib, pjrt = versions.installed("jaxlib"), versions.installed(f"jax-cuda{cuda}-pjrt")
+    if _release(version) == _release(jaxlib) == _release(pjrt):
         return
     yield problem(
         "CUDA plugin",
         f"jax-cuda{cuda}-plugin {version}, jax-cuda{cuda}-pjrt {pjrt or 'missing'} and jaxlib "
         f"{jaxlib or 'missing'} must have one version",
-        f'python -m pip install --upgrade "jax[cuda{cuda}]=={_version("jax")}"',
+        f'python -m pip install --upgrade "jax[cuda{cuda}]=={versions.installed("jax")}"',
     )
+
+
+def _release(version: str | None) -> tuple[int, ...]:
+    """Returns the numbers at the start of a version, such as (0, 12, 0) of '0.12.0.dev1+cuda'."""
+    match = re.match(r"\d+(\.\d+)*", version or "")
+    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 def _too_old(cuda: int) -> Iterator[Finding]:
     """Yields a problem for each GPU or driver that is too old for the plugin."""
     for number, card in enumerate(query().found):
-        if 0 < card.driver < _LEAST_DRIVER[cuda]:
+        if 0 < _number(card.driver) < _LEAST_DRIVER[cuda]:
             yield problem(
                 f"driver of GPU {number}",
-                f"{card.driver:g}; CUDA {cuda} needs {_LEAST_DRIVER[cuda]} or newer",
+                f"{card.driver}; CUDA {cuda} needs {_LEAST_DRIVER[cuda]} or newer",
                 f"install a newer NVIDIA driver, or: {_install()}",
             )
-        if 0 < card.capability < _LEAST_CAPABILITY[cuda]:
+        if 0 < _number(card.capability) < _LEAST_CAPABILITY[cuda]:
             yield problem(
                 f"GPU {number}",
-                f"compute capability {card.capability:g}; CUDA {cuda} needs "
+                f"compute capability {card.capability}; CUDA {cuda} needs "
                 f"{_LEAST_CAPABILITY[cuda]:g} or newer",
                 _install(),
             )
@@ -248,7 +257,7 @@ def _install() -> str:
 def _fits(cuda: int) -> bool:
     """Returns True if no GPU or driver is known to be too old for a version of CUDA."""
     return all(
-        (not card.driver or card.driver >= _LEAST_DRIVER[cuda])
-        and (not card.capability or card.capability >= _LEAST_CAPABILITY[cuda])
+        not 0 < _number(card.driver) < _LEAST_DRIVER[cuda]
+        and not 0 < _number(card.capability) < _LEAST_CAPABILITY[cuda]
         for card in query().found
     )

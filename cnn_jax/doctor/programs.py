@@ -6,7 +6,7 @@ from cnn_jax.doctor.findings import Finding, note, ok
 
 
 def cache() -> Iterator[Finding]:
-    """Yields the directory of compiled programs, or the reason why there is none."""
+    """Yields a finding with the directory of JAX's compilation cache, or with why there is none."""
     import jax
 
     from cnn_jax.runtime import compilation_cache

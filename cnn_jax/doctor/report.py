@@ -16,7 +16,7 @@ _USER_VARIABLES = ("LOGNAME", "USER", "USERNAME")
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """Yields the lines of each finding when it is there, with the parts as titles."""
+    """Yields the lines of each finding as soon as it arrives; a title precedes each part."""
     part = ""
     for each in findings:
         if each.part != part:
@@ -61,7 +61,7 @@ def anonymous(text: str) -> str:
     except RuntimeError:  # The home directory is unknown.
         home = ""
     if len(home) > 1:
-        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+        text = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)
     for name in sorted({os.environ.get(each, "") for each in _USER_VARIABLES} - {""}):
         text = re.sub(rf"(?<=[/\\]){re.escape(name)}(?![\w.-])", "USER", text)
     return text

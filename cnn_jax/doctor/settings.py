@@ -30,7 +30,7 @@ _OLD_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 def variables() -> Iterator[Finding]:
-    """Yields the variables that are set, with their values."""
+    """Yields a finding for each variable that is set, with its value."""
     found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     for name, value in found.items():
         yield ok(name, value)

@@ -9,25 +9,25 @@ from pathlib import Path
 
 from cnn_jax.doctor.findings import Finding, gigabytes, note, ok, problem
 
+SET_TMPDIR = "set TMPDIR to a directory on a disk with free space that you can write to"
 _LEAST = 1e9  # bytes; compiled programs of one network and a few checkpoints take this much
 
 
 def temporary() -> Iterator[Finding]:
-    """Yields the directory of temporary files."""
-    step = "set TMPDIR to a directory on a disk with free space that you can write to"
+    """Yields a finding on the directory of temporary files: free space and permission to write."""
     try:
         directory = Path(tempfile.gettempdir())
     except FileNotFoundError as error:  # Python looks in several places.
-        yield problem("temporary files", str(error), step)
+        yield problem("temporary files", str(error), SET_TMPDIR)
         return
     if fault := _fault(directory):
-        yield problem("temporary files", fault, step)
+        yield problem("temporary files", fault, SET_TMPDIR)
     else:
-        yield _space("temporary files", directory, step)
+        yield _space("temporary files", directory, SET_TMPDIR)
 
 
 def current() -> Iterator[Finding]:
-    """Yields the current directory, where work directories are usually created."""
+    """Yields a finding on the current directory, where work directories are usually created."""
     step = "give --workdir a directory on a disk with free space that you can write to"
     directory = Path.cwd()
     if fault := _fault(directory):
@@ -37,7 +37,7 @@ def current() -> Iterator[Finding]:
 
 
 def cache() -> Iterator[Finding]:
-    """Yields the cache directory: of compiled programs, native kernels and weights."""
+    """Yields a finding on the cache directory of compiled programs, native kernels and weights."""
     step = "set XDG_CACHE_HOME to a directory of your own on a disk with free space"
     from cnn_jax.runtime import compilation_cache  # It imports absl, which may be missing.
 
@@ -58,7 +58,7 @@ def cache() -> Iterator[Finding]:
 
 
 def data_sets() -> Iterator[Finding]:
-    """Yields the directory of TFDS's data sets (data.source=tfds)."""
+    """Yields a finding on the directory of TFDS's data sets (data.source=tfds)."""
     directory = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     try:
         names = sorted(each.name for each in directory.iterdir() if each.is_dir())
@@ -73,7 +73,7 @@ def data_sets() -> Iterator[Finding]:
 
 
 def fashion_mnist() -> Iterator[Finding]:
-    """Yields the usual place of the data set of README's example (data.source=idx)."""
+    """Yields a finding on the usual place of Fashion-MNIST (data.source=idx)."""
     from cnn_jax.data.sources import idx  # It imports JAX.
 
     for name, directory in idx.USUAL_PLACES.items():

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 _LEAST_PYTHON = (3, 11)
 _NEWEST_JAX_PYTHON = (3, 12)  # JAX 0.11 dropped Python 3.11; pip then installs JAX 0.10.2.
 _PACKAGE = Path(cnn_jax.__file__).parent
+_REQUIREMENTS = "requirements.txt"
 
 
 def python() -> Iterator[Finding]:
-    """Yields the version of Python and the operating system."""
+    """Yields a finding with the version of Python and the operating system."""
     version = _python_version()
     text = f"{'.'.join(map(str, version))} on {platform.system()}, {platform.machine()}"
     step = "create an environment with Python 3.12 or newer, and install the requirements there"
@@ -34,16 +35,16 @@ def python() -> Iterator[Finding]:
 
 
 def package() -> Iterator[Finding]:
-    """Yields the version, the commit and the directory of this package."""
+    """Yields a finding with the version, the commit and the directory of this package."""
     commit = machine.commit(_PACKAGE)
     parts = [cnn_jax.__version__, f"commit {commit}" if commit else "", str(_PACKAGE)]
     yield ok("cnn_jax", ", ".join(filter(None, parts)))
 
 
 def requirements() -> Iterator[Finding]:
-    """Yields the version of each required package, and those that do not fit their bounds."""
+    """Yields a finding for each required package: its version, and whether it fits its bounds."""
     for requirement in _required():
-        version = _version(requirement.name)
+        version = installed(requirement.name)
         wanted = f"{requirement.name}{requirement.specifier}"
         install = f"python -m pip install {shlex.quote(wanted)}"
         if version is None:
@@ -52,28 +53,24 @@ def requirements() -> Iterator[Finding]:
             yield problem(requirement.name, f"{version}; {wanted} is required", install)
         else:
             yield ok(requirement.name, version)
-    if version := _version("jaxlib"):
+    if version := installed("jaxlib"):
         yield ok("jaxlib", version)
 
 
 def conflicts() -> Iterator[Finding]:
-    """Yields the bounds that required packages set on each other and that are not met."""
+    """Yields a problem for each bound of a required package that another package does not meet."""
     for name in ("jaxlib", *(each.name for each in _required())):
         for needed in _needed_by(name):
-            version = _version(needed.name)
+            version = installed(needed.name)
             if version is not None and not needed.specifier.contains(version, prereleases=True):
                 yield note(
                     needed.name,
-                    f"{version}; {name} {_version(name)} needs {needed.name}{needed.specifier}",
+                    f"{version}; {name} {installed(name)} needs {needed.name}{needed.specifier}",
                     f"python -m pip install --upgrade {name} {needed.name}",
                 )
 
 
-def _python_version() -> tuple[int, int, int]:
-    return sys.version_info[:3]
-
-
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
     """Returns the installed version of a package, or None."""
     try:
         return importlib.metadata.version(name)
@@ -81,11 +78,21 @@ def _version(name: str) -> str | None:
         return None
 
 
+def clone() -> Path | None:
+    """Returns the root of the clone that holds this package; None for an installed package."""
+    root = _PACKAGE.parent
+    is_clone = all((root / name).is_file() for name in (_REQUIREMENTS, "pyproject.toml"))
+    return root if is_clone else None
+
+
+def _python_version() -> tuple[int, int, int]:
+    return sys.version_info[:3]
+
+
 def _required() -> list["Requirement"]:
     """Returns the requirements of this package that hold on this machine."""
-    file = _PACKAGE.parent / "requirements.txt"
-    if file.is_file() and (_PACKAGE.parent / "pyproject.toml").is_file():  # a clone
-        lines = file.read_text(encoding="utf-8").splitlines()
+    if root := clone():
+        lines = (root / _REQUIREMENTS).read_text(encoding="utf-8").splitlines()
         return _parsed([line.partition(" #")[0] for line in lines if line[:1] not in ("", "#")])
     return _parsed(importlib.metadata.requires("cnn_jax") or [])
 

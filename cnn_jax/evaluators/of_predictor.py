@@ -9,12 +9,12 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Inputs, Result, Source
-from cnn_jax.data import pipeline, sources, splits
+from cnn_jax.data import sources, splits
 from cnn_jax.data.selection import Selected
 from cnn_jax.evaluators import classification, whole_split
 from cnn_jax.evaluators.whole_split import Tell
 from cnn_jax.predictor import Predictor
-from cnn_jax.runtime import sharding
+from cnn_jax.runtime import sharding, threads
 from cnn_jax.runtime.sharding import Layout
 
 
@@ -114,7 +114,7 @@ class _Feed:
         batch_size = min(batch_size, size)  # A small split needs little padding.
         padded = self.layout.padded(batch_size)
         rows = self.layout.local_rows(padded)
-        with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:
+        with futures.ThreadPoolExecutor(threads.cores()) as pool:
             for start in range(0, size, batch_size):
                 stop = min(start + batch_size, size)
                 wanted = [start + row if start + row < stop else None for row in rows]

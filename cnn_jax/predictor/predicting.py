@@ -13,9 +13,9 @@ import numpy as np
 from cnn_jax import errors, models
 from cnn_jax.contracts import Predict, Tree, Variables
 from cnn_jax.data import images as image_functions
-from cnn_jax.data import pipeline
 from cnn_jax.predictor import pictures
 from cnn_jax.predictor.pictures import Named, Picture, Pictures
+from cnn_jax.runtime import threads
 
 BATCH_SIZE = 32
 _NOT_FINITE = (
@@ -248,7 +248,7 @@ class Predictor:
         Prepares a batch while another is computed.
         """
         waiting: Iterator[Any] = iter(())
-        with futures.ThreadPoolExecutor(pipeline.num_cores()) as pool:
+        with futures.ThreadPoolExecutor(threads.cores()) as pool:
             for chunk in pictures.chunks(items, self.batch_size):
                 prepared = list(pool.map(self._attempt, chunk))
                 computed = self._compute(compute, prepared)

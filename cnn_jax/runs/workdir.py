@@ -294,9 +294,9 @@ def _check_permission(directory: Path, folder: Path) -> None:
 
 
 def _check_lengths(directory: Path, existing: Path) -> None:
-    """Raises an OSError if the path of `directory`, or of its files, is too long to be made.
+    """Raises an OSError if the path of `directory`, or of its files, exceeds the system's limit.
 
-    On Windows, which has no fixed limit (a setting lifts that of 260 letters), nothing is checked.
+    Nothing is checked on Windows, where a system setting removes the limit of 260 characters.
     """
     if not hasattr(os, "pathconf"):
         return

@@ -1,14 +1,14 @@
 """Deterministic programs on a GPU: flags of XLA, and its autotuning results in the cache directory.
 
-Two runs on a GPU can differ in rounding for two reasons (openxla.org/xla/determinism). Some kernels
-add numbers in the order in which threads finish. And XLA measures several kernels at compilation,
-so it can choose another one in the next compilation. The flag `EXCLUDE` replaces the former. A
-directory of autotuning results, one for each version of jaxlib, keeps the choices
-(openxla.org/xla/persisted_autotuning).
+Two runs on a GPU can differ in rounding for two reasons (openxla.org/xla/determinism):
 
-Both flags are in the CUDA plugins of JAX 0.10.2 and 0.12.0.1, read from the plugins. So are the
-passes that give the gradient of maximum pooling a deterministic form: earlier versions of XLA
-refused it under this flag.
+- Some kernels add numbers in the order in which threads finish. With the flag `EXCLUDE`, XLA uses
+  other kernels.
+- Autotuning measures several kernels at each compilation, and may choose another one each time. A
+  directory for each version of jaxlib keeps the choices (openxla.org/xla/persisted_autotuning).
+
+The CUDA plugins of JAX 0.10.2 and 0.12.0.1 contain both flags. They also have a deterministic
+gradient of maximum pooling; earlier versions of XLA raised an error for it under `EXCLUDE`.
 """
 
 import importlib.metadata
@@ -53,7 +53,7 @@ def enable() -> None:
             f"runtime.deterministic cannot add flags to the file {given[0]!r} that {VARIABLE} "
             f"names; add {WITHOUT_AUTOTUNING}=true to that file"
         )
-    os.environ[VARIABLE] = " ".join([*given, *_flags()])
+    os.environ[VARIABLE] = " ".join([*given, *_flags(given)])
 
 
 def _is_complete(flags: Sequence[str]) -> bool:
@@ -63,11 +63,18 @@ def _is_complete(flags: Sequence[str]) -> bool:
     return is_on.get(WITHOUT_AUTOTUNING, False) or (is_on.get(EXCLUDE, False) and keeps_choices)
 
 
-def _flags() -> list[str]:
-    """Returns the flags; without a cache directory, those that turn autotuning off."""
+def _flags(given: Sequence[str]) -> list[str]:
+    """Returns the flags to add to those given.
+
+    Without a directory for the results of autotuning, the flag turns autotuning off.
+    """
+    if any(flag.startswith(f"{_AUTOTUNING}=") for flag in given):
+        return [f"{EXCLUDE}=true"]
     version = importlib.metadata.version("jaxlib")
     try:
         directory = compilation_cache.private_directory("autotuning", f"jaxlib-{version}")
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(directory)
     except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown.
         logging.warning("no cache directory, so XLA does not tune kernels: %s", error)
         return [f"{WITHOUT_AUTOTUNING}=true"]

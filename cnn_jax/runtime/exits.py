@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any, Final
 
 # SIGBREAK is Windows' Ctrl-Break, the only request to end that another process can send there.
-SIGNALS: Final[tuple[int, ...]] = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+REQUESTS_TO_END: Final[tuple[int, ...]] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
+SIGNALS: Final[tuple[int, ...]] = (signal.SIGINT, *REQUESTS_TO_END)
 Handler = Callable[[int, FrameType | None], Any] | int | None
 Receive = Callable[[int], bool]
 """Called with the number of a signal, in the thread; False ends the process at once."""
@@ -55,8 +56,7 @@ def at_once() -> Iterator[None]:
     Signals that the process ignores stay ignored. Outside the main thread, where Python allows no
     signal handlers, nothing changes.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if _listener.is_running or not in_main_thread:
+    if _listener.is_running or not in_main_thread():
         yield
         return
     reader, writer = os.pipe()
@@ -93,19 +93,30 @@ def receiving(receive: Receive) -> Iterator[bool]:
         _listener.receive = outer
 
 
+def in_main_thread() -> bool:
+    """Returns True in the main thread, the only one that may install signal handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def handle(
     handler: Callable[[int, FrameType | None], Any], numbers: Iterable[int] = SIGNALS
 ) -> dict[int, Handler]:
-    """Installs a handler of the signals that the process does not ignore; returns the earlier ones.
+    """Installs a handler of the signals that the process does not ignore; returns the old ones.
 
     A shell without job control lets programs in the background ignore SIGINT. A signal for which
     the system allows no handler keeps its effect.
+
+    Raises:
+      ValueError: the caller is not the main thread.
     """
     earlier: dict[int, Handler] = {}
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            with suppress(OSError, ValueError):
+            try:
                 earlier[number] = signal.signal(number, handler)
+            except (OSError, ValueError):
+                if not in_main_thread():
+                    raise
     return earlier
 
 

@@ -191,7 +191,10 @@ def replacing(path: Path, ending: str = ".tmp") -> Iterator[Path]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Renames a file, in place of another one, which Windows refuses while a process has it open.
+    """Renames a file and replaces the destination, if there is one.
+
+    Windows refuses this while a process has one of the files open, so there are several attempts
+    within a second.
 
     Raises:
       OSError: the file cannot be renamed, or another process has kept one of them open.

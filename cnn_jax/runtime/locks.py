@@ -1,8 +1,8 @@
 """Locks of files between processes, on every operating system.
 
-The lock is `flock` on Linux and macOS, as in all versions of cnn_jax, and `LockFileEx` on Windows.
-`filelock.lock_descriptor` chooses. Its class `FileLock` opens the file itself: it follows another
-rule for links, deletes the file on Windows, and falls back to a lock that old versions do not see.
+`filelock.lock_descriptor` uses `flock` on Linux and macOS, as all versions of cnn_jax did, and
+`LockFileEx` on Windows. The class `filelock.FileLock` is not used: it deletes the file on Windows,
+treats links in another way, and can fall back to a lock that earlier versions do not detect.
 """
 
 import errno

@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def commit(directory: Path) -> str:
-    """Returns the commit of a directory's Git repository, with ' (changed)'; empty for none."""
+    """Returns the commit of a directory's Git repository; empty if there is no repository.
+
+    ' (changed)' follows if files differ from the commit.
+    """
     try:
         found = _git(directory, "rev-parse", "HEAD")
         changed = _git(directory, "status", "--porcelain", "--untracked-files=no")

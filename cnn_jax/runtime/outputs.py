@@ -2,12 +2,13 @@
 
 import errno
 import io
+import os
 import select
 from typing import TextIO
 
-# Errors of a pipe without a reader, and of a closed terminal. EINVAL is that of a pipe on Windows
+# Errors of a pipe without a reader, and of a closed terminal. A pipe on Windows has another error
 # (https://bugs.python.org/issue35754).
-GONE = (errno.EPIPE, errno.EIO, errno.EINVAL)
+GONE = (errno.EPIPE, errno.EIO, *([errno.EINVAL] if os.name == "nt" else []))
 FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a file on a full disk
 BROKEN_PIPE = 128 + 13  # the status of a command that SIGPIPE ends; Windows has no such signal
 
@@ -30,7 +31,7 @@ def _has_no_reader(stream: TextIO) -> bool:
 
 
 def _error_of_flush(stream: TextIO) -> int | None:
-    """Returns the number of the error of flushing a stream, or None."""
+    """Flushes a stream and returns the number of the error, or None."""
     try:
         stream.flush()
     except OSError as error:

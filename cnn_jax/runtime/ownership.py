@@ -49,7 +49,7 @@ def require_private(path: Path) -> None:
 
 
 def user() -> str:
-    """Returns the number of this user; empty on Windows, whose temporary files are per user."""
+    """Returns the id of this user as text; empty on Windows, whose temporary files are per user."""
     return str(os.geteuid()) if hasattr(os, "geteuid") else ""
 
 

@@ -24,16 +24,21 @@ def directory() -> Path:
     return (_INSTALLED if _INSTALLED.is_dir() else _CLONED).resolve()
 
 
+def clone() -> Path | None:
+    """Returns the directory of the clone that the configs lie in; None for an installed package."""
+    return directory().parent if directory() == _CLONED.resolve() else None
+
+
 @contextlib.contextmanager
 def importable(*, first: bool) -> Iterator[None]:
     """Context manager in which `from configs import base` finds the configs of cnn_jax.
 
-    Afterwards the imported modules called `configs` are those from before, so that a later import
-    may find another package of this name.
+    On exit, it restores the earlier modules called `configs`, so that a later import can find
+    another package of this name.
 
     Args:
-      first: True to hide every other package `configs`. False to search the others first, module
-        by module, such as a folder `configs` in the current directory.
+      first: True to hide every other package `configs`. False to search the others first, such as
+        a folder `configs` in the current directory, and to use cnn_jax's for missing modules.
     """
     finder, before = _Finder(), _modules()
     sys.meta_path.insert(0 if first else len(sys.meta_path), finder)

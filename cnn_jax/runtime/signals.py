@@ -5,7 +5,6 @@ A SIGTERM to one of several hosts stops all of them at the same step.
 
 import contextlib
 import signal
-import threading
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -41,8 +40,7 @@ class Interruption:
 
         JAX's preemption service handles the SIGTERM of several processes.
         """
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if jax.process_count() == 1 and in_main_thread:
+        if jax.process_count() == 1 and exits.in_main_thread():
             is_command = self._contexts.enter_context(exits.receiving(self._receive))
             self._needs_handlers = not is_command
         if self._needs_handlers:
@@ -62,7 +60,7 @@ class Interruption:
     def defer(self) -> None:
         """Makes the next signal a request to stop: from now on there is a state to save."""
         if self._needs_handlers and not self._is_deferred and not self.signal:
-            self._previous |= exits.handle(self._handle, exits.SIGNALS[1:])
+            self._previous |= exits.handle(self._handle, exits.REQUESTS_TO_END)
         self._is_deferred = True
 
     def requested(self) -> bool:

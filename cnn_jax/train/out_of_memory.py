@@ -15,7 +15,8 @@ from cnn_jax.contracts import Sums, TrainState
 from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.train.job import Job
 
-_CODE = "RESOURCE_EXHAUSTED"  # Start of XLA's message, on every platform.
+_CODE = "RESOURCE_EXHAUSTED"  # in XLA's message, on every platform
+_OF_KERNEL = "Shared memory"  # XLA uses the code for a GPU kernel that is too large, too.
 # Share of a GPU's memory that JAX takes, 0.75 by default (jaxlib/xla_client.py; JAX's page 'GPU
 # memory allocation'). The second name is deprecated; JAX refuses both together.
 _FRACTION, _OLD_FRACTION = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
@@ -31,20 +32,20 @@ def explained(advice: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if _CODE not in str(error):
+        if not _is_of_memory(error):
             raise
         raise _error(error, [], advice) from error
 
 
 class Guard:
-    """Context of the training loop with `explained`, and with figures of the training step.
+    """Context of the training loop that turns XLA's error of too little memory into a UserError.
 
-    The error can come from any call that waits for the devices, because the steps run behind the
-    host.
+    The message has the memory that the training step needs. JAX runs steps asynchronously, so any
+    call that waits for a device can raise the error.
     """
 
     def __init__(self, job: Job) -> None:
-        """Keeps the parts of the run."""
+        """Stores the parts of the run for the error message."""
         self._job = job
         self._arguments: tuple[Any, ...] = ()  # Shapes of a call, whose arrays are not kept alive.
 
@@ -67,31 +68,38 @@ class Guard:
         trace: TracebackType | None,
     ) -> None:
         """Raises a UserError in place of XLA's error of too little memory."""
-        if isinstance(error, jax.errors.JaxRuntimeError) and _CODE in str(error):
-            raise _error(error, self._figures(), for_training(self._job.plan)) from error
+        if isinstance(error, jax.errors.JaxRuntimeError) and _is_of_memory(error):
+            figures: list[str] = []
+            # A failure of the figures must not hide the error, such as a second one of this kind.
+            with contextlib.suppress(Exception):
+                figures.append(self._figures())
+            raise _error(error, figures, for_training(self._job.plan)) from error
 
-    def _figures(self) -> Iterator[str]:
-        """Yields the memory that the training step needs on each device, if it can be compiled."""
-        if not self._arguments:
-            return
-        try:
-            # JAX has the program already, unless the error came from its compilation.
-            compiled = self._job.programs.train_steps.lower(*self._arguments).compile()
-        except jax.errors.JaxRuntimeError:
-            return
+    def _figures(self) -> str:
+        """Returns a sentence with the memory that the training step needs.
+
+        Raises:
+          Exception: the step cannot be compiled, or the platform does not report its memory.
+        """
+        # JAX has the program already, unless the error came from its compilation.
+        compiled = self._job.programs.train_steps.lower(*self._arguments).compile()
         memory = compiled.memory_analysis()
-        if memory is None:  # This is so on platforms that do not report it.
-            return
+        if memory is None:
+            raise NotImplementedError(f"{jax.default_backend()} does not report the memory")
         state, inputs, *_ = self._arguments
-        yield (
+        return (
             f"a training step needs {_size(memory.temp_size_in_bytes)} of temporary memory beside "
             f"{_size(memory.argument_size_in_bytes)} of arguments (parameters and the states of "
             f"network and optimizer {_size(_bytes(state))}, data {_size(_bytes(inputs))})"
         )
 
 
+def _is_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    return _CODE in str(error) and _OF_KERNEL not in str(error)
+
+
 def for_training(plan: Plan) -> Iterator[str]:
-    """Yields the changes that save memory in the training steps of a plan."""
+    """Yields the changes of config keys that save memory in the training steps, in words."""
     if plan.train.batch_size > 1:
         yield f"a train.batch_size below {plan.train.batch_size}"
     if plan.train.objective != GIVEN:  # A given objective does not read the section `model`.
@@ -108,7 +116,7 @@ def for_training(plan: Plan) -> Iterator[str]:
 
 
 def for_evaluation(plan: Plan) -> Iterator[str]:
-    """Yields the changes that save memory in the evaluations of a plan."""
+    """Yields the changes of config keys that save memory in evaluations, in words."""
     yield f"an eval.batch_size below {plan.eval.batch_size}"
     yield from _for_device()
 
@@ -125,7 +133,8 @@ def _for_device() -> Iterator[str]:
 def _error(
     error: jax.errors.JaxRuntimeError, figures: Iterable[str], advice: Iterable[str]
 ) -> errors.UserError:
-    first = str(error).partition(f"{_CODE}: ")[2].partition("\n")[0].rstrip(". ")
+    text = str(error).strip()
+    first = (text.partition(f"{_CODE}: ")[2] or text).partition("\n")[0].rstrip(". ")
     parts = [f"the memory of a device is too small: {first}", *figures, *_device()]
     return errors.UserError(f"{'; '.join(parts)}; try {', '.join(advice)}")
 
@@ -134,8 +143,9 @@ def _abstract(value: Any) -> Any:
     """Returns shape, dtype and sharding of an array; other values as they are."""
     if isinstance(value, jax.Array):
         sharding = value.sharding if value.committed else None
+        weak_type = getattr(value, "weak_type", False)  # PRNG keys have no such attribute.
         return jax.ShapeDtypeStruct(
-            value.shape, value.dtype, sharding=sharding, weak_type=value.weak_type
+            value.shape, value.dtype, sharding=sharding, weak_type=weak_type
         )
     return jax.ShapeDtypeStruct(value.shape, value.dtype) if hasattr(value, "dtype") else value
 

@@ -295,6 +295,24 @@ def test_two_processes_cannot_pack_into_one_directory(folder: Path, tmp_path: Pa
     pack(folder, out)
 
 
+def test_no_process_can_lock_a_journal_before_its_removal(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, removed = Path.unlink, []
+
+    def checked(path: Path, missing_ok: bool = False) -> None:
+        if path.name == journal.NAME:
+            removed.append(path)
+            with path.open() as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", checked)
+    pack(folder, tmp_path / "out")
+    assert removed == [tmp_path / "out" / journal.NAME]
+    assert not removed[0].exists()
+
+
 def test_a_damaged_journal_is_named(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "out" / journal.NAME, b"[1]\n")
     with pytest.raises(errors.UserError, match=r"packing\.jsonl is damaged: TypeError"):

@@ -17,6 +17,7 @@ import pytest
 
 from cnn_jax import errors
 from cnn_jax.data import pipeline, shared
+from cnn_jax.runtime import threads
 from tests.streams import Numbers, blocked_signals, children, is_running, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -184,5 +185,5 @@ def test_closing_in_the_middle_closes_the_generator_and_ends_the_thread() -> Non
 def test_the_automatic_number_of_workers_is_that_of_the_cores() -> None:
     assert pipeline.num_workers(0) == 0
     assert pipeline.num_workers(3) == 3
-    assert pipeline.num_workers(-1) == min(pipeline.num_cores(), pipeline.MAX_WORKERS)
-    assert 1 <= pipeline.num_cores() <= (os.cpu_count() or 1)
+    assert pipeline.num_workers(-1) == min(threads.cores(), pipeline.MAX_WORKERS)
+    assert 1 <= threads.cores() <= (os.cpu_count() or 1)

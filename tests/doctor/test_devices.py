@@ -22,6 +22,7 @@ TWO_GPUS = "NVIDIA H200, 580.65.06, 9.0, 143771, 4\nNVIDIA H200, 580.65.06, 9.0,
 
 
 GIGABYTE = 10**9
+FILES = nvidia._FILES  # before the fixture replaces them
 
 
 # NVIDIA
@@ -93,7 +94,7 @@ def test_two_gpus_with_the_right_plugin(monkeypatch: pytest.MonkeyPatch) -> None
     answer(monkeypatch, TWO_GPUS)
     plugin(monkeypatch, jax_cuda13_plugin="0.12.0", jax_cuda13_pjrt="0.12.0")
     first, second = nvidia.gpus()
-    assert first.text == "NVIDIA H200, 150.8 GB, driver 580.65, compute capability 9"
+    assert first.text == "NVIDIA H200, 150.8 GB, driver 580.65.06, compute capability 9.0"
     assert first.level is second.level is Level.OK
     assert only(nvidia.plugins(), Level.OK).text == "jax-cuda13-plugin 0.12.0"
     assert only(nvidia.memory(), Level.NOTE).name == "memory of GPU 1"
@@ -112,6 +113,27 @@ def test_fields_that_nvidia_smi_does_not_know_are_no_fault(monkeypatch: pytest.M
     assert not list(nvidia.memory())
 
 
+def test_rows_that_are_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, "No devices were found\n")
+    assert "No devices were found" in only(nvidia.gpus(), Level.NOTE).text
+    nvidia.query.cache_clear()
+    answer(monkeypatch, f"Warning: infoROM is corrupted\n{TWO_GPUS}")
+    assert [each.level for each in nvidia.gpus()] == [Level.OK, Level.OK]
+
+
+def test_other_suffixes_of_one_version_are_no_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, TWO_GPUS)
+    plugin(monkeypatch, jax_cuda13_plugin="0.12.0.dev20260101", jax_cuda13_pjrt="0.12.0+cuda13")
+    only(nvidia.plugins(), Level.OK)
+    plugin(monkeypatch, jax_cuda13_plugin="0.12.0.1", jax_cuda13_pjrt="0.12.0")
+    only(nvidia.plugins(), Level.PROBLEM)
+
+
+def test_the_file_of_wsl2_is_no_sign_of_an_nvidia_gpu() -> None:
+    assert FILES
+    assert all(path.name.startswith("nvidia") for path in FILES)
+
+
 CUDA12 = 'python -m pip install --upgrade "jax[cuda12]"'
 CUDA13 = 'python -m pip install --upgrade "jax[cuda13]"'
 REMOVE = "python -m pip uninstall jax-cuda13-plugin jax-cuda13-pjrt && "
@@ -125,7 +147,7 @@ BOTH = {"jax_cuda13_plugin": "0.12.0", "jax_cuda13_pjrt": "0.12.0"}
         ("X, 550.1, 9.0", {}, "not installed", CUDA12),
         ("X, 470.1, 9.0", {}, "not installed", "install an NVIDIA driver of version 580"),
         ("X, 580.1, 6.1", {}, "not installed", CUDA12),
-        ("X, 550.1, 9.0", BOTH, "550.1; CUDA 13 needs 580 or newer", f"{REMOVE}{CUDA12}"),
+        ("X, 550.100.02, 9.0", BOTH, "550.100.02; CUDA 13 needs 580 or newer", f"{REMOVE}{CUDA12}"),
         ("X, 580.1, 6.1", BOTH, "compute capability 6.1; CUDA 13 needs 7.5", f"{REMOVE}{CUDA12}"),
         (
             "X, 580.1, 9.0",
@@ -180,6 +202,9 @@ def test_devices_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_jax_does_not_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     (tmp_path / "nvidia0").touch()
+    plugin(monkeypatch)
+    assert not list(devices.unused_gpu())  # The part NVIDIA has the problem.
+    plugin(monkeypatch, **BOTH)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert "JAX_PLATFORMS is 'cpu'" in only(devices.unused_gpu(), Level.NOTE).text
     monkeypatch.delenv("JAX_PLATFORMS")

@@ -1,17 +1,35 @@
 """Tests of `python -m cnn_jax.doctor`: one failing probe, or a broken JAX, hides nothing else."""
 
+import contextlib
+import faulthandler
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from cnn_jax import doctor
-from cnn_jax.doctor import Finding, Level, __main__, examination, isolated, report, settings
+from cnn_jax.doctor import (
+    Finding,
+    Level,
+    __main__,
+    examination,
+    isolated,
+    report,
+    settings,
+    versions,
+)
 from cnn_jax.doctor.findings import note, ok, problem
+from cnn_jax.ops.native import build
+from tests.doctor import machines
 
+REPOSITORY = Path(doctor.__file__).parents[2]
 PARTS = [name for name, _ in (*examination.WITHOUT_JAX, *examination.WITH_JAX)]
 
 
@@ -59,7 +77,97 @@ def test_without_any_package_the_parts_without_jax_appear(
     shown = [line for line in result.stdout.splitlines() if line in PARTS]
     assert shown == [*(name for name, _ in examination.WITHOUT_JAX), "devices"]
     assert "ModuleNotFoundError: No module named 'packaging'" in result.stdout
-    assert "install packaging, or all packages: pip install -r requirements.txt" in result.stdout
+    assert f"next: python -m pip install -r {REPOSITORY / 'requirements.txt'}" in result.stdout
+
+
+def test_an_installed_package_names_no_file_of_a_clone_for_a_missing_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    missing = machines.raiser(ModuleNotFoundError("No module named 'absl'", name="absl"))
+    monkeypatch.setattr(missing, "__name__", "cache")
+    monkeypatch.setattr(versions, "_PACKAGE", tmp_path / "cnn_jax")
+    (found,) = examination.attempt("disk", missing)
+    assert "No module named 'absl'" in found.text
+    assert "python -m pip check" in found.next_step
+    assert "absl" not in found.next_step  # The package is absl-py.
+
+
+def test_only_a_clone_is_on_the_path_of_the_process_with_jax(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/own")
+    assert isolated._environment()["PYTHONPATH"] == f"{REPOSITORY}{os.pathsep}/own"
+    monkeypatch.setattr(versions, "_PACKAGE", tmp_path / "cnn_jax")
+    assert isolated._environment()["PYTHONPATH"] == "/own"
+
+
+def test_without_temporary_files_jax_is_not_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+    monkeypatch.setattr(tempfile, "TemporaryFile", machines.raiser(error))
+    found = machines.only(isolated.findings(), Level.PROBLEM)
+    assert (found.part, found.name) == ("devices", "JAX")
+    assert "No usable temporary directory" in found.text
+    assert "TMPDIR" in found.next_step
+
+
+def ended(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[str, str, float], messages: str, status: int
+) -> Finding:
+    """Returns the finding of a process that ends in a probe with these messages and status."""
+    line = json.dumps({"place": isolated._Place(*place)._asdict()})
+
+    @contextlib.contextmanager
+    def started(seconds: float, file: IO[str]) -> Iterator[types.SimpleNamespace]:
+        file.write(messages)
+        yield types.SimpleNamespace(stdout=[line], returncode=status)
+
+    monkeypatch.setattr(isolated, "_started", started)
+    found = machines.only(isolated.findings(), Level.PROBLEM)
+    assert found.part == place[0]
+    return found
+
+
+HANG = "W0000 a warning\nTimeout (0:30:00)!\nThread 0x1 (most recent call first):\n"
+
+
+def test_a_compiler_that_does_not_end_is_no_fault_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ended(monkeypatch, ("native kernels", "library", 1800.0), HANG, 1)
+    assert (found.name, found.text) == ("library", "no result after 1800 s")
+    assert "CXX" in found.next_step
+    found = ended(monkeypatch, ("all-reduce", "all_reduce", 60.0), HANG, 1)
+    assert "sudo dmesg" in found.next_step
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"), [("Error: Timeout (limit of the server)", 1), (HANG, -11)]
+)
+def test_other_messages_of_a_timeout_are_no_hang(
+    monkeypatch: pytest.MonkeyPatch, messages: str, status: int
+) -> None:
+    found = ended(monkeypatch, ("all-reduce", "all_reduce", 60.0), messages, status)
+    assert f"ended with status {status}: " in found.text
+
+
+def test_the_probes_of_native_kernels_may_take_longer_than_the_compiler(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def with_jax(before: Callable[[str, str], None]) -> Iterator[Finding]:
+        before("devices", "start")
+        before("native kernels", "library")
+        return iter(())
+
+    limits: list[float] = []
+    monkeypatch.setattr(faulthandler, "enable", lambda: None)
+    monkeypatch.setattr(
+        faulthandler, "dump_traceback_later", lambda limit, **_: limits.append(limit)
+    )
+    monkeypatch.setattr(examination, "with_jax", with_jax)
+    isolated.write(60.0)
+    assert limits[0] == 60.0
+    assert limits[1] > build.PROBE_SECONDS + build.COMPILE_SECONDS
+    lines = map(json.loads, capsys.readouterr().out.splitlines())
+    shown = [each["place"]["seconds"] for each in lines if "place" in each]
+    assert shown == limits
 
 
 @pytest.mark.parametrize(
@@ -151,6 +259,9 @@ def test_the_json_holds_no_user_name_and_no_other_variable(
     text = f"in {home}/.cache, /scratch/alice/x, C:\\Users\\alice, {home}2 and alice's"
     shown = report.anonymous(text)
     assert shown == f"in ~/.cache, /scratch/USER/x, C:\\Users\\USER, {home}2 and alice's"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "home", lambda: Path("/root"))
+        assert report.anonymous("/root/x, '/root', /mnt/root/x") == "~/x, '~', /mnt/root/x"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "node7.example.com")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))

@@ -114,11 +114,23 @@ def group(
     ("own", "values", "memory", "cores"),
     [
         ("0::/\n", {"memory.max": "max", "cpu.max": "max 100000"}, None, None),
-        ("0::/\n", {"memory.max": "4000000000", "cpu.max": "150000 100000"}, 4 * GIGABYTE, 1.5),
+        (
+            "0::/\n",
+            {"memory.max": "4000000000", "cpu.max": "150000 100000"},
+            (4 * GIGABYTE, 4 * GIGABYTE),
+            1.5,
+        ),
         (
             "0::/job/task\n",
-            {"job/memory.max": "2000", "job/task/memory.max": "3000", "cpu.max": "garbage"},
-            2000,
+            {
+                "job/memory.max": "2000",
+                "job/memory.current": "1500",
+                "job/memory.stat": "anon 900\nfile 600\ninactive_file 500",
+                "job/task/memory.max": "3000",
+                "job/task/memory.current": "2200",
+                "cpu.max": "garbage",
+            },
+            (2000, 800),
             None,
         ),
         (
@@ -126,12 +138,14 @@ def group(
             {
                 "memory/memory.limit_in_bytes": "9223372036854771712",
                 "memory/docker/7/memory.limit_in_bytes": "5000",
+                "memory/docker/7/memory.usage_in_bytes": "4000",
+                "memory/docker/7/memory.stat": "inactive_file 1\ntotal_inactive_file 300",
                 "cpu/docker/7/cpu.cfs_quota_us": "200000",
                 "cpu/docker/7/cpu.cfs_period_us": "100000",
                 "cpu/cpu.cfs_quota_us": "-1",
                 "cpu/cpu.cfs_period_us": "100000",
             },
-            5000,
+            (5000, 1300),
             2.0,
         ),
     ],
@@ -142,17 +156,18 @@ def test_limits_of_control_groups(
     tmp_path: Path,
     own: str,
     values: dict[str, str],
-    memory: int | None,
+    memory: tuple[int, int] | None,
     cores: float | None,
 ) -> None:
     group(monkeypatch, tmp_path, own, values)
-    assert cgroups.memory_limit() == memory
+    assert cgroups.memory() == memory
     assert cgroups.cpu_limit() == cores
 
 
 def test_no_control_groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cgroups, "_OWN", tmp_path / "missing")
-    assert cgroups.memory_limit() is cgroups.cpu_limit() is None
+    assert cgroups.memory() is None
+    assert cgroups.cpu_limit() is None
 
 
 def test_more_threads_than_the_container_has_cores_are_a_note(
@@ -163,7 +178,7 @@ def test_more_threads_than_the_container_has_cores_are_a_note(
     found = only(host.cores(), Level.NOTE)
     assert "1.5 cores" in found.text
     assert "PJRT_NPROC=2" in found.next_step
-    monkeypatch.setenv("PJRT_NPROC", "1")
+    monkeypatch.setenv("PJRT_NPROC", "2")  # as that step says
     assert "64 of" in only(host.cores(), Level.OK).text
 
 
@@ -177,6 +192,9 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert only(host.memory(), Level.OK).text == "8.2 GB of 16.4 GB available"
     group(monkeypatch, tmp_path, "0::/\n", {"memory.max": "1000000000"})
     assert "container is limited to 1.0 GB" in only(host.memory(), Level.NOTE).text
+    values = {"memory.max": "4000000000", "memory.current": "3000000000"}
+    group(monkeypatch, tmp_path, "0::/\n", values)
+    assert "limited to 4.0 GB and has 1.0 GB left" in only(host.memory(), Level.NOTE).text
 
 
 def test_memory_of_a_system_that_does_not_say(
@@ -184,7 +202,10 @@ def test_memory_of_a_system_that_does_not_say(
 ) -> None:
     monkeypatch.setattr(host, "_MEMORY", tmp_path / "missing")
     if hasattr(os, "sysconf"):
-        assert " GB of " in only(host.memory(), Level.OK).text  # as on macOS
+        names = {"SC_PHYS_PAGES": 4 * GIGABYTE, "SC_PAGE_SIZE": 1}
+        monkeypatch.setattr(os, "sysconf", names.__getitem__)
+        group(monkeypatch, tmp_path, "0::/\n", {})
+        assert only(host.memory(), Level.OK).text == "4.0 GB"  # as on macOS
     monkeypatch.delattr(os, "sysconf", raising=False)
     assert only(host.memory(), Level.OK).text == "not known on this system"
 

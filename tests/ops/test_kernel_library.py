@@ -4,6 +4,7 @@ A fake compiler makes small libraries, because the real kernels take a minute to
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -268,21 +269,42 @@ echo "#define FAKE"
 
 
 @pytest.mark.parametrize(
-    ("also", "last"), [("-none", "-mcpu=native"), ("-mcpu=native", build.FLAGS[-1])]
+    ("machine", "also", "last"),
+    [
+        ("arm64", "-none", "-mcpu=native"),
+        ("aarch64", "-none", "-mcpu=native"),
+        ("arm64", "-mcpu=native", build.FLAGS[-1]),
+    ],
 )
-def test_a_compiler_without_march_native_gets_other_flags(
-    also: str, last: str, tmp_path: Path
+def test_a_compiler_without_march_native_gets_other_flags_on_arm64(
+    machine: str, also: str, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text(REFUSING.format(also=also), encoding="utf-8")
     compiler.chmod(0o755)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     target = build.target([str(compiler)])
     assert target.command[0] == str(compiler)
     assert target.command[-1] == last
 
 
-def test_a_compiler_that_fails_otherwise_is_asked_once(tmp_path: Path) -> None:
-    compiler, log = tmp_path / "c++", tmp_path / "log"
+def test_kernels_without_vector_instructions_are_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(REFUSING.format(also="-none"), encoding="utf-8")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(OSError, match="does not support '-march=native'"):
+        build.target([str(compiler)])
+
+
+def test_a_compiler_that_fails_otherwise_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    (tmp_path / "native").mkdir()  # Its error names the path of the compiler.
+    compiler, log = tmp_path / "native" / "c++", tmp_path / "log"
     compiler.write_text(
         f"#!/bin/sh\necho >> {log}\necho no licence >&2\nexit 1\n", encoding="utf-8"
     )
@@ -290,6 +312,19 @@ def test_a_compiler_that_fails_otherwise_is_asked_once(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"failed: no licence$"):
         build.target([str(compiler)])
     assert log.read_bytes() == b"\n"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "clang: error: the clang compiler does not support '-march=native'",
+        "clang: error: unsupported argument 'native' to option '-march='",
+        "error: unknown target CPU 'native'",
+        "cc1plus: error: unknown value `native' for `-mcpu'",
+    ],
+)
+def test_a_refusal_of_the_flag_is_recognised(message: str) -> None:
+    assert build._REFUSAL.search(message)
 
 
 def test_no_compiler_is_used_on_windows(
@@ -302,7 +337,8 @@ def test_no_compiler_is_used_on_windows(
     assert library._load_once.__wrapped__() == {}
     (message,) = caplog.messages
     assert message == (
-        "no native kernels, so convolutions are slower: there is no build of them for Windows "
+        "no native kernels, so convolutions are slower: the native kernels have no build for "
+        "Windows "
         "(XLA's operations are used; CNN_JAX_NATIVE=0 leaves out this line)"
     )
 

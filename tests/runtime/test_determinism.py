@@ -45,6 +45,20 @@ def test_the_choice_of_kernels_is_kept_for_each_version_of_xla(
     assert os.environ["XLA_FLAGS"] == expected
 
 
+def test_a_given_directory_of_choices_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", f"{AUTOTUNING}/mine")
+    determinism.enable()
+    assert os.environ["XLA_FLAGS"] == f"{AUTOTUNING}/mine {EXCLUDE}"
+
+
+def test_a_directory_that_cannot_be_written_turns_tuning_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    determinism.enable()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+
+
 def test_without_a_cache_directory_xla_does_not_tune(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

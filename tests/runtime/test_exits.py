@@ -5,6 +5,7 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -80,6 +81,16 @@ def test_other_threads_leave_the_handlers_alone() -> None:
     thread.start()
     thread.join()
     assert inside == before
+
+
+def test_a_handler_in_another_thread_is_refused() -> None:
+    """Without the error, a program would wait for signals that it never gets."""
+    before = [signal.getsignal(number) for number in exits.SIGNALS]
+    with ThreadPoolExecutor(1) as pool:
+        handled = pool.submit(exits.handle, exits._do_nothing)
+        with pytest.raises(ValueError, match="main thread"):
+            handled.result()
+    assert [signal.getsignal(number) for number in exits.SIGNALS] == before
 
 
 @pytest.mark.usefixtures("command")

@@ -157,16 +157,37 @@ def test_an_evaluation_that_needs_too_much_memory_advises_a_smaller_batch() -> N
         recorder.finish(state)
 
 
-def test_other_errors_of_xla_stay_as_they_are() -> None:
-    internal = jax.errors.JaxRuntimeError("INTERNAL: no")
+@pytest.mark.parametrize(
+    "text", ["INTERNAL: no", "RESOURCE_EXHAUSTED: Shared memory size limit exceeded"]
+)
+def test_other_errors_of_xla_stay_as_they_are(text: str) -> None:
+    other = jax.errors.JaxRuntimeError(text)
     with (
-        pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL: no$"),
+        pytest.raises(jax.errors.JaxRuntimeError, match=f"^{text}$"),
         out_of_memory.explained([]),
     ):
-        raise internal
+        raise other
 
     def steps(*_: Any) -> Any:
-        raise internal
+        raise other
 
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL: no$"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"^{text}$"):
         run(steps, settings())
+
+
+def test_an_error_of_the_figures_does_not_hide_the_message() -> None:
+    class Odd(TooLarge):
+        def lower(self, *_: Any) -> Any:
+            raise ValueError("shape")
+
+    start = "the memory of a device is too small: Out of memory allocating 8 bytes; try a train."
+    assert message_of(Odd(), settings()).startswith(start)
+
+
+def test_the_state_of_a_run_may_hold_prng_keys() -> None:
+    def steps(state: Any, *_: Any) -> Any:
+        return jnp.zeros(()), {}
+
+    job: Any = SimpleNamespace(programs=SimpleNamespace(train_steps=steps))
+    state: Any = {"key": jax.random.key(0), "w": jnp.ones(2)}
+    assert out_of_memory.Guard(job).take(state, np.ones(1), 1, np.zeros(1))[1] == {}

@@ -39,8 +39,9 @@ class Journal:
         self.finished[entry.name] = entry
 
     def remove(self) -> None:
-        """Closes and removes the file, because the manifest replaces it."""
-        self._file.close()  # Windows removes no open file.
+        """Removes the file, because the manifest replaces it. The lock lasts until then."""
+        if os.name == "nt":  # Windows removes no open file, so the lock ends a moment earlier.
+            self._file.close()
         Path(self._file.name).unlink(missing_ok=True)
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import os
+import platform
+import re
 import shlex
 import shutil
 import signal
@@ -17,10 +19,14 @@ import jax
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-pthread")
-# Flags for the instructions of this machine, in the order in which they are tried. Apple's clang 14
-# refuses the first one on arm64 (github.com/madmann91/minbool/pull/5). Without a flag it compiles
-# for the M1 (github.com/cda-tum/dd_package/pull/30).
-_FOR_MACHINE = (("-march=native",), ("-mcpu=native",), ())
+_FOR_MACHINE = ("-march=native",)  # for the instructions of this machine
+# Tried on arm64 in this order if the compiler refuses `_FOR_MACHINE`, as Apple's clang 14 does
+# (github.com/madmann91/minbool/pull/5). Without a flag it compiles for the M1
+# (github.com/cda-tum/dd_package/pull/30). Elsewhere, the kernels would lack vector instructions.
+_FOR_ARM64 = (("-mcpu=native",), ())
+_ARM64 = ("arm64", "aarch64")  # its names on macOS and on Linux
+# A message names the flag or quotes the CPU; the path of the compiler can hold the word too.
+_REFUSAL = re.compile(r"(?<!\w)-m(arch|cpu)\b|'native'")
 _COMPILERS = ("c++", "g++", "clang++")
 # A compiler that takes longer hangs. Without load, the two steps take 0.1 s and half a minute.
 PROBE_SECONDS = 60.0
@@ -29,7 +35,7 @@ _LONGEST_MESSAGE = 1000  # characters of a compiler's output in an error
 
 
 class _RefusedError(OSError):
-    """A compiler refuses the flag for the instructions of this machine."""
+    """Raised if a compiler refuses the flag for the instructions of this machine."""
 
 
 class Target(NamedTuple):
@@ -55,7 +61,7 @@ def compiler() -> list[str]:
     """
     if os.name == "nt":
         # MSVC has no vector extension, and the kernels were never tried with MinGW or LLVM there.
-        raise FileNotFoundError("there is no build of them for Windows")
+        raise FileNotFoundError("the native kernels have no build for Windows")
     if (given := os.environ.get("CXX")) is None:
         commands = [[name] for name in _COMPILERS]
     else:
@@ -89,8 +95,9 @@ def target(command: Sequence[str]) -> Target:
 
 
 def _for_machine(command: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Returns the first flags that a compiler accepts, and its predefined macros with them."""
-    *refusable, last = ((*FLAGS, *flags) for flags in _FOR_MACHINE)
+    """Returns the first flags that the compiler accepts, and the macros that it then predefines."""
+    others = _FOR_ARM64 if platform.machine() in _ARM64 else ()
+    *refusable, last = ((*FLAGS, *flags) for flags in (_FOR_MACHINE, *others))
     for flags in refusable:
         with contextlib.suppress(_RefusedError):
             return flags, macros(command, flags)
@@ -107,7 +114,7 @@ def macros(command: Sequence[str], flags: Sequence[str]) -> str:
     try:
         (found,) = run([[*command, *flags, "-dM", "-E", "-x", "c++", os.devnull]], PROBE_SECONDS)
     except OSError as error:
-        if "native" in str(error):
+        if _REFUSAL.search(str(error)):
             raise _RefusedError(*error.args) from error
         raise
     return found
@@ -182,16 +189,10 @@ def _started(
         try:
             yield process, output, messages
         finally:
-            if process.poll() is None:
-                _kill(process)
+            # Only Windows has no groups, and `compiler` finds none there.
+            if hasattr(os, "killpg") and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
 
 
 def _content(file: IO[bytes]) -> str:

@@ -131,7 +131,7 @@ def _stored_or_new() -> tuple[ctypes.CDLL, str]:
 
 
 def stored() -> Path | None:
-    """Returns the compiled library in the cache; None if the first use of a kernel compiles it.
+    """Returns the path of the compiled library in the cache; None if it is not compiled yet.
 
     Raises:
       OSError, RuntimeError: there is no compiler, or no cache directory.
