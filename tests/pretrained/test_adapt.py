@@ -25,7 +25,6 @@ SWIN = "swin_tiny_patch4_window7_224"
 SMALL_VIT: Any = {"patch_size": 8, "width": 8, "depth": 1, "heads": 2}
 SMALL_SWIN: Any = {"width": 8, "stage_sizes": (2, 2), "heads": (2, 2), "stochastic_depth_rate": 0.0}
 RESNET: Any = {"stage_sizes": (1, 1), "widths": (8, 16)}
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 def uniform(name: str, *shape: int) -> np.ndarray:
@@ -87,7 +86,7 @@ def logits(found: pretrained.Pretrained, case: Any) -> np.ndarray:
 
 def applied(model: nn.Module, variables: Any, images: np.ndarray) -> np.ndarray:
     """Returns the logits; compilation takes most of the time."""
-    apply = jax.jit(lambda *given: model.apply(*given, train=False), compiler_options=UNOPTIMIZED)
+    apply = jax.jit(lambda *given: model.apply(*given, train=False))
     return np.asarray(cast("jax.Array", apply(variables, images)))
 
 

@@ -18,8 +18,6 @@ from cnn_jax.pretrained.network import Network
 # One process imports Keras, in the functions that need it, because that takes seconds.
 IN_KERAS = pytest.mark.xdist_group("keras")
 CLASSES = 10
-# Compilation takes most of the time.
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 class Case(NamedTuple):
@@ -119,7 +117,7 @@ def logits_and_gradient(
         weights = jnp.linspace(-1, 1, logits.size).reshape(logits.shape)
         return logits, vjp(weights)[0]
 
-    logits, gradient = jax.jit(both, compiler_options=UNOPTIMIZED)(variables, images)
+    logits, gradient = jax.jit(both)(variables, images)
     return np.asarray(logits), np.asarray(gradient)
 
 
