@@ -9,6 +9,7 @@ import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,9 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the source distribution as pip does for a user."""
     directory = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        archive.extractall(directory, filter="data")
+        # Python 3.11.3 and older have no filters; Python 3.12 warns if none is given.
+        options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(directory, **options)
     return build("build_wheel", next(directory.iterdir()), tmp_path_factory.mktemp("wheel"))
 
 
