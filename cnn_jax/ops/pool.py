@@ -15,8 +15,9 @@ following holds. All else holds in both implementations.
 - **Windows of minus infinity only**: in the primitives, the gradient and the tangent are those of
   the first pixel. In the reference, the gradient goes to the first place of the window, and is lost
   if that is padding. The tangent is 0, the value from which `jax.lax` starts its reduction.
-- **Tangents of float64 maxima on a GPU**: `jax.lax` packs value and tangent into 64 bits. Both keep
-  20 bits of their mantissa, and JAX warns. Gradients, and tangents of other dtypes, are exact.
+- **Tangents of float64 maxima on a GPU**: `jax.lax` of JAX 0.10 packs value and tangent into 64
+  bits. Both keep 20 bits of their mantissa, and JAX warns. JAX 0.12 packs nothing. Gradients, and
+  tangents of other dtypes, are exact.
 """
 
 import dataclasses
