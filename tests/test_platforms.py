@@ -71,7 +71,8 @@ def test_the_scan_finds_what_a_system_lacks(
 
 def test_text_files_are_opened_with_an_encoding() -> None:
     """Windows reads and writes other bytes without (PEP 597)."""
-    command = ["ruff", "check", "--preview", "--select=PLW1514", "--no-cache", "cnn_jax", "configs"]
+    flags = ["--preview", "--select=PLW1514", "--no-cache"]
+    command = [sys.executable, "-m", "ruff", "check", *flags, "cnn_jax", "configs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     # Ruff knows neither `subprocess` nor the types of expressions such as `directory / "file"`.
