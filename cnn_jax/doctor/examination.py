@@ -18,6 +18,7 @@ from cnn_jax.doctor import (
     versions,
 )
 from cnn_jax.doctor.findings import Finding, Level, note, problem
+from cnn_jax.runtime import shipped
 
 Probe = Callable[[], Iterable[Finding]]
 Parts = tuple[tuple[str, tuple[Probe, ...]], ...]
@@ -123,7 +124,7 @@ def _ignore(part: str, probe: str) -> None:
 
 def _install() -> str:
     """Returns the step for a missing module, whose name can differ from that of its package."""
-    root = versions.clone()
+    root = shipped.clone()
     if root is None:
         return "python -m pip check, and install the packages that it names"
     return f"python -m pip install -r {shlex.quote(str(root / 'requirements.txt'))}"

@@ -15,8 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-from cnn_jax.doctor import examination, storage, versions
+from cnn_jax.doctor import examination, storage
 from cnn_jax.doctor.findings import Finding, Level, ok, problem
+from cnn_jax.runtime import shipped
 
 _SECONDS = 60.0  # for one probe; JAX starts in 1 s on a CPU, and in 20 s on many GPUs or a TPU
 _MOST = 1000  # characters of messages in a finding
@@ -131,7 +132,7 @@ def _started(seconds: float, messages: IO[str]) -> Iterator["subprocess.Popen[st
 def _environment() -> dict[str, str]:
     """Returns the environment of the process, in which it imports the package of this process."""
     added = {"PYTHONIOENCODING": "utf-8"}
-    if root := versions.clone():
+    if root := shipped.clone():
         # An installed package needs no path: its directory has all packages, and a module of the
         # standard library would be hidden by a package of its name.
         paths = (str(root), os.environ.get("PYTHONPATH", ""))

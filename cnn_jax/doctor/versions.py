@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import cnn_jax
 from cnn_jax.doctor.findings import Finding, note, ok, problem
-from cnn_jax.runtime import machine
+from cnn_jax.runtime import machine, shipped
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _LEAST_PYTHON = (3, 11)
 _NEWEST_JAX_PYTHON = (3, 12)  # JAX 0.11 dropped Python 3.11; pip then installs JAX 0.10.2.
 _PACKAGE = Path(cnn_jax.__file__).parent
-_REQUIREMENTS = "requirements.txt"
 
 
 def python() -> Iterator[Finding]:
@@ -58,7 +57,7 @@ def requirements() -> Iterator[Finding]:
 
 
 def conflicts() -> Iterator[Finding]:
-    """Yields a problem for each bound of a required package that another package does not meet."""
+    """Yields a note for each bound of a required package that another package does not meet."""
     for name in ("jaxlib", *(each.name for each in _required())):
         for needed in _needed_by(name):
             version = installed(needed.name)
@@ -78,21 +77,14 @@ def installed(name: str) -> str | None:
         return None
 
 
-def clone() -> Path | None:
-    """Returns the root of the clone that holds this package; None for an installed package."""
-    root = _PACKAGE.parent
-    is_clone = all((root / name).is_file() for name in (_REQUIREMENTS, "pyproject.toml"))
-    return root if is_clone else None
-
-
 def _python_version() -> tuple[int, int, int]:
     return sys.version_info[:3]
 
 
 def _required() -> list["Requirement"]:
     """Returns the requirements of this package that hold on this machine."""
-    if root := clone():
-        lines = (root / _REQUIREMENTS).read_text(encoding="utf-8").splitlines()
+    if root := shipped.clone():
+        lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
         return _parsed([line.partition(" #")[0] for line in lines if line[:1] not in ("", "#")])
     return _parsed(importlib.metadata.requires("cnn_jax") or [])
 

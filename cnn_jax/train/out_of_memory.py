@@ -72,26 +72,26 @@ class Guard:
             figures: list[str] = []
             # A failure of the figures must not hide the error, such as a second one of this kind.
             with contextlib.suppress(Exception):
-                figures.append(self._figures())
+                figures = self._figures()
             raise _error(error, figures, for_training(self._job.plan)) from error
 
-    def _figures(self) -> str:
-        """Returns a sentence with the memory that the training step needs.
+    def _figures(self) -> list[str]:
+        """Returns a sentence with the memory of the training step, where the platform reports it.
 
         Raises:
-          Exception: the step cannot be compiled, or the platform does not report its memory.
+          Exception: the step cannot be compiled.
         """
         # JAX has the program already, unless the error came from its compilation.
         compiled = self._job.programs.train_steps.lower(*self._arguments).compile()
         memory = compiled.memory_analysis()
         if memory is None:
-            raise NotImplementedError(f"{jax.default_backend()} does not report the memory")
+            return []
         state, inputs, *_ = self._arguments
-        return (
+        return [
             f"a training step needs {_size(memory.temp_size_in_bytes)} of temporary memory beside "
             f"{_size(memory.argument_size_in_bytes)} of arguments (parameters and the states of "
             f"network and optimizer {_size(_bytes(state))}, data {_size(_bytes(inputs))})"
-        )
+        ]
 
 
 def _is_of_memory(error: jax.errors.JaxRuntimeError) -> bool:

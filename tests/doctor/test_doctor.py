@@ -23,10 +23,10 @@ from cnn_jax.doctor import (
     isolated,
     report,
     settings,
-    versions,
 )
 from cnn_jax.doctor.findings import note, ok, problem
 from cnn_jax.ops.native import build
+from cnn_jax.runtime import shipped
 from tests.doctor import machines
 
 REPOSITORY = Path(doctor.__file__).parents[2]
@@ -81,11 +81,11 @@ def test_without_any_package_the_parts_without_jax_appear(
 
 
 def test_an_installed_package_names_no_file_of_a_clone_for_a_missing_module(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     missing = machines.raiser(ModuleNotFoundError("No module named 'absl'", name="absl"))
     monkeypatch.setattr(missing, "__name__", "cache")
-    monkeypatch.setattr(versions, "_PACKAGE", tmp_path / "cnn_jax")
+    monkeypatch.setattr(shipped, "clone", lambda: None)
     (found,) = examination.attempt("disk", missing)
     assert "No module named 'absl'" in found.text
     assert "python -m pip check" in found.next_step
@@ -93,11 +93,11 @@ def test_an_installed_package_names_no_file_of_a_clone_for_a_missing_module(
 
 
 def test_only_a_clone_is_on_the_path_of_the_process_with_jax(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/own")
     assert isolated._environment()["PYTHONPATH"] == f"{REPOSITORY}{os.pathsep}/own"
-    monkeypatch.setattr(versions, "_PACKAGE", tmp_path / "cnn_jax")
+    monkeypatch.setattr(shipped, "clone", lambda: None)
     assert isolated._environment()["PYTHONPATH"] == "/own"
 
 

@@ -17,7 +17,7 @@ from cnn_jax.doctor import (
     storage,
     versions,
 )
-from cnn_jax.runtime import compilation_cache, threads
+from cnn_jax.runtime import compilation_cache, shipped, threads
 from tests.doctor.machines import install, only, raiser
 
 GIGABYTE = 10**9
@@ -54,10 +54,10 @@ def test_a_package_that_is_missing_or_too_old_is_a_problem(monkeypatch: pytest.M
 
 
 def test_an_installed_package_has_the_requirements_of_its_metadata(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bounds = ["jax>=1000", "array_record>=1000; sys_platform == 'nowhere'", "six; extra == 'x'"]
-    monkeypatch.setattr(versions, "_PACKAGE", tmp_path / "cnn_jax")
+    monkeypatch.setattr(shipped, "clone", lambda: None)
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: bounds)
     found = [each for each in versions.requirements() if each.name != "jaxlib"]
     assert only(found, Level.PROBLEM).text == f"{jax.__version__}; jax>=1000 is required"
