@@ -1,6 +1,6 @@
 """The plan: a config as typed, frozen dataclasses, and the functions to read one.
 
-`sections.py` declares the keys, with their types, defaults, comments and ranges of values. No other
+`sections/` declares the keys, with their types, defaults, comments and ranges of values. No other
 file than this one reads a config.
 
     plan.read(given)       # a ConfigDict, a mapping or a Plan -> Plan
@@ -26,6 +26,8 @@ from cnn_jax.sections import (
     GIVEN,
     Checkpoint,
     Data,
+    Distill,
+    Ema,
     Eval,
     Init,
     Log,
@@ -41,6 +43,8 @@ __all__ = [
     "GIVEN",
     "Checkpoint",
     "Data",
+    "Distill",
+    "Ema",
     "Eval",
     "Init",
     "Log",
@@ -64,6 +68,7 @@ __all__ = [
 _OPEN_SECTION = "model"
 _CLASSES = "model.num_classes"  # an argument of networks that no config sets
 _MOST_PROBLEMS = 20  # in one message
+_COUNTED = ("top1", "top5")  # metrics that are counts of examples
 
 # Options with other defaults before optim.decay came, by network: poolings rounded otherwise.
 _EARLIER_OPTIONS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
@@ -223,8 +228,22 @@ def differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def is_material(path: str) -> bool:
-    """Returns True if another value of the key changes the parameters that training ends with."""
+def is_material(path: str, plan: Plan) -> bool:
+    """Returns True if another value of the key can change the parameters at the end of training.
+
+    If validations lower the learning rate or end the run, `eval.every_epochs` is such a key.
+    `eval.batch_size` is one, too, because the rounding of values such as a loss depends on it.
+    Monitored accuracies are the exception: they are ratios of counts.
+
+    Args:
+      path: the key.
+      plan: the plan of the training.
+    """
+    if plan.optim.schedule.name == "plateau" or plan.eval.patience:
+        if path == "eval.every_epochs":
+            return True
+        if path == "eval.batch_size" and plan.eval.monitor not in _COUNTED:
+            return True
     return path not in _KEYS or _KEYS[path].material
 
 

@@ -1,6 +1,6 @@
 """Typed config sections: frozen dataclasses whose fields have a default, a comment and a range.
 
-`sections.py` declares each field with `key` and gives its range by a check such as `at_least(0)`.
+`sections` declares each field with `key` and gives its range by a check such as `at_least(0)`.
 The other functions convert between dataclasses, nested dictionaries and values by path, such as
 'optim.schedule.name'.
 """
@@ -41,6 +41,11 @@ def at_least(low: float, below: float = math.inf) -> Check:
 def within(low: int, below: int) -> Check:
     """Allows numbers from `low` on, less than `below`."""
     return lambda value: "" if low <= value < below else f"at least {low} and below {below}"
+
+
+def within_floats(low: float, most: float) -> Check:
+    """Allows numbers in [low, most]."""
+    return lambda value: "" if low <= value <= most else f"in [{low:g}, {most:g}]"
 
 
 def above(low: float, below: float = math.inf) -> Check:
@@ -124,8 +129,16 @@ def _named(entry: Any) -> tuple[str, dict[str, Any]]:
     return name, dict(options)
 
 
+def _factor(entry: Any) -> tuple[str, float]:
+    pattern, number = entry
+    if not isinstance(pattern, str) or not 0 <= _number(number) < math.inf:
+        raise TypeError(entry)
+    return pattern, _number(number)
+
+
 NUMBERS = Entries("numbers", _number)
 TEXTS = Entries("texts", _text)
+FACTORS = Entries("pairs of a pattern and a factor, at least 0", _factor)
 NAMED = Entries("names, or pairs of a name and a dictionary of options", _named)
 
 

@@ -424,7 +424,7 @@ def test_differences_name_the_values_that_differ_by_path() -> None:
 
 
 def test_immaterial_keys_change_no_parameter() -> None:
-    assert {path for path in KEYS if not plan.is_material(path)} == {
+    assert {path for path in KEYS if not plan.is_material(path, plan.Plan())} == {
         "checkpoint.every_steps",
         "checkpoint.keep",
         "compilation_cache",
@@ -438,9 +438,19 @@ def test_immaterial_keys_change_no_parameter() -> None:
         "log.progress_seconds",
         "runtime.deterministic",
     }
-    assert plan.is_material("eval.monitor")
-    assert plan.is_material("eval.monitor_mode")
-    assert plan.is_material("model.widths")
+    for path in ("eval.monitor", "eval.monitor_mode", "model.widths"):
+        assert plan.is_material(path, plan.Plan())
+
+
+@pytest.mark.parametrize(
+    "decisive", [{"optim": {"schedule": {"name": "plateau"}}}, {"eval": {"patience": 3}}]
+)
+def test_validations_that_decide_are_material(decisive: dict[str, Any]) -> None:
+    by_count = plan.read(decisive)
+    by_loss = plan.read({**decisive, "eval.monitor": "loss"})
+    assert plan.is_material("eval.every_epochs", by_count)
+    assert not plan.is_material("eval.batch_size", by_count)  # It changes no count.
+    assert plan.is_material("eval.batch_size", by_loss)
 
 
 def test_a_config_of_version_0_1_0_is_read() -> None:
