@@ -18,6 +18,8 @@ from cnn_jax.optim.schedules import Schedule
 from cnn_jax.plan import Optim, Plan
 from cnn_jax.runtime import imports, signatures
 
+# The keys of the schedule that an optimizer receives.
+_RATES = ("learning_rate", "reference_batch_size", "batch_scaling", "schedule")
 # Parts of the messages of optimizers that need arguments which the training step does not have.
 _ARGUMENT_ERRORS = ("keyword argument", "keyword-only argument", "must be provided")
 
@@ -51,7 +53,7 @@ def of_plan(
         ) from error
     optimizer = _with_own_rate(made, title)
     is_read = not _trial(optimizer, title) or watched.read
-    _check_unread(options, ("name", "options", *(("learning_rate", "schedule") if is_read else ())))
+    _check_unread(options, ("name", "options", *(_RATES if is_read else ())))
     return schedule if is_read else None, optimizer
 
 

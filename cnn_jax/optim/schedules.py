@@ -4,22 +4,21 @@ Their numbers can be JAX arrays, also traced ones, as under `jax.vmap` over lear
 values are not checked.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cnn_jax import errors
-from cnn_jax.runtime.jax_internals import Tracer
+from cnn_jax.optim import decays, values
+from cnn_jax.optim.decays import SCHEDULES, floats
+from cnn_jax.optim.values import Number, at_least, is_known, is_off
 
-SCHEDULES = ("constant", "cosine", "exponential", "step")
+__all__ = ["SCHEDULES", "Schedule", "make_schedule"]
 
-Number = float | jax.Array
-_Rule = Callable[[Any, Any], Any]
-"""`(steps since the warm-up, array module) -> factor of the learning rate`."""
+WARMUPS = ("linear", "exponential", "constant")
+ORIGINS = ("warmup", "start")
 
 
 class Schedule(Protocol):
@@ -46,147 +45,153 @@ def make_schedule(
     total_steps: Number,
     steps_per_epoch: Number = 1,
     warmup_epochs: Number = 0.0,
+    warmup: str = "linear",
+    warmup_factor: Number = 0.0,
     warmup_first_step: Number = 1,
+    decay_from: str = "warmup",
+    per_epoch: bool = False,
     boundary_epochs: tuple[Number, ...] = (),
     decay_epochs: Number = 1.0,
     decay_factor: Number = 0.1,
+    staircase: bool = False,
+    end_factor: Number = 0.0,
+    cycle_epochs: Number = 0.0,
+    cycle_factor: Number = 1.0,
+    power: Number = 1.0,
+    peak_at: Number = 0.3,
+    start_factor: Number = 0.04,
 ) -> Schedule:
-    """Returns a learning-rate schedule: a linear warm-up, then one of `SCHEDULES`.
+    """Returns a learning-rate schedule: a warm-up, then one of `SCHEDULES`.
 
     Args:
       learning_rate: learning rate at the end of the warm-up.
-      name: 'constant' keeps `learning_rate`. 'step' multiplies it by `decay_factor` at each of
-        `boundary_epochs`. 'exponential' decays it continuously, by `decay_factor` every
-        `decay_epochs`. 'cosine' decays it to 0 at `total_steps` by half a cosine period
-        (Loshchilov & Hutter 2017, arXiv:1608.03983). The last step, `total_steps` - 1, has a rate
-        above 0: with D steps after the warm-up, sin(pi / 2D)^2 times `learning_rate`.
+      name: 'constant' keeps `learning_rate`. So does 'plateau': a run lowers its rate after
+        validations, not by step. 'step' multiplies it by `decay_factor` at each of
+        `boundary_epochs`.
+        'exponential' decays it by `decay_factor` every `decay_epochs`. 'cosine' decays it to
+        `end_factor` at `total_steps` by half a cosine period (Loshchilov & Hutter 2017,
+        arXiv:1608.03983). The last step, `total_steps` - 1, has a rate above that: with D steps
+        after the warm-up and `end_factor` 0, sin(pi / 2D)^2 times `learning_rate`. 'polynomial'
+        decays by a power. 'one_cycle' rises and falls, as torch's `OneCycleLR`.
       total_steps: number of steps of the run.
       steps_per_epoch: number of steps of an epoch in the arguments below.
       warmup_epochs: length of the warm-up in epochs (Goyal et al. 2017, arXiv:1706.02677, section
         2.2); 0 for no warm-up.
-      warmup_first_step: number of the first of the W steps of the warm-up. Step n has the rate
-        n / W times `learning_rate`. With 1, no step is without effect and step W has the full rate.
-        With 0, the first step has the rate 0, as in Optax's `linear_schedule`, in big_vision and in
-        TensorFlow's EfficientNet.
+      warmup: 'linear' rises from `warmup_factor` to 1. 'exponential' multiplies the rate by the
+        same number in each step, from `warmup_factor` to 1. 'constant' stays at `warmup_factor`.
+      warmup_factor: share of the rate at the start of the warm-up.
+      warmup_first_step: number n of the first step in a warm-up of W steps. At step n, the fraction
+        n / W of the rise is done. With 1, step W has the full rate, and no step has the rate 0.
+        With 0, the first step has the rate `warmup_factor`, as in Optax's `linear_schedule`, in
+        torch's `LinearLR`, in big_vision and in TensorFlow's EfficientNet.
+      decay_from: 'warmup' counts the steps of the decay from the end of the warm-up, as torch's
+        `SequentialLR`. 'start' counts them from the start of the run, as timm without
+        `warmup_prefix` and TensorFlow's EfficientNet; the decay then begins below `learning_rate`.
+      per_epoch: True to change the rate at the start of each epoch only, as schedulers of torch and
+        timm that are called once per epoch. The warm-up then counts epochs as its steps.
       boundary_epochs: epochs at which 'step' decays, increasing, counted from the start of the run.
-      decay_epochs: epochs in which 'exponential' decays by `decay_factor`, counted from the end of
-        the warm-up.
+      decay_epochs: number of epochs over which 'exponential' decays by `decay_factor`.
       decay_factor: factor in (0, 1] of 'step' and 'exponential'.
+      staircase: True to decay 'exponential' once every `decay_epochs`, False to decay it in each
+        step.
+      end_factor: share of the rate at the end of 'cosine', 'one_cycle' and 'polynomial'.
+      cycle_epochs: length of the first cycle of 'cosine', after which it restarts; 0 for one cycle.
+      cycle_factor: length of each cycle relative to the one before.
+      power: exponent of 'polynomial'.
+      peak_at: share of the steps after which the rate of 'one_cycle' is highest.
+      start_factor: share of the rate at the start of 'one_cycle'.
 
     Raises:
-      UserError: `name` is unknown, or a value is out of range.
+      UserError: a name is unknown, or a value is out of range.
 
     >>> import numpy as np
     >>> schedule = make_schedule(0.8, name="cosine", total_steps=100)
     >>> [float(schedule(step, np)) for step in (0, 50, 100)]
     [0.8, 0.4, 0.0]
     """
-    check_range("learning_rate", learning_rate, low=0.0)
-    check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
-    check_range("schedule.warmup_first_step", warmup_first_step, low=0.0)
-    if is_known(decay_factor) and not 0 < decay_factor <= 1:
-        raise errors.UserError(f"optim.schedule.decay_factor must be in (0, 1], got {decay_factor}")
+    values.check_range("learning_rate", learning_rate, low=0.0)
+    warmup_steps = _warmup_steps(warmup_epochs, steps_per_epoch, total_steps)
+    if decay_from not in ORIGINS:
+        raise errors.unknown("optim.schedule.decay_from", decay_from, ORIGINS)
+    origin = warmup_steps if decay_from == "warmup" else 0
+    rule = decays.make(
+        name,
+        decays.Options(
+            origin=origin,
+            steps=at_least(total_steps - origin, 1),
+            steps_per_epoch=steps_per_epoch,
+            boundary_epochs=boundary_epochs,
+            decay_epochs=decay_epochs,
+            decay_factor=decay_factor,
+            staircase=staircase,
+            end_factor=end_factor,
+            cycle_epochs=cycle_epochs,
+            cycle_factor=cycle_factor,
+            power=power,
+            peak_at=peak_at,
+            start_factor=start_factor,
+        ),
+    )
+    values.check_range("schedule.warmup_first_step", warmup_first_step, low=0.0)
+    first = warmup_first_step * (steps_per_epoch if per_epoch else 1)
+    warm = _warmup(warmup, warmup_factor, first, warmup_steps, per_epoch)
+
+    def schedule(step: ArrayLike, xp: Any = jnp) -> Any:
+        count = xp.asarray(step)
+        if per_epoch:
+            count = count // steps_per_epoch * steps_per_epoch
+        factor = rule(count - origin, xp)
+        if not is_off(warmup_steps):
+            factor = xp.where(count < warmup_steps, warm(count, xp), factor)
+        return xp.asarray(learning_rate, dtype=factor.dtype) * factor
+
+    return schedule
+
+
+def _warmup_steps(warmup_epochs: Number, steps_per_epoch: Number, total_steps: Number) -> Any:
+    """Returns the length of the warm-up in steps.
+
+    Raises:
+      UserError: it is negative, or longer than the run.
+    """
+    values.check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
     warmup_steps: Any = round(warmup_epochs * steps_per_epoch)
     if is_known(warmup_steps, total_steps) and warmup_steps > total_steps:
         raise errors.UserError(
             f"optim.schedule.warmup_epochs must be at most the run's {total_steps} steps, got "
             f"{warmup_epochs} ({warmup_steps} steps)"
         )
-    rule: _Rule
-    match name:
-        case "constant":
-            rule = _constant
-        case "cosine":
-            rule = _cosine(_at_least_1(total_steps - warmup_steps))
-        case "exponential":
-            rule = _exponential(decay_epochs, steps_per_epoch, decay_factor)
-        case "step":
-            edges = [round(epoch * steps_per_epoch) - warmup_steps for epoch in boundary_epochs]
-            rule = _step(edges, boundary_epochs, decay_factor)
-        case _:
-            raise errors.unknown("learning-rate schedule", name, SCHEDULES)
-
-    def schedule(step: ArrayLike, xp: Any = jnp) -> Any:
-        count = xp.asarray(step)
-        factor = rule(count - warmup_steps, xp)
-        if not is_off(warmup_steps):
-            warm = _floats(count + warmup_first_step, xp) / _at_least_1(warmup_steps)
-            factor = xp.where(count < warmup_steps, warm, factor)
-        return xp.asarray(learning_rate, dtype=factor.dtype) * factor
-
-    return schedule
+    return warmup_steps
 
 
-def check_range(key: str, value: Number, low: float, below: float = float("inf")) -> None:
-    """Raises a UserError if a known value of the key `optim.KEY` is not in `[low, below)`."""
-    if is_known(value) and not low <= value < below:
-        limit = " and finite" if below == float("inf") else f" and below {below:g}"
-        raise errors.UserError(f"optim.{key} must be at least {low:g}{limit}, got {value}")
+def _warmup(
+    kind: str, start: Number, first: Number, steps: Any, per_epoch: bool
+) -> Callable[[Any, Any], Any]:
+    """Returns the factor of the rate during the warm-up, `(step, array module) -> factor`.
 
-
-def is_known(*values: Number) -> bool:
-    """Returns True unless JAX traces one of the values, so that it has no number yet."""
-    return not any(isinstance(value, Tracer) for value in values)
-
-
-def is_off(value: Number) -> bool:
-    """Returns True for the Python number 0, which leaves out a stage of an optimizer.
-
-    Returns False for every JAX array, so that the state has one structure for all values.
+    Raises:
+      UserError: a value is out of range, the kind is unknown, or `start` is 0 and the kind needs a
+        positive start.
     """
-    return not isinstance(value, jax.Array) and value == 0
-
-
-def _at_least_1(value: Any) -> Any:
-    return jnp.maximum(value, 1) if isinstance(value, jax.Array) else max(value, 1)
-
-
-def _floats(values: Any, xp: Any) -> Any:
-    """Returns an array in the widest floating dtype that the array module uses."""
-    return xp.asarray(values, dtype=float)
-
-
-def _constant(step: Any, xp: Any) -> Any:
-    return xp.ones_like(_floats(step, xp))
-
-
-def _cosine(decay_steps: Number) -> _Rule:
-    def rule(step: Any, xp: Any) -> Any:
-        return 0.5 * (1 + xp.cos(xp.pi * xp.minimum(_floats(step, xp) / decay_steps, 1)))
-
-    return rule
-
-
-def _exponential(decay_epochs: Number, steps_per_epoch: Number, decay_factor: Number) -> _Rule:
-    if is_known(decay_epochs) and decay_epochs <= 0:
-        raise errors.UserError(f"optim.schedule.decay_epochs must be positive, got {decay_epochs}")
-    decay_steps = decay_epochs * steps_per_epoch
-
-    def rule(step: Any, xp: Any) -> Any:
-        return decay_factor ** (_floats(xp.maximum(step, 0), xp) / decay_steps)
-
-    return rule
-
-
-def _step(edges: list[Any], boundary_epochs: tuple[Number, ...], decay_factor: Number) -> _Rule:
-    """Returns the schedule `(step, xp) -> factor` that multiplies by `decay_factor` at each edge.
-
-    Args:
-      edges: the edges in steps since the warm-up.
-      boundary_epochs: the same in epochs, for messages.
-      decay_factor: the factor.
-    """
-    increasing = not is_known(*edges) or (
-        all(edge >= 0 for edge in edges) and all(a < b for a, b in itertools.pairwise(edges))
-    )
-    if not increasing:
+    values.check_share("schedule.warmup_factor", start)
+    if kind not in WARMUPS:
+        raise errors.unknown("optim.schedule.warmup", kind, WARMUPS)
+    if kind != "linear" and not is_off(steps) and is_off(start):
         raise errors.UserError(
-            "optim.schedule.boundary_epochs must increase and come after the warm-up, got "
-            f"{boundary_epochs}"
+            f"optim.schedule.warmup {kind!r} needs a start above 0; set "
+            "optim.schedule.warmup_factor, or take 'linear'"
         )
 
-    def rule(step: Any, xp: Any) -> Any:
-        passed = sum((xp.where(step >= edge, 1, 0) for edge in edges), xp.zeros_like(step))
-        return decay_factor ** _floats(passed, xp)
+    def warm(count: Any, xp: Any) -> Any:
+        share = floats(count + first, xp) / at_least(steps, 1)
+        if per_epoch:  # The third epoch of a warm-up of 2.5 epochs would have the share 3 / 2.5.
+            share = xp.minimum(share, 1)
+        match kind:
+            case "constant":
+                return xp.full_like(share, start)
+            case "exponential":
+                return start ** (1 - share)
+            case _:
+                return share if is_off(start) else start + (1 - start) * share
 
-    return rule
+    return warm

@@ -138,7 +138,7 @@ RECIPES = {
     "efficientnet_b0": (115, 5_246_532),
     "mobilenetv2": (36, 3_405_536),
     "resnet50": (55, 25_503_912),
-    "resnet50_modern": (55, 25_503_912),
+    "resnet50_torchvision_v2": (55, 25_503_912),
 }
 
 
@@ -245,7 +245,7 @@ def test_a_stored_config_without_the_keys_keeps_the_old_rule_and_the_old_warm_up
     continued = plan.fill_automatic(given, stored)  # as when the command is repeated
     assert continued == stored
     for settings, first, ratio in ((given, 0.025, 0.0), (continued, 0.0, -0.1 * 0.1)):
-        schedule, optimizer = optim.of_plan(settings.optim, total_steps=20, steps_per_epoch=4)
+        schedule, optimizer = optim.of_plan(settings.optim, 20, 4, batch_size=8)
         assert schedule is not None
         assert schedule(0, np) == first
         zeros = jax.tree.map(jnp.zeros_like, LENET5)

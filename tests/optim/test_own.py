@@ -126,7 +126,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def of_plan(**changes: Any) -> tuple[optim.Schedule | None, Any]:
     options = plan.read({f"optim.{path}": value for path, value in changes.items()}).optim
-    return optim.of_plan(options, total_steps=10, steps_per_epoch=2)
+    return optim.of_plan(options, total_steps=10, steps_per_epoch=2, batch_size=8)
 
 
 def first_update(optimizer: Any, learning_rate: float) -> float:
@@ -171,7 +171,7 @@ def test_a_run_of_an_earlier_version_may_have_the_values_of_that_version(
     assert before["optim.decay"]
     name = "users_optimizers:of_its_own_rate"
     options = plan.read({**before, "optim.name": name, "optim.options": {"rate": 0.25}}).optim
-    schedule, _ = optim.of_plan(options, total_steps=10, steps_per_epoch=2)
+    schedule, _ = optim.of_plan(options, total_steps=10, steps_per_epoch=2, batch_size=8)
     assert schedule is None
 
 

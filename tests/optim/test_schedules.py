@@ -80,7 +80,7 @@ def test_a_warm_up_may_be_the_whole_run(total: int, first: int, expected: list[f
 def test_a_warm_up_counts_from_1_in_a_config() -> None:
     schedule = {"warmup_epochs": 2.0, "name": "constant"}
     options = plan.read({"optim": {"learning_rate": 0.8, "schedule": schedule}}).optim
-    found, _ = optim.of_plan(options, total_steps=9, steps_per_epoch=2)
+    found, _ = optim.of_plan(options, total_steps=9, steps_per_epoch=2, batch_size=8)
     assert found is not None
     np.testing.assert_allclose(found(np.arange(5), np), [0.2, 0.4, 0.6, 0.8, 0.8], rtol=1e-15)
 

@@ -38,10 +38,38 @@ OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
         "total_steps": 3,
     },
 }
+# Further ones, whose stages are the new ones of the others.
+SLOW: Mapping[str, Mapping[str, Any]] = {
+    "lars": {
+        "name": "lars",
+        "learning_rate": 0.1,
+        "momentum": 0.5,
+        "trust_coefficient": 0.1,
+        "weight_decay": 0.01,
+        "l1": 0.1,
+        "clip_value": 0.5,
+        "clip_adaptive": 0.5,
+    },
+    "lamb": {"name": "lamb", "learning_rate": 0.1, "weight_decay": 0.1, "eps": 1e-3},
+    "rmsprop_tf": {"name": "rmsprop_tf", "learning_rate": 0.1, "momentum": 0.5, "eps": 1e-3},
+    "adagrad": {"name": "adagrad", "learning_rate": 0.1, "initial_accumulator": 0.5},
+    "muon": {"name": "muon", "learning_rate": 0.1, "momentum": 0.5, "eps": 1e-3},
+}
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "cosine": {"name": "cosine", "warmup_epochs": 3.0},
     "step": {"name": "step", "boundary_epochs": (2.0, 4.0)},
     "exponential": {"name": "exponential", "decay_epochs": 2.0, "decay_factor": 0.5},
+    "staircase": {"name": "exponential", "decay_epochs": 2.0, "staircase": True},
+    "restarts": {"name": "cosine", "cycle_epochs": 2.0, "cycle_factor": 2.0, "end_factor": 0.1},
+    "even restarts": {"name": "cosine", "cycle_epochs": 2.0, "cycle_factor": 1.0},
+    "polynomial": {"name": "polynomial", "power": 2.0, "end_factor": 0.1},
+    "one_cycle": {"name": "one_cycle", "peak_at": 0.4, "start_factor": 0.1, "end_factor": 0.1},
+    "exponential warm-up": {
+        "name": "constant",
+        "warmup": "exponential",
+        "warmup_epochs": 3.0,
+        "warmup_factor": 0.1,
+    },
 }
 
 
@@ -58,7 +86,13 @@ def assert_close(result: Any, expected: Any) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), result, expected)
 
 
-@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(pytest.param(options, id=name) for name, options in OPTIMIZERS.items()),
+        *(pytest.param(options, id=name, marks=pytest.mark.slow) for name, options in SLOW.items()),
+    ],
+)
 def test_injected_and_mapped_numbers_give_the_same_steps(options: Mapping[str, Any]) -> None:
     expected = trained(optim.make(**options))
     injected = optax.inject_hyperparams(optim.make)(**options)
@@ -73,7 +107,8 @@ def test_injected_and_mapped_numbers_give_the_same_steps(options: Mapping[str, A
 
 
 def test_numbers_of_zero_switch_nothing_on() -> None:
-    options: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
+    keys = ("momentum", "weight_decay", "l1", "clip_norm", "clip_value", "clip_adaptive")
+    options: dict[str, Any] = dict.fromkeys(keys, 0.0)
     expected = trained(optim.make(name="sgd", learning_rate=0.1, **options))
     arrays: dict[str, Any] = {key: jnp.array(value) for key, value in options.items()}
     assert_close(trained(optim.make(name="sgd", learning_rate=0.1, **arrays)), expected)
