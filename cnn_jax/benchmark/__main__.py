@@ -8,6 +8,10 @@ models: training steps and inference of whole networks:
 
     python -m cnn_jax.benchmark models --models=resnet50,vgg11@8 --against=torch,xla
 
+augment: augmentations of training batches:
+
+    python -m cnn_jax.benchmark augment --against=torch
+
 data: the input pipeline of a config, as a whole and by stage:
 
     python -m cnn_jax.benchmark data --config=configs/folder.py --config.data.directory=DIR
@@ -22,7 +26,16 @@ import argparse
 import itertools
 
 from cnn_jax import config_files, errors, plan
-from cnn_jax.benchmark import compare_models, compare_ops, data, models, ops, torch_ops
+from cnn_jax.benchmark import (
+    augment,
+    compare_augment,
+    compare_models,
+    compare_ops,
+    data,
+    models,
+    ops,
+    torch_ops,
+)
 from cnn_jax.runtime import compilation_cache, console, flags, malloc, sharding
 
 _DATA_FLAGS = ("--config", "--workers", "--seconds", "--rounds", "--out")
@@ -45,6 +58,14 @@ the rate of a 2048x2048 matrix product in the same rounds. torch: its faster mem
 malloc: the same program in a new process with CNN_JAX_KEEP_MEMORY=0.
 speedup over an opponent: above 1, cnn_jax is faster. In bfloat16, torch uses autocast.
 """
+_AUGMENT_HELP = """Time augmentations in the compiled program that makes a training batch.
+
+The program takes images of 8 bits and returns them normalised, in float32.
+
+ours ms: median time of a batch. torchvision ms: the same with torchvision.transforms.v2 on tensors,
+image by image, as a data loader does. one draw for the batch ms: torchvision's transforms of a
+whole batch, with the same random numbers for all of its images; ours are drawn for each.
+speedup: above 1, cnn_jax is faster."""
 _DATA_HELP = """Time the input pipeline of a config: reading, decoding and cropping of images.
 
 Options: --config.KEY=VALUE sets a key of the config, as for cnn_jax.main. The images are streamed,
@@ -65,6 +86,7 @@ def main() -> int:
     for name, add_flags, summary, description in (
         ("ops", _add_ops_flags, "time the operations of cnn_jax.ops", _OPS_HELP),
         ("models", _add_models_flags, "time whole networks", _MODELS_HELP),
+        ("augment", _add_augment_flags, "time augmentations of batches", _AUGMENT_HELP),
         ("data", _add_data_flags, "time the input pipeline of a config", _DATA_HELP),
     ):
         command = commands.add_parser(name, help=summary, description=description)
@@ -80,6 +102,9 @@ def main() -> int:
     if args.command == "data":
         settings = _settings(args.config, others)
         data.run(settings, _numbers(args.workers), args.rounds, args.seconds, args.out)
+    elif args.command == "augment":
+        torch = args.against == "torch"
+        compare_augment.run(args.cases, args.batch, args.image_size, args.rounds, torch, args.csv)
     elif args.command == "ops":
         compare_ops.run(args.cases, args.rounds, args.against == "torch", args.csv)
     else:
@@ -156,6 +181,29 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         action=flags.StorePath,
         help="write traces of some steps of cnn_jax to this new directory and print the time by "
         "kind of operation",
+    )
+
+
+def _add_augment_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--against",
+        choices=["torch"],
+        help=f"also time torchvision; torch and torchvision are {_TORCH_NOTE}",
+    )
+    command.add_argument(
+        "--cases",
+        nargs="+",
+        default=list(augment.CASES),
+        metavar="CASE",
+        help=f"augmentations to time; default: all of {', '.join(map(repr, augment.CASES))}",
+    )
+    command.add_argument("--batch", type=int, default=64, help="images in a batch; default: 64")
+    command.add_argument(
+        "--image_size", type=int, default=224, help="height and width in pixels; default: 224"
+    )
+    command.add_argument("--rounds", type=int, default=5, help="timed rounds; default: 5")
+    command.add_argument(
+        "--csv", action=flags.StorePath, help="also write the table to this new file"
     )
 
 

@@ -288,7 +288,7 @@ def test_each_augmentation_has_the_stream_of_its_place(source: ArraySource) -> N
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("solarize", "data.augment 'solarize' is not of the form 'module:attribute'"),
+        ("solarise", "unknown augmentation in data.augment 'solarise'"),
         ("users_module:inverse", "has no attribute 'inverse'; nearest: invert"),
         ("users_module:number", "data.augment 'users_module:number' is 7, which cannot be called"),
         (

@@ -1,0 +1,1 @@
+"""Policies that draw operations for each image: RandAugment, AutoAugment and others."""
