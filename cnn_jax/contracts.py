@@ -112,7 +112,8 @@ class Objective(Protocol):
         Args:
           key: the PRNG key of the initial parameters.
           batch: `{"image": zeros [1, H, W, C]}`.
-          given: parameters and running statistics to start from, in place of initial ones.
+          given: parameters and running statistics that replace the initial ones. A wrapper can
+            read further entries, such as the variables of a teacher.
         """
         ...
 
@@ -120,6 +121,9 @@ class Objective(Protocol):
         self, params: Tree, carried: Carried, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Carried, Sums]]:
         """Returns the mean loss of a training batch, the new `Carried`, and the metrics to log.
+
+        The mean is over the examples that the metric 'loss' counts or, without this metric, over
+        the weights of the batch. `train.microbatches` adds the parts of a batch by these counts.
 
         Args:
           params: the parameters to differentiate with respect to.
@@ -191,19 +195,22 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """The properties of a data set that other images need to be treated like its own.
+    """Properties of a data set that are needed to preprocess other images like its own.
 
     A run stores it as `dataset.json`.
 
     Attributes:
       class_names: the name of each label.
       native_size: height and width of the stored images in pixels; None if they differ.
-      input_shape: height, width and channels of the network's input.
+      input_shape: height, width and channels of the network's input in training.
       mean: the mean of each channel, of the training images scaled to [0, 1].
-      std: the standard deviation of each channel, likewise.
+      std: the standard deviation of each channel, of the same images.
       peak: the largest value of a pixel: 255 for uint8 images, 1 for float images in [0, 1].
       sizes: the number of examples in each split of the run; empty in runs before version 0.2.0.
-      hashes: a SHA-256 of each split, of its names or its content; empty likewise.
+      hashes: SHA-256 of the names or the content of each split; empty in runs before version 0.2.0.
+      covariance: `C` rows of `C` numbers: the covariance of the channels, of the same images as
+        `mean`; empty unless an augmentation needs it.
+      eval_size: height and width of the input in evaluation; None if they are those of training.
     """
 
     class_names: tuple[str, ...]
@@ -214,11 +221,19 @@ class Description:
     peak: float = 255.0
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    covariance: tuple[tuple[float, ...], ...] = ()
+    eval_size: tuple[int, int] | None = None
 
     @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def eval_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the network's input in evaluation."""
+        height, width = self.eval_size or self.input_shape[:2]
+        return height, width, self.input_shape[2]
 
 
 class Feed(Protocol):

@@ -7,13 +7,15 @@
 - `images.py`: decoding and resizing on the host; `pillow.py` opens and loads files with Pillow,
   `dtypes.py` has the rules for uint8 and float32
 - `automatic.py`: size, channels and dtype of the images of a source
-- `pixels.py`, `augment.py`: normalisation and augmentation on the device
+- `pixels.py`, `augment/`: normalisation and augmentation on the device
 - `crops.py`: crops of training and evaluation on the host
 - `selection.py`: the examples of each split of a run, and their hashes
 - `stratified.py`, `division.py`: splits with the same shares of each class
 - `resident.py`: the feed for sets that fit into the memory of each device
 - `streamed.py`: the feed for sets of any size; `order.py`, `batches.py` and `pipeline.py` make its
   batches in worker processes
+- `moments.py`: mean, deviation and covariance of the channels
+- `show/`: pictures of what training sees
 """
 
 import dataclasses
@@ -91,18 +93,19 @@ def _check_input(data: "plan.Data") -> None:
 
 
 def resolve(plan: "Plan", source: "Source") -> "Plan":
-    """Returns a plan with the automatic values of splits, input size and storage replaced.
+    """Returns a plan with the automatic values of splits, channels, sizes and storage replaced.
 
-    `data.channels` and `data.image_size` become those of the training images. For images that are
-    not in memory, the first `automatic.LOOKED_AT` stand for all: their common size, and colour if
-    one of them has colours.
+    Automatic `data.channels` and `data.image_size` become those of the training images. If the
+    images are not in memory, only the first `automatic.LOOKED_AT` readable ones are examined. They
+    must have one size. The set is in colour if one of them is.
 
-    A set is streamed if a crop needs the original pixels, or if the images at the input size take
-    more than `resident.MAX_RESIDENT_BYTES`. Both are the same on every machine.
+    A set is streamed if a crop needs the original pixels. It is also streamed if the images take
+    more than `resident.MAX_RESIDENT_BYTES` at the larger of the two input sizes. The choice does
+    not depend on the machine.
 
     Raises:
-      UserError: a split that the source does not have, or images of different sizes where the size
-        is theirs.
+      UserError: the source lacks a split, or `data.image_size` is automatic and the images have
+        different sizes.
     """
     from cnn_jax.data import automatic, resident, selection
 
@@ -147,6 +150,11 @@ def bind(
             f"train.batch_size {plan.train.batch_size} is larger than the "
             f"{len(selected['train'])} training examples"
         )
+    if plan.data.repeats > plan.train.batch_size:
+        raise errors.UserError(
+            f"data.repeats {plan.data.repeats} is larger than train.batch_size "
+            f"{plan.train.batch_size}, so a batch would show one example only; lower it"
+        )
     if description is not None:
         selection.check_unchanged(description, selected, source.class_names)
     make = streamed.bind if plan.data.storage == "streamed" else resident.bind
@@ -162,7 +170,7 @@ def bind_evaluation(
 ) -> "Feed":
     """Returns a feed for evaluation only, of any splits of any data set.
 
-    Images are treated like those of the run: its input size, evaluation crop, mean and standard
+    Images are treated like those of the run: its evaluation size and crop, mean and standard
     deviation. The set may have another dtype than the run's. Hashes are not compared; the caller
     compares the class names.
 
@@ -176,16 +184,12 @@ def bind_evaluation(
     Raises:
       UserError: a split that the source does not have, or images that do not fit the plan.
     """
-    from cnn_jax.data import automatic, dtypes, resident, selection, streamed
+    from cnn_jax.data import automatic, crops, dtypes, resident, selection, streamed
 
     selected = selection.pick(source, splits)
     dtype = automatic.dtype_of(next(iter(selected.values())))
-    height, width, channels = description.input_shape
     keys = dataclasses.replace(
-        plan.data,
-        image_size=height,
-        image_width=width,
-        channels=channels,
+        crops.of_evaluation(plan.data, description),
         crop_padding=0,
         flip=False,
         augment=(),
@@ -193,6 +197,8 @@ def bind_evaluation(
     plan = dataclasses.replace(plan, data=keys)
     described = dataclasses.replace(
         description,
+        input_shape=keys.input_shape,
+        eval_size=None,
         peak=dtypes.peak(dtype),
         sizes={name: len(examples) for name, examples in selected.items()},
         hashes={},

@@ -4,6 +4,7 @@ This code runs in worker processes. It uses no device.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from cnn_jax import errors
 from cnn_jax.contracts import Examples
-from cnn_jax.data import dtypes, images, order
+from cnn_jax.data import crops, dtypes, images, order
 
 Crop = Callable[[bytes | np.ndarray, int, str, np.random.Generator], np.ndarray]
 """`(image, channels, place, rng) -> [H, W, C]` of the dtype of the image."""
@@ -21,6 +22,9 @@ Crop = Callable[[bytes | np.ndarray, int, str, np.random.Generator], np.ndarray]
 Arrays = dict[str, Any]
 """`image` `[b, H, W, C]` uint8 or float32, `label` `[b]` int32, `weight` and `unreadable` `[b]`
 float32, and `problems`: a message for each unreadable image, as a tuple of texts."""
+
+_Read = Callable[[int], tuple[bytes | np.ndarray, int]]
+"""Returns image and label of an example by its number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +58,14 @@ class TrainBatches:
     def __getitem__(self, step: int) -> Arrays:
         """Returns this host's rows of the batch of a step, counted from 0."""
         result = _empty(len(self.rows), self.input_shape, self.dtype)
-        for position, row in enumerate(self.rows):
-            self._fill(result, position, int(step), row)
+        # The rows of an example follow each other, so that it is read once.
+        read = functools.lru_cache(maxsize=1)(self._read)
+        places = self.order.places
+        for position, row in sorted(enumerate(self.rows), key=lambda pair: places[pair[1]]):
+            self._fill(result, position, int(step), row, read)
         return result
 
-    def _fill(self, result: Arrays, position: int, step: int, row: int) -> None:
+    def _fill(self, result: Arrays, position: int, step: int, row: int, read: _Read) -> None:
         """Reads one row; for an unreadable image, the pixels of the next row that is readable.
 
         The next row of the whole batch is taken, so that the pixels do not depend on the number of
@@ -69,14 +76,28 @@ class TrainBatches:
             index = self.order.example(step, source_row)
             rng = order.crop_rng(self.seed, step * self.batch_size + source_row)
             try:
-                image, label = _read(self.examples, index, self.crop, self.input_shape, rng)
+                image, label = read(index)
+                place = self.examples.name(index)
+                image = self.crop(image, self.input_shape[-1], place, rng)
             except errors.UnreadableImageError as error:
                 if offset == 0:
                     _mark_unreadable(result, position, str(error))
                 continue
-            _store(result, position, image, label, self.examples.name(index))
+            _store(result, position, image, label, place)
             return
         raise errors.UserError(f"no image of the batch of step {step} can be read")
+
+    def _read(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        """Returns the image and the label of an example.
+
+        With `data.repeats` above 1, Pillow decodes the image here, once for all of its crops. The
+        decoder 'opencv' decodes it for each crop instead.
+        """
+        example = self.examples[index]
+        image = example["image"]
+        if self.order.repeats > 1 and isinstance(self.crop, crops.TrainCrop):
+            image = images.to_array(image, self.input_shape[-1], self.examples.name(index))
+        return image, example["label"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +144,6 @@ class EvalBatches:
                 continue
             _store(result, position, image, example["label"], place)
         return result
-
-
-def _read(
-    examples: Examples,
-    index: int,
-    crop: Crop,
-    input_shape: tuple[int, int, int],
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, int]:
-    example = examples[index]
-    return crop(example["image"], input_shape[-1], examples.name(index), rng), example["label"]
 
 
 def _store(result: Arrays, position: int, image: np.ndarray, label: int, place: str) -> None:

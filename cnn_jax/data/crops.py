@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn_jax import errors, limits
+from cnn_jax.contracts import Description
 from cnn_jax.data import images, opencv
 from cnn_jax.plan import Data
 
@@ -277,15 +278,25 @@ def train_crop(data: Data) -> TrainCrop | FastTrainCrop:
     """Returns the training crop of a plan: `(image, channels, place, rng) -> [H, W, C]`."""
     size = data.input_shape[:2]
     if data.train_crop == "pad":
-        return TrainCrop(Fit(None, data.input_shape, data.resize))
+        return TrainCrop(whole(data, None))
     if data.train_crop == "centre":
-        return TrainCrop(Centre(data.input_shape, _shorter_side(data), data.resize))
+        return TrainCrop(Centre(data.input_shape, _shorter_side(data, size), data.resize))
     crop: RandomResized | Random
     if data.train_crop == "random":
-        crop = Random(size, _shorter_side(data), data.resize)
+        crop = Random(size, _shorter_side(data, size), data.resize)
     else:
         crop = RandomResized(size, data.crop_scale, data.crop_ratio, data.resize)
     return FastTrainCrop(crop) if data.decoder == "opencv" else TrainCrop(crop)
+
+
+def whole(data: Data, native_size: Size | None) -> Fit:
+    """Returns the training crop 'pad' of a plan, a function of an image `[h, w, C]` to `[H, W, C]`.
+
+    Args:
+      data: the keys of the data set.
+      native_size: as for `eval_crop`.
+    """
+    return Fit(native_size, data.input_shape, data.resize)
 
 
 def eval_crop(data: Data, native_size: Size | None) -> Fit | Centre:
@@ -299,8 +310,16 @@ def eval_crop(data: Data, native_size: Size | None) -> Fit | Centre:
         crop 'centre' does not depend on it.
     """
     if data.eval_crop == "fit":
-        return Fit(native_size, data.input_shape, data.resize)
-    return Centre(data.input_shape, _shorter_side(data), data.resize)
+        return Fit(native_size, data.eval_shape, data.resize)
+    return Centre(data.eval_shape, _shorter_side(data, data.eval_shape[:2]), data.resize)
+
+
+def of_evaluation(data: Data, description: Description) -> Data:
+    """Returns the section `data` with the input size of evaluation for training, too."""
+    height, width, channels = description.eval_shape
+    return dataclasses.replace(
+        data, image_size=height, image_width=width, eval_image_size=0, channels=channels
+    )
 
 
 def check(data: Data) -> None:
@@ -318,12 +337,19 @@ def check(data: Data) -> None:
         )
     _check_range("crop_scale", data.crop_scale, 1)
     _check_range("crop_ratio", data.crop_ratio, math.inf)
-    least = min(data.input_shape[:2])  # 0 as long as the size is automatic
-    if 0 < data.shorter_side < least:
-        raise errors.UserError(
-            f"data.shorter_side must be at least {least} pixels, the shorter side of the input, or "
-            f"0 for {round(least / CROP_SHARE)}; got {data.shorter_side}"
-        )
+    for shape in (data.input_shape, data.eval_shape):
+        if math.prod(shape) > limits.MAX_INPUT_VALUES:
+            raise errors.UserError(
+                "data.image_size and data.eval_image_size must give an input of at most "
+                f"{limits.MAX_INPUT_VALUES:,} values, got {'x'.join(map(str, shape))}"
+            )
+    for size in _scaled_sizes(data):
+        least = min(size)  # 0 as long as the size is automatic
+        if 0 < data.shorter_side < least:
+            raise errors.UserError(
+                f"data.shorter_side must be at least {least} pixels, the shorter side of the "
+                f"input, or 0 for {round(least / CROP_SHARE)}; got {data.shorter_side}"
+            )
     if data.decoder == "opencv":
         if data.train_crop not in ("random", "random_resized"):
             raise errors.UserError(
@@ -344,5 +370,16 @@ def _size(image: np.ndarray) -> Size:
     return image.shape[0], image.shape[1]
 
 
-def _shorter_side(data: Data) -> int:
-    return data.shorter_side or round(min(data.input_shape[:2]) / CROP_SHARE)
+def _scaled_sizes(data: Data) -> set[Size]:
+    """Returns the sizes of the crops that `data.shorter_side` must be large enough for."""
+    sizes = set()
+    if data.eval_size is None or data.train_crop in ("random", "centre"):
+        sizes.add(data.input_shape[:2])
+    if data.eval_crop == "centre":
+        sizes.add(data.eval_shape[:2])
+    return sizes
+
+
+def _shorter_side(data: Data, size: Size) -> int:
+    """Returns the shorter side in pixels to which images are scaled before a crop of `size`."""
+    return data.shorter_side or round(min(size) / CROP_SHARE)

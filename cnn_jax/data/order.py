@@ -17,21 +17,33 @@ _ROUNDS = 4  # of Grain's shuffle, a block cipher; its `MapDataset.shuffle` take
 
 
 class Order:
-    """A new random order of the examples in each epoch, without a permutation in memory.
+    """Random order of the training examples, new in each epoch, without a permutation in memory.
 
     Each epoch shows `steps_per_epoch` whole batches. The remaining examples are left out of this
     epoch; another epoch has another order.
+
+    With `repeats` above 1, a batch shows each of its examples `repeats` times, and the number of
+    steps per epoch stays. So an epoch shows only the first `size / repeats` examples of its order.
+    If `repeats` does not divide the batch size, an example continues in the next batch. The
+    function `arrangement` gives the order of the rows.
+
+    Attributes:
+      repeats: the number of times that an epoch shows an example.
+      places: the position of each row of a batch in the batch's part of the order.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, repeats: int = 1) -> None:
         """Defines the order.
 
         Args:
           size: the number of examples, at least `batch_size`.
           batch_size: the number of examples in a batch, over all hosts.
           seed: the seed of the run.
+          repeats: the number of times that an epoch shows an example.
         """
         self._size, self._batch_size, self._seed = size, batch_size, seed
+        self.repeats = repeats
+        self.places: list[int] = arrangement(batch_size, repeats).tolist()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -46,11 +58,27 @@ class Order:
           row: the row in the batch of all hosts.
         """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        place = step_in_epoch * self._batch_size + row
+        place = step_in_epoch * self._batch_size + self.places[row]
         seed = _epoch_seed(self._seed, epoch)
         return experimental.index_shuffle(
-            place, max_index=self._size - 1, seed=seed, rounds=_ROUNDS
+            place // self.repeats, max_index=self._size - 1, seed=seed, rounds=_ROUNDS
         )
+
+
+def arrangement(batch_size: int, repeats: int) -> np.ndarray:
+    """Returns for each row of a batch its position in the batch's part of the order, `[B]`.
+
+    The order has `repeats` successive copies of each example (Hoffer et al. 2020,
+    arXiv:1901.09335). timm's RepeatAugSampler and torchvision's RASampler deal these copies out to
+    `repeats` processes in turn. If `repeats` divides `batch_size`, the batch is the concatenation
+    of the batches of these processes. Neighbouring rows then show different examples, which mixup
+    needs.
+
+    >>> arrangement(6, 3) // 3
+    array([0, 1, 0, 1, 0, 1])
+    """
+    parts = [np.arange(process, batch_size, repeats) for process in range(repeats)]
+    return np.concatenate(parts)
 
 
 def crop_rng(seed: int, place: int) -> np.random.Generator:

@@ -21,8 +21,8 @@ from numpy.typing import DTypeLike
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Description, Inputs
-from cnn_jax.data import augment, automatic, crops, dtypes, reading, selection
-from cnn_jax.data.moments import Moments
+from cnn_jax.data import augment, automatic, crops, dtypes, moments, reading, selection
+from cnn_jax.data.order import arrangement
 from cnn_jax.data.problems import Problems
 from cnn_jax.data.selection import Selected
 from cnn_jax.data.sources.arrays import check_range
@@ -35,14 +35,15 @@ MAX_RESIDENT_BYTES = 8 * 2**30
 
 
 def num_bytes(examples: int, plan: Plan, dtype: DTypeLike = np.uint8) -> int:
-    """Returns the bytes that a number of examples takes at the input size.
+    """Returns the bytes that examples take at the larger of the sizes of training and evaluation.
 
     Args:
-      examples: the number.
+      examples: the number of examples.
       plan: a plan without automatic sizes.
       dtype: of the images.
     """
-    return examples * math.prod(plan.data.input_shape) * np.dtype(dtype).itemsize
+    values = max(math.prod(plan.data.input_shape), math.prod(plan.data.eval_shape))
+    return examples * values * np.dtype(dtype).itemsize
 
 
 def is_too_large(examples: int, plan: Plan, dtype: DTypeLike) -> bool:
@@ -127,13 +128,18 @@ class Resident:
 
     Attributes:
       traced: the traced functions.
-      splits: the arrays of 'train' and, where the config names them, 'validation' and 'test'.
+      splits: the arrays of 'train' at the input size of training and, where the config names them,
+        of 'validation' and 'test' at that of evaluation.
       seed: the seed of the order of training examples; augmentation gets its keys from the step.
+      repeats: the number of times that an epoch shows an example; see `order.Order`.
+      read_again: reads 'train' with the evaluation crop; None if it is the training crop.
     """
 
     traced: Traced
     splits: Mapping[str, Arrays]
     seed: int
+    repeats: int = 1
+    read_again: Callable[[], Arrays] | None = None
 
     @property
     def description(self) -> Description:
@@ -170,6 +176,8 @@ class Resident:
     def eval_inputs(self, split: str, batch_size: int) -> Iterator[Inputs]:
         """See `contracts.Feed`. Batches are padded to a multiple of the number of devices."""
         arrays, size = self._split(split), self.size(split)
+        if split == "train" and self.read_again is not None:
+            arrays = self._evaluated_train
         offsets = np.arange(self.traced.layout.padded(batch_size))
         for start in range(0, size, batch_size):
             inside = (offsets < batch_size) & (start + offsets < size)
@@ -187,10 +195,20 @@ class Resident:
     def close(self) -> None:
         """See `contracts.Feed`. There are no workers."""
 
+    @functools.cached_property
+    def _evaluated_train(self) -> Arrays:
+        """The training split with the evaluation crop, read on first use: few runs evaluate it."""
+        return self._split("train") if self.read_again is None else self.read_again()
+
     def _order(self, epoch: int) -> jax.Array:
         """Returns the order of the training examples in an epoch: a function of (seed, epoch)."""
         key = jax.random.fold_in(prng.stream(self.seed, "order"), epoch)
-        return jax.random.permutation(key, self.size("train"))
+        order = jax.random.permutation(key, self.size("train"))
+        if self.repeats == 1:
+            return order
+        size = self.traced.batch_size
+        starts = np.arange(self.steps_per_epoch)[:, np.newaxis] * size
+        return order[((starts + arrangement(size, self.repeats)) // self.repeats).ravel()]
 
     def _split(self, split: str) -> Arrays:
         if split not in self.splits:
@@ -211,15 +229,22 @@ def bind(
     else:
         dtype = dtypes.of_peak(description.peak)
     _check_size(selected, plan, dtype)
-    problems = Problems(plan.data.max_bad_images)
+    reader = _Reader(plan, dtype, Problems(plan.data.max_bad_images))
     loaded = {}
     if description is None:
-        loaded["train"], description = _load_first(class_names, selected, plan, dtype, problems)
+        loaded["train"], description = _load_first(class_names, selected, reader)
+    native = description.native_size
+    whole, eval_crop = crops.whole(plan.data, native), crops.eval_crop(plan.data, native)
     for name in selected.keys() - loaded.keys():
-        crop = crops.eval_crop(plan.data, description.native_size)
-        loaded[name] = _read(name, selected[name], plan, dtype, crop, problems)
+        crop = whole if name == "train" else eval_crop
+        loaded[name] = reader.read(name, selected[name], crop.input_shape, crop)
     for name, part in loaded.items():
         check_range(part.labels, len(class_names), name)
+
+    def read_again() -> Arrays:
+        arrays = reader.read("train", selected["train"], eval_crop.input_shape, eval_crop)
+        return _on_devices(arrays, layout)
+
     return Resident(
         traced=Traced(
             description=description,
@@ -229,6 +254,8 @@ def bind(
         ),
         splits={name: _on_devices(loaded[name], layout) for name in selected},
         seed=plan.seed,
+        repeats=plan.data.repeats,
+        read_again=read_again if eval_crop != whole else None,
     )
 
 
@@ -257,63 +284,82 @@ def _check_size(selected: Mapping[str, Selected], plan: Plan, dtype: np.dtype) -
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reader of whole splits onto the host.
+
+    Attributes:
+      plan: the config.
+      dtype: of the images.
+      problems: the unreadable images so far.
+    """
+
+    plan: Plan
+    dtype: np.dtype
+    problems: Problems
+
+    def read(
+        self,
+        split: str,
+        examples: Selected,
+        shape: tuple[int, int, int],
+        fit: Callable[[np.ndarray], np.ndarray],
+    ) -> _Loaded:
+        """Returns the examples of a split.
+
+        Args:
+          split: its name in the run.
+          examples: the examples.
+          shape: height, width and channels that `fit` returns.
+          fit: brings an image `[h, w, C]` to the input size.
+
+        Raises:
+          UserError: no image can be read, or more are unreadable than the plan allows.
+        """
+        size = len(examples)
+        result = _Loaded(
+            np.zeros((size, *shape), self.dtype), np.zeros(size, np.int32), np.ones(size, bool)
+        )
+        report = functools.partial(self.problems.add, split)
+        found = reading.decoded(examples, range(size), shape[-1], self.dtype, report)
+        for index, (image, label) in enumerate(found):
+            if image is None:
+                result.readable[index] = False
+            else:
+                result.images[index], result.labels[index] = fit(image), label
+        if not result.readable.any():
+            raise errors.UserError(f"no image of {split} can be read")
+        for unreadable in np.flatnonzero(~result.readable).tolist():
+            ahead = int(np.roll(result.readable, -unreadable).argmax())
+            result.images[unreadable] = result.images[(unreadable + ahead) % size]
+        return result
+
+
 def _load_first(
-    class_names: Sequence[str],
-    selected: Mapping[str, Selected],
-    plan: Plan,
-    dtype: np.dtype,
-    problems: Problems,
+    class_names: Sequence[str], selected: Mapping[str, Selected], reader: _Reader
 ) -> tuple[_Loaded, Description]:
     """Returns the training images, and the description of the set that they define.
 
     Native sizes that all agree need no scaling to the native size, and sizes that differ have no
     native size. So each image is brought to the input size as soon as it is decoded.
     """
-    sums, sizes = Moments(plan.data.channels, dtype), set()
-    crop = crops.eval_crop(plan.data, None)
+    keys, dtype = reader.plan.data, reader.dtype
+    sums = moments.Moments(keys.channels, dtype, moments.needs_covariance(keys))
+    sizes = set()
+    crop = crops.whole(keys, None)
 
     def fit(image: np.ndarray) -> np.ndarray:
         sums.add(image)
         sizes.add((image.shape[0], image.shape[1]))
         return crop(image)
 
-    loaded = _read("train", selected["train"], plan, dtype, fit, problems)
-    given = (plan.data.mean, plan.data.std) if plan.data.mean else sums.mean_and_std()
+    loaded = reader.read("train", selected["train"], crop.input_shape, fit)
+    given = (keys.mean, keys.std) if keys.mean else sums.mean_and_std()
     native_size = sizes.pop() if len(sizes) == 1 else None
-    shape = plan.data.input_shape
     description = selection.describe(
-        class_names, selected, shape, native_size, given, dtypes.peak(dtype)
+        class_names, selected, keys, native_size, given, sums.covariance(), dtypes.peak(dtype)
     )
     return loaded, description
-
-
-def _read(
-    split: str,
-    examples: Selected,
-    plan: Plan,
-    dtype: np.dtype,
-    fit: Callable[[np.ndarray], np.ndarray],
-    problems: Problems,
-) -> _Loaded:
-    size = len(examples)
-    result = _Loaded(
-        np.zeros((size, *plan.data.input_shape), dtype),
-        np.zeros(size, np.int32),
-        np.ones(size, bool),
-    )
-    report = functools.partial(problems.add, split)
-    found = reading.decoded(examples, range(size), plan.data.channels, dtype, report)
-    for index, (image, label) in enumerate(found):
-        if image is None:
-            result.readable[index] = False
-        else:
-            result.images[index], result.labels[index] = fit(image), label
-    if not result.readable.any():
-        raise errors.UserError(f"no image of {split} can be read")
-    for unreadable in np.flatnonzero(~result.readable).tolist():
-        ahead = int(np.roll(result.readable, -unreadable).argmax())
-        result.images[unreadable] = result.images[(unreadable + ahead) % size]
-    return result
 
 
 def _on_devices(loaded: _Loaded, layout: Layout) -> Arrays:

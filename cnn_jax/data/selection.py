@@ -221,22 +221,35 @@ def names(source: Source, data: plan.Data) -> dict[str, list[str]]:
 def describe(
     class_names: Iterable[str],
     selected: Mapping[str, Selected],
-    input_shape: tuple[int, int, int],
+    data: plan.Data,
     native_size: tuple[int, int] | None,
     mean_and_std: tuple[tuple[float, ...], tuple[float, ...]],
+    covariance: tuple[tuple[float, ...], ...],
     peak: float,
 ) -> Description:
-    """Returns the description of a run's data set, with sizes and hashes of its splits."""
+    """Returns the description of a run's data set, with sizes and hashes of its splits.
+
+    Args:
+      class_names: the name of each label.
+      selected: the examples of each split.
+      data: the keys of the data set, without automatic sizes.
+      native_size: height and width of the stored images in pixels; None if they differ.
+      mean_and_std: mean and standard deviation of each channel, of pixels scaled to [0, 1].
+      covariance: of the channels of the same pixels; empty unless an augmentation needs it.
+      peak: the largest value of a pixel.
+    """
     mean, std = mean_and_std
     return Description(
         class_names=tuple(class_names),
         native_size=native_size,
-        input_shape=input_shape,
+        input_shape=data.input_shape,
         mean=mean,
         std=std,
         peak=peak,
         sizes={name: len(examples) for name, examples in selected.items()},
         hashes={name: examples.digest() for name, examples in selected.items()},
+        covariance=covariance,
+        eval_size=data.eval_size,
     )
 
 

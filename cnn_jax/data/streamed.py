@@ -69,7 +69,7 @@ class Traced:
 class Streamed:
     """Feed (`contracts.Feed`) that reads each image when a step needs it.
 
-    Order and crops are functions of the seed and the place in the run, so the batches do not depend
+    Order and crops are functions of the seed and the place in the run. So the batches do not depend
     on the number of hosts or workers, and a resumed run skips and repeats nothing.
 
     Attributes:
@@ -145,7 +145,8 @@ class Streamed:
 
     @functools.cached_property
     def _order(self) -> Order:
-        return Order(self.size("train"), self.plan.train.batch_size, self.plan.seed)
+        options = self.plan.train.batch_size, self.plan.seed, self.plan.data.repeats
+        return Order(self.size("train"), *options)
 
     def _train_inputs(self, calls: Iterator[range]) -> Generator[tuple[range, Inputs], None, None]:
         first = next(calls, None)
@@ -167,7 +168,7 @@ class Streamed:
             crop=crops.eval_crop(self.plan.data, self.description.native_size),
             rows=self.layout.local_rows(padded),
             batch_size=batch_size,
-            input_shape=self.description.input_shape,
+            input_shape=self.description.eval_shape,
             dtype=dtypes.of_peak(self.description.peak),
         )
         # Threads start at once. Processes would take seconds to start for each validation.
@@ -215,13 +216,14 @@ def bind(
     problems = Problems(plan.data.max_bad_images)
     if description is None:
         dtype = automatic.dtype_of(selected["train"])
-        statistics = _statistics(selected["train"], plan, dtype, problems)
+        statistics, covariance = _statistics(selected["train"], plan, dtype, problems)
         description = selection.describe(
             class_names,
             selected,
-            plan.data.input_shape,
+            plan.data,
             None,
             statistics,
+            covariance,
             dtypes.peak(dtype),
         )
     return Streamed(
@@ -235,24 +237,28 @@ def bind(
 
 def _statistics(
     examples: Selected, plan: Plan, dtype: np.dtype, problems: Problems
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation: the config's, ImageNet's for colour, or estimates.
+) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], tuple[tuple[float, ...], ...]]:
+    """Returns mean and standard deviation, and the covariance if an augmentation needs it.
 
-    Estimates are of the images at the first `MOMENTS_SIZE` places of the run.
+    Mean and standard deviation are those of the config, else ImageNet's for 3 channels, else
+    estimates. Estimates, also of the covariance, are from the first `MOMENTS_SIZE` images in the
+    shuffled order of the first epoch.
     """
-    if plan.data.mean:
-        return plan.data.mean, plan.data.std
-    if plan.data.channels == len(imagenet.MEAN):
-        return imagenet.MEAN, imagenet.STD
+    keys, covariance = plan.data, moments.needs_covariance(plan.data)
+    known = (keys.mean, keys.std) if keys.mean else None
+    if known is None and keys.channels == len(imagenet.MEAN):
+        known = imagenet.MEAN, imagenet.STD
+    if known is not None and not covariance:
+        return known, ()
     order = Order(len(examples), plan.train.batch_size, plan.seed)
     places = range(min(MOMENTS_SIZE, order.steps_per_epoch * plan.train.batch_size))
     indices = [order.example(*divmod(place, plan.train.batch_size)) for place in places]
-    result = moments.Moments(plan.data.channels, dtype)
+    result = moments.Moments(keys.channels, dtype, covariance)
     report = functools.partial(problems.add, "train")
-    for image, _ in reading.decoded(examples, indices, plan.data.channels, dtype, report):
+    for image, _ in reading.decoded(examples, indices, keys.channels, dtype, report):
         if image is not None:
             result.add(image)
-    return result.mean_and_std()
+    return known or result.mean_and_std(), result.covariance()
 
 
 def _stacked(parts: Sequence[Mapping[str, np.ndarray]], steps: int) -> dict[str, np.ndarray]:

@@ -196,6 +196,8 @@ def test_the_description_is_complete_and_can_be_written_as_json() -> None:
         "peak": 255.0,
         "sizes": {"train": 1293, "validation": 144, "test": 360},
         "hashes": description.hashes,
+        "covariance": [],
+        "eval_size": None,
     }
     assert {len(digest) for digest in description.hashes.values()} == {64}
     assert len(description.mean) == len(description.std) == 3

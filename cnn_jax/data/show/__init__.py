@@ -1,0 +1,12 @@
+"""Pictures of training images, before and after cropping and augmentation.
+
+    grid = show.draw(show.rows(settings, examples=8, steps=6))
+
+- `shown.py`: selects training images and computes their versions in training batches
+- `drawing.py`: draws them as one picture
+"""
+
+from cnn_jax.data.show.drawing import draw
+from cnn_jax.data.show.shown import Row, rows
+
+__all__ = ["Row", "draw", "rows"]
