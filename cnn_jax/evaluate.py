@@ -12,8 +12,8 @@ matrix of more than 1,000 classes is made with --confusion only, as an .npy file
     --config.data.source=folder --config.data.directory=PHOTOS
 
 evaluates on a slice of a stored split, or on another data set with the classes of the run.
---config.data.KEY=VALUE is allowed for the keys source, name, directory, classes, eval_crop, resize,
-shorter_side, workers and max_bad_images.
+--config.data.KEY=VALUE is allowed for the keys source, name, directory, classes, eval_crop,
+eval_image_size, resize, shorter_side, workers and max_bad_images.
 """
 
 import argparse
@@ -58,6 +58,7 @@ def main() -> int:
         out=args.out,
         show=lambda found: print(_table(_rows(found, args.split, which)), flush=True),
         trust=args.trust,
+        average=args.average,
         confusion=args.confusion,
     )
     if not sharding.is_primary():
@@ -99,6 +100,8 @@ def _settings(directory: Path, words: Sequence[str]) -> "Plan":
     own = (
         "--workdir",
         "--checkpoint",
+        "--average",
+        "--no-average",
         "--trust",
         "--confusion",
         "--split",
@@ -124,6 +127,7 @@ def _rows(evaluation: "Evaluation", split: str, which: str) -> dict[str, str]:
     examples = int(evaluation.counts.sum())
     rows = {
         "checkpoint": f"step {evaluation.step}, {chosen}",
+        **({"weights": evaluation.weights} if evaluation.weights else {}),
         **({"data": evaluation.data} if evaluation.data else {}),
         "split": f"{split}, {examples:,} examples",
         **{name: f"{value:.4f}" for name, value in evaluation.values.items()},

@@ -71,8 +71,12 @@ def _check_network(args: argparse.Namespace) -> None:
     published = args.model is not None or args.weights is not None
     if published == (args.workdir is not None):
         raise errors.UserError("give either --workdir, or --model, --weights or both")
-    if published and (args.checkpoint is not None or args.trust):
-        flag = "--trust" if args.trust else "--checkpoint"
+    given = {
+        "--checkpoint": args.checkpoint is not None,
+        "--average": args.average is not None,
+        "--trust": args.trust,
+    }
+    for flag in (flag for flag, is_given in given.items() if published and is_given):
         raise errors.UserError(f"{flag} is for --workdir, not for published weights")
 
 
@@ -87,7 +91,12 @@ def _predictor(args: argparse.Namespace) -> "Predictor":
     name = None if args.weights is None else args.model
     source = args.workdir or args.weights or args.model
     found = predictor.load(
-        source, args.checkpoint, name=name, batch_size=args.batch_size, trust=args.trust
+        source,
+        args.checkpoint,
+        name=name,
+        batch_size=args.batch_size,
+        trust=args.trust,
+        average=args.average,
     )
     for note in found.notes:
         print(errors.printable(f"{source}: {note}"), file=sys.stderr)

@@ -192,6 +192,39 @@ def test_distance_equals_eq_9_of_the_paper() -> None:
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("function", [losses.binary_cross_entropy, losses.focal])
+def test_binary_losses_leave_out_a_logit_of_minus_infinity(function: Any) -> None:
+    @jax.jit
+    @jax.value_and_grad
+    def total(logits: jax.Array, label: int) -> jax.Array:
+        values: jax.Array = function(logits, jnp.array([label]), class_sum=True)
+        return values.sum()
+
+    value, gradient = total(jnp.array([[0.5, -INF, 90.0]]), 2)
+    expected, slopes = total(jnp.array([[0.5, 90.0]]), 1)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, [0, 2]], slopes[0], rtol=1e-6)
+    assert gradient[0, 1] == 0
+
+
+def test_the_focal_loss_of_a_certain_answer_has_a_finite_gradient() -> None:
+    @jax.jit
+    @jax.grad
+    def gradient(logits: jax.Array) -> jax.Array:
+        return losses.focal(logits, jnp.array([0]), gamma=0.5).sum()
+
+    assert np.isfinite(gradient(jnp.array([[200.0, -200.0, 0.0]]))).all()
+
+
+@pytest.mark.parametrize("function", [losses.binary_cross_entropy, losses.focal])
+def test_binary_losses_of_bfloat16_are_computed_in_float32(function: Any) -> None:
+    logits = jnp.asarray(RNG.normal(size=(8, 7)), jnp.bfloat16)
+    values = function(logits, jnp.arange(8) % 7)
+    assert values.dtype == jnp.float32
+    expected = function(logits.astype(jnp.float32), jnp.arange(8) % 7)
+    np.testing.assert_array_equal(values, expected)
+
+
 def test_make_smooths_the_labels_of_cross_entropy() -> None:
     logits = RNG.normal(size=(8, 7)).astype(np.float32)
     labels = RNG.integers(0, 7, 8)
@@ -220,7 +253,7 @@ def test_distances_need_class_indices() -> None:
         losses.distance(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "distance", f"{__name__}:constant"])
+@pytest.mark.parametrize("name", [*losses.NAMES, f"{__name__}:constant"])
 def test_losses_can_be_pickled(name: str) -> None:
     loss = losses.make(plan.Loss(name=name))
     inputs = {"logits": -jnp.arange(6.0).reshape(2, 3)}, {"label": jnp.array([0, 2])}
@@ -303,6 +336,7 @@ def test_invalid_options_of_a_users_loss_raise(
         ("cross_entrpy", 0.0, "unknown loss.name 'cross_entrpy'; did you mean 'cross_entropy'"),
         ("cross_entropy", 1.0, r"loss.label_smoothing must be in \[0, 1\), got 1.0"),
         ("distance", 0.1, "loss.label_smoothing must be 0 for loss.name 'distance', got 0.1"),
+        ("focal", 0.1, "loss.label_smoothing must be 0 for loss.name 'focal', got 0.1"),
     ],
 )
 def test_invalid_loss_options_raise(name: str, smoothing: float, message: str) -> None:

@@ -54,10 +54,11 @@ def make(
     Args:
       plan: the config.
       num_classes: the number of classes; None if it is not known yet.
-      given: further evaluators; a name of the run's own replaces that evaluator.
+      given: further evaluators by name. They replace the run's evaluators of the same names.
 
     Raises:
-      UserError: a metric cannot be imported, two have one name, or `given` holds another object.
+      UserError: a metric cannot be imported, two metrics have one name, a value of `given` is not
+        an evaluator, or an evaluator is named 'average' in a run with `ema.decay`.
     """
     found = {MAIN: classification.make(num_classes)}
     for reference in plan.eval.metrics:
@@ -75,6 +76,11 @@ def make(
                 f"{type(evaluator).__name__}; evaluators.of_metric makes one of a metric"
             )
         found[name] = evaluator
+    if plan.ema.decay and "average" in found:
+        raise errors.UserError(
+            "an evaluator named 'average' and ema.decay, whose values are logged as average/NAME, "
+            "exclude each other; give the evaluator another name"
+        )
     return found
 
 
@@ -89,8 +95,14 @@ def check_monitor(monitor: str, evaluators: Mapping[str, Evaluator]) -> None:
     values = [label(name, value) for name, one in evaluators.items() for value in one.names]
     prefixes = [value.removesuffix(user_metrics.ANY) for value in values]
     open_ones = [prefix for prefix in prefixes if prefix not in values]
-    if monitor not in values and not monitor.startswith(tuple(open_ones)):
-        raise errors.unknown("eval.monitor", monitor, values)
+    if monitor in values or monitor.startswith(tuple(open_ones)):
+        return
+    if monitor.startswith("average/"):
+        raise errors.UserError(
+            f"eval.monitor {monitor!r} is not allowed; set eval.weights=average, and eval.monitor "
+            f"to {monitor.removeprefix('average/')}"
+        )
+    raise errors.unknown("eval.monitor", monitor, values)
 
 
 def monitor_mode(monitor: str, given: str = "auto") -> str:
@@ -139,6 +151,16 @@ def with_names(
     }
 
 
-def label(evaluator: str, value: str) -> str:
-    """Returns the name under which an evaluator's value is logged."""
-    return value if evaluator == MAIN else f"{evaluator}/{value}"
+def label(evaluator: str, value: str, weights: str = "raw") -> str:
+    """Returns the name under which an evaluator's value is logged.
+
+    Args:
+      evaluator: the name of the evaluator.
+      value: the name of the value.
+      weights: the weights that were measured, as in `eval.weights`: 'raw' or 'average'.
+
+    >>> label(MAIN, "top1"), label("margin", "mean"), label(MAIN, "top1", "average")
+    ('top1', 'margin/mean', 'average/top1')
+    """
+    name = value if evaluator == MAIN else f"{evaluator}/{value}"
+    return name if weights == "raw" else f"{weights}/{name}"

@@ -24,7 +24,7 @@ from cnn_jax.runtime import files, sharding
 
 _OWN_SPLITS = ("train", "validation", "test")
 _PLACE = ("data.source", "data.name", "data.directory", "data.classes")
-_CROP = ("data.eval_crop", "data.resize", "data.shorter_side")
+_CROP = ("data.eval_crop", "data.eval_image_size", "data.resize", "data.shorter_side")
 OVERRIDABLE = (*_PLACE, *_CROP, "data.workers", "data.max_bad_images")
 """Config keys that an evaluation may override: those of the set's place and the evaluation crop."""
 _LONGEST = 40  # letters of a split or a set in the name of a file
@@ -45,6 +45,8 @@ class Evaluation:
       data: the name of the data set if it is not the run's, such as 'folder photos'; else empty.
       written: the files that were written.
       unwritten: the reasons why others were not, such as a read-only work directory.
+      weights: text that names the weights, such as 'average, ema.decay 0.999'; empty if the run
+        has no average.
     """
 
     values: dict[str, float]
@@ -57,6 +59,7 @@ class Evaluation:
     data: str = ""
     written: tuple[Path, ...] = ()
     unwritten: tuple[str, ...] = ()
+    weights: str = ""
 
     @property
     def class_accuracies(self) -> dict[str, float | None]:
@@ -81,12 +84,14 @@ def run(
     show: Callable[[Evaluation], None] | None = None,
     trust: bool = False,
     confusion: bool = False,
+    average: bool | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run and writes the result into the work directory of the run.
 
     The files are `evaluation-SPLIT-CHECKPOINT.json` and `.png`; earlier ones are replaced. With
     more classes than `limits.MAX_CONFUSION_CLASSES`, no confusion matrix is made by default. For a
-    slice or another data set, the names of the files contain the name of the slice or set.
+    slice or another data set, the names of the files contain the name of the slice or set; for
+    other weights than those of `eval.weights`, also 'average' or 'raw'.
     `unwritten` of the result names files that cannot be written.
 
     Args:
@@ -106,6 +111,8 @@ def run(
         from `data.directory`. By default, these are data, never code.
       confusion: True for the confusion matrix of any number of classes; that of more classes than
         the limit is written as an array of NumPy, `.npy`.
+      average: True for the average of the weights (`ema`), False for the raw ones; by default as
+        the run's `eval.weights` says.
 
     Raises:
       UserError: there is no such run, split or checkpoint; `source` or `objective` is required;
@@ -121,9 +128,11 @@ def run(
     stored = workdir.load_plan(directory)
     changed = {} if settings is None else _changed(stored, settings)
     with workdir.outside(directory, stored, *filter(None, [settings]), trust=trust):
-        restored = predictor.restore(directory, which, objective=objective, trust=trust)
+        restored = predictor.restore(
+            directory, which, objective=objective, trust=trust, average=average
+        )
         if settings is not None and changed:
-            restored = dataclasses.replace(restored, plan=_checked(settings))
+            restored = restored.with_plan(_checked(settings))
         source = _opened(restored.plan, directory, source)
         other_set = not changed.keys().isdisjoint(_PLACE)
         own = split in _OWN_SPLITS and not other_set
@@ -132,6 +141,8 @@ def run(
             values, details = _measure(restored, feed, split, size, tell, confusion)
     title = sources.title(restored.plan.data)
     usual = own and changed.keys().isdisjoint(_CROP)
+    if restored.weights != stored.eval.weights:
+        which = f"{which}-{restored.weights}"
     name = f"evaluation-{split}-{which}.json"
     if not usual:
         name = _file_name(split, which, title if other_set else "", restored.plan.data, changed)
@@ -144,6 +155,7 @@ def run(
         step=restored.step,
         path=out or directory / name,
         data=title if other_set else "",
+        weights=restored.title,
     )
     if not sharding.is_primary():
         return evaluation
@@ -276,6 +288,7 @@ def _write(evaluation: Evaluation, subject: str, about: Mapping[str, Any]) -> Ev
         **logs.finite(evaluation.values),
         "examples": int(evaluation.counts.sum()),
         "checkpoint_step": evaluation.step,
+        **({"weights": evaluation.weights} if evaluation.weights else {}),
         **about,
         "per_class_accuracy": evaluation.class_accuracies,
         **({"confusion": matrix.tolist()} if is_small else {}),

@@ -6,11 +6,11 @@
 
 - `predicting.py`: `Predictor`, the calls on images
 - `pictures.py`: the images that a user may pass: one or many, as arrays, files or PIL images
-- `opening.py`: `load`, `restore` and `of_parts`, which make a predictor
+- `opening.py`: `load`, `restore`, `describe` and `of_parts`, which open a run or make a predictor
 - `folders.py`: the predictions of many image files, and the file that they are written to
 """
 
-from cnn_jax.predictor.opening import Restored, load, of_parts, restore
+from cnn_jax.predictor.opening import Restored, describe, load, of_parts, restore
 from cnn_jax.predictor.predicting import Prediction, Predictor
 
-__all__ = ["Prediction", "Predictor", "Restored", "load", "of_parts", "restore"]
+__all__ = ["Prediction", "Predictor", "Restored", "describe", "load", "of_parts", "restore"]

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 from cnn_jax import errors, limits, losses, objectives, pretrained
 from cnn_jax.contracts import Description, Objective, Predict, Variables
 from cnn_jax.data import crops, dtypes, pixels
-from cnn_jax.objectives import Classification
+from cnn_jax.objectives import Classification, averaged, eval_size
 from cnn_jax.plan import GIVEN, Loss, Plan
 from cnn_jax.predictor.predicting import BATCH_SIZE, Predictor, Preprocessing
 from cnn_jax.pretrained.network import check_input_size
@@ -34,6 +35,8 @@ class Restored:
       variables: parameters and running statistics.
       step: the step of the checkpoint.
       layout: the devices.
+      weights: 'raw' if the variables are those after the step, 'average' if they are the average
+        of the section `ema`.
     """
 
     plan: Plan
@@ -42,11 +45,33 @@ class Restored:
     variables: Variables
     step: int
     layout: Layout
+    weights: str = averaged.RAW
+
+    @property
+    def title(self) -> str:
+        """Text that names the weights; empty for a run without an average."""
+        return averaged.title(self.plan, self.weights)
 
     @property
     def predict(self) -> Predict:
         """The network in evaluation mode."""
         return self.objective.predict
+
+    def with_plan(self, plan: Plan) -> "Restored":
+        """Returns the checkpoint with another plan, for evaluation on other data or another size.
+
+        Args:
+          plan: the plan of the run with other values in the section `data`.
+
+        Raises:
+          UserError: the network's parameters depend on the size of the images.
+        """
+        description = self.description
+        if plan.data.eval_image_size != self.plan.data.eval_image_size:
+            description = dataclasses.replace(description, eval_size=plan.data.eval_size)
+            check_input_size(*description.eval_shape)
+            eval_size.check(self.objective, description)
+        return dataclasses.replace(self, plan=plan, description=description)
 
 
 def restore(
@@ -55,8 +80,11 @@ def restore(
     *,
     objective: Objective | None = None,
     trust: bool = False,
+    average: bool | None = None,
 ) -> Restored:
     """Returns a checkpoint of a run.
+
+    Only the variables that are asked for are read.
 
     Args:
       directory: the work directory.
@@ -64,25 +92,52 @@ def restore(
       objective: the objective of a run that was made with `train.run(objective=...)`.
       trust: True to import modules that the run's config names also from the work directory and
         from `data.directory`. By default, these are data, never code.
+      average: True for the average of the weights (`ema`), False for those after the step; by
+        default as the run's `eval.weights` says.
 
     Raises:
-      UserError: there is no such run or checkpoint, it is damaged or not finite, the objective is
-        missing, or the config names a module that is not trusted.
+      UserError: there is no such run or checkpoint, it is damaged or not finite, it has no average,
+        the objective is missing, or the config names a module that is not trusted.
       NotImportableError: the run's network or loss cannot be imported. The message names the
         directory and the command of the run's last start.
     """
     directory = files.local(directory, "directory")
-    plan = workdir.load_plan(directory)
-    description = workdir.load_description(directory)
+    plan, description, objective = describe(directory, objective=objective, trust=trust)
+    weights = averaged.choose(plan, average, str(directory))
     layout = sharding.make_layout()
-    with workdir.outside(directory, plan, trust=trust):
-        objective = objective or _objective(directory, plan, description)
     checkpoints = directory / workdir.CHECKPOINTS
     step = checkpoint.choose(checkpoints, which)
     like = objectives.abstract_variables(objective, description.input_shape, layout)
-    variables = checkpoint.restore(checkpoints, step, like).state
+    variables = _variables(checkpoints, step, like, weights)
     _check_finite(variables, f"the checkpoint of step {step} in {directory}")
-    return Restored(plan, description, objective, variables, step, layout)
+    return Restored(plan, description, objective, variables, step, layout, weights)
+
+
+def describe(
+    directory: Path, *, objective: Objective | None = None, trust: bool = False
+) -> tuple[Plan, Description, Objective]:
+    """Returns the config of a run, its data set and its objective, without a checkpoint.
+
+    Args:
+      directory: the work directory.
+      objective: see `restore`.
+      trust: see `restore`.
+
+    Raises:
+      UserError: see `restore`.
+    """
+    plan = workdir.load_plan(directory)
+    description = workdir.load_description(directory)
+    with workdir.outside(directory, plan, trust=trust):
+        return plan, description, objective or _objective(directory, plan, description)
+
+
+def _variables(checkpoints: Path, step: int, like: dict[str, Any], weights: str) -> dict[str, Any]:
+    """Reads the variables of a checkpoint, and nothing else of it."""
+    if weights == averaged.RAW:
+        return checkpoint.restore(checkpoints, step, like).state
+    wanted = {"extra": {averaged.AVERAGE: like}}
+    return checkpoint.restore(checkpoints, step, wanted).state["extra"][averaged.AVERAGE]
 
 
 def _check_finite(variables: Variables, place: str) -> None:
@@ -110,6 +165,7 @@ def load(
     objective: Objective | None = None,
     batch_size: int = BATCH_SIZE,
     trust: bool = False,
+    average: bool | None = None,
 ) -> Predictor:
     """Returns the predictor of a run or of published weights.
 
@@ -122,6 +178,7 @@ def load(
       objective: the objective that was given to `train.run(objective=...)`.
       batch_size: the number of images that are computed together.
       trust: see `restore`; for runs only.
+      average: see `restore`; for runs only.
 
     Raises:
       UserError: `source` is neither a run nor weights, or an argument does not apply to it. See
@@ -130,16 +187,21 @@ def load(
     path = files.local(source, "source")
     source = path if str(source).startswith("~") else source
     if _is_published(source):
-        given = {"which": which, "objective": objective}
+        given = {"which": which, "objective": objective, "average": average}
         _check_absent(given, f"is for a work directory, and {source} is published weights")
         return _published(source, name, batch_size)
     _check_absent({"name": name}, f"is for a file of weights, and {source} is a work directory")
     if isinstance(source, str) and not os.path.lexists(source) and (hint := hub_hint(source)):
         raise errors.UserError(f"{source} is not a work directory: no config.json in it; {hint}")
-    found = restore(source, which or "best", objective=objective, trust=trust)
-    check_input_size(*found.description.input_shape)
+    found = restore(source, which or "best", objective=objective, trust=trust, average=average)
+    check_input_size(*found.description.eval_shape)
     return of_parts(
-        found.plan, found.description, found.objective, found.variables, batch_size=batch_size
+        found.plan,
+        found.description,
+        found.objective,
+        found.variables,
+        batch_size=batch_size,
+        notes=averaged.notes(found.plan, found.weights),
     )
 
 
@@ -150,6 +212,7 @@ def of_parts(
     variables: Variables,
     *,
     batch_size: int = BATCH_SIZE,
+    notes: tuple[str, ...] = (),
 ) -> Predictor:
     """Returns the predictor of the parts of a run, without a work directory.
 
@@ -159,18 +222,19 @@ def of_parts(
       objective: the network and its loss; `features` and `embed` use its attribute `model`.
       variables: parameters and running statistics.
       batch_size: the number of images that are computed together.
+      notes: see `Predictor`.
     """
-    height, width, channels = description.input_shape  # The plan's may be automatic.
-    keys = dataclasses.replace(plan.data, image_size=height, image_width=width, channels=channels)
+    keys = crops.of_evaluation(plan.data, description)  # The plan's sizes may be automatic.
     crop = crops.eval_crop(keys, description.native_size)
     return Predictor(
         predict=objective.predict,
         variables=variables,
         preprocessing=EvalPreprocessing(crop, description.mean, description.std),
-        input_shape=description.input_shape,
+        input_shape=description.eval_shape,
         class_names=description.class_names,
         model=getattr(objective, "model", None),
         batch_size=batch_size,
+        notes=notes,
     )
 
 

@@ -71,7 +71,8 @@ class Predictor:
       class_names: the name of each class.
       model: the Linen module; None if the objective has none. `features` and `embed` need it.
       batch_size: the number of images that are computed together.
-      notes: what was chosen in the file of published weights; see `pretrained.Pretrained`.
+      notes: the choice of the weights: the average of a run's, or a part of the file of published
+        ones (`pretrained.Pretrained`).
     """
 
     predict: Predict

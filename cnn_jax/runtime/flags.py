@@ -49,10 +49,11 @@ def make_parser(command: str, description: str | None) -> argparse.ArgumentParse
 
 
 def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Adds the flags `--workdir`, the work directory of a run, `--checkpoint` and `--trust`.
+    """Adds the flags of a run: `--workdir`, `--checkpoint`, `--average` and `--trust`.
 
     The value of `--checkpoint` is 'best', 'last' or a step; it is None if the flag is not given,
-    which commands treat as 'best'.
+    which commands treat as 'best'. That of `--average` is None if neither it nor `--no-average` is
+    given.
 
     Args:
       parser: the parser of a command.
@@ -63,6 +64,12 @@ def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     parser.add_argument(
         "--checkpoint", help="of the run: best by validation (default), last, or a step"
+    )
+    parser.add_argument(
+        "--average",
+        action=argparse.BooleanOptionalAction,
+        help="of the run: use the average of the weights (ema), or do not; default: as its "
+        "eval.weights says",
     )
     parser.add_argument(
         "--trust",

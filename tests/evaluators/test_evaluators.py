@@ -201,6 +201,8 @@ def test_values_of_other_evaluators_are_prefixed_with_their_name() -> None:
         evaluators.check_monitor(name, some)
     with pytest.raises(errors.UserError, match=r"eval\.monitor 'centred'"):
         evaluators.check_monitor("centred", some)
+    with pytest.raises(errors.UserError, match=r"set eval.weights=average, and .* to top1"):
+        evaluators.check_monitor("average/top1", some)
 
 
 def test_a_compiled_measurement_serves_several_feeds() -> None:
@@ -275,6 +277,14 @@ def test_given_evaluators_are_added_or_replace_those_of_the_run() -> None:
         errors.UserError, match=r"evaluators\['mine'\] must be a contracts.Evaluator, got function"
     ):
         evaluators.make(plan.Plan(), CLASSES, given)
+
+
+def test_an_evaluator_with_the_name_of_the_average_is_refused() -> None:
+    given = {"average": evaluators.make(plan.Plan())[evaluators.MAIN]}
+    assert evaluators.label(evaluators.MAIN, "loss", "average") == "average/loss"
+    assert evaluators.make(plan.Plan(), given=given).keys() == {evaluators.MAIN, "average"}
+    with pytest.raises(errors.UserError, match="give the evaluator another name"):
+        evaluators.make(plan.read({"ema.decay": 0.9}), given=given)
 
 
 def test_a_split_without_a_readable_image_is_an_error() -> None:

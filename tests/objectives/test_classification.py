@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from cnn_jax import losses, plan
+from cnn_jax import errors, losses, plan
 from cnn_jax.contracts import Batch, Carried, Sums
-from cnn_jax.objectives import Classification
+from cnn_jax.objectives import Classification, distilled
 from tests.toys import CROSS_ENTROPY, Dense
 
 # In one process, so that its functions are compiled once.
@@ -83,13 +84,11 @@ def test_soft_labels_may_be_the_label() -> None:
     assert jax.device_get(sums) == jax.device_get(other)
 
 
-def test_the_loss_of_distances_uses_the_label() -> None:
+def test_the_loss_of_distances_refuses_mixed_targets() -> None:
     objective = Classification(OBJECTIVE.model, losses.make(plan.Loss(name="distance")))
-    values = [
-        compiled(objective)(PARAMS, CARRIED, batch, KEY)[0]
-        for batch in (BATCH, {**BATCH, "target": TARGET})
-    ]
-    assert float(values[0]) == float(values[1])
+    batch = {**BATCH, "target": TARGET}
+    with pytest.raises(errors.UserError, match=r"needs class indices .* 'cross_entropy'"):
+        jax.eval_shape(objective.loss, PARAMS, CARRIED, batch, KEY)
 
 
 def test_extra_state_of_others_is_passed_on_unchanged() -> None:
@@ -105,3 +104,35 @@ def test_predict_returns_the_logits() -> None:
     np.testing.assert_allclose(
         jax.nn.log_softmax(outputs["logits"]), log_probabilities(), rtol=1e-5, atol=1e-6
     )
+
+
+class WithHead(nn.Module):
+    """A dense layer, and an auxiliary head whose logits are the negative ones."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        logits = nn.Dense(CLASSES)(images.reshape(len(images), -1))
+        if train:
+            self.sow("aux_logits", "aux", -logits)
+        return logits
+
+
+def test_every_loss_is_that_of_auxiliary_heads_too() -> None:
+    chosen = {name: losses.make(plan.Loss(name=name)) for name in losses.NAMES}
+    taught = distilled.add(chosen["binary_cross_entropy"], plan.Distill(weight=0.25))
+    batch = {**BATCH, "teacher": TARGET}
+
+    @jax.jit
+    def compare() -> list[tuple[jax.Array, jax.Array]]:
+        logits: Any = WithHead().apply({"params": PARAMS}, batch["image"], train=False)
+        pairs = []
+        for loss in [*chosen.values(), taught]:
+            objective = Classification(WithHead(), loss, auxiliary_weight=0.5)
+            value, _ = objective.loss(PARAMS, CARRIED, batch, KEY)
+            values = [loss({"logits": sign * logits}, batch) for sign in (1, -1)]
+            means = [jnp.average(each, weights=batch["weight"]) for each in values]
+            pairs.append((value, means[0] + 0.5 * means[1]))
+        return pairs
+
+    for value, expected in compare():
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
