@@ -204,6 +204,11 @@ def _report(outcome: "Outcome", directory: Path) -> None:
         for name, value in outcome.test.items():
             print(f"test {errors.printable(name)}: {value:.4f}")
         print(f"params_sha256: {outcome.params_sha256}")
+        if outcome.early:
+            print(
+                f"early stopping at step {outcome.step}; the best checkpoint is that of step "
+                f"{outcome.best_step}"
+            )
         print("These values belong to the final parameters (checkpoint 'last').")
         print("The digest repeats only with the same versions and machine.")
         print(f"evaluate: python -m cnn_jax.evaluate --workdir={quoted} --checkpoint=last")

@@ -559,7 +559,7 @@ def test_every_config_makes_a_network_and_an_optimizer_for_its_images(name: str)
     shape = settings.data.input_shape
     classes = tuple(map(str, range(10)))
     objective = objectives.make(settings, Description(classes, None, shape, (), ()))
-    _, optimizer = optim.of_plan(settings.optim, total_steps=100, steps_per_epoch=10)
+    _, optimizer = optim.of_plan(settings.optim, 100, 10, batch_size=settings.train.batch_size)
 
     def start() -> Any:
         batch = objectives.init_batch(settings.data.input_shape)

@@ -24,7 +24,8 @@ from orbax.checkpoint import checkpoint_managers
 from cnn_jax import errors
 from cnn_jax.contracts import TrainState
 from cnn_jax.metrics import Totals
-from cnn_jax.runs import verification
+from cnn_jax.runs import courses, verification
+from cnn_jax.runs.courses import Course
 from cnn_jax.runs.place import Place, unwritable
 from cnn_jax.runs.quiet import hush_orbax
 from cnn_jax.runtime import sharding
@@ -41,10 +42,17 @@ _OLD_NOT_VALIDATED = -1.0
 
 
 class Restored(NamedTuple, Generic[Tree]):
-    """Content of a checkpoint: the state, and the metrics since the last line of the log."""
+    """Content of a checkpoint.
+
+    Attributes:
+      state: the state.
+      pending: the sums of the metrics since the last line of the log.
+      course: the state of early stopping and of 'plateau'.
+    """
 
     state: Tree
     pending: Totals
+    course: Course = courses.START
 
 
 class Checkpoints:
@@ -88,7 +96,12 @@ class Checkpoints:
         )
 
     def save(
-        self, step: int, state: TrainState, pending: Totals, rank: float | None = None
+        self,
+        step: int,
+        state: TrainState,
+        pending: Totals,
+        rank: float | None = None,
+        course: Course = courses.START,
     ) -> None:
         """Copies the state and writes it in the background.
 
@@ -101,6 +114,7 @@ class Checkpoints:
           pending: the metrics since the last log line, so that a resumed run logs the same lines.
           rank: the value that 'best' is chosen by, higher is better: the monitored validation
             metric, negated if lower values are better. None if this step was not validated.
+          course: the state of early stopping and of 'plateau'.
 
         Raises:
           UserError: the directory was deleted or moved, or an earlier checkpoint could not be
@@ -110,6 +124,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         ranking = {"accuracy": rank, "monitor": self._monitor}
+        progress = {"step": step, "pending": pending, **ranking, **courses.to_dict(course)}
         with self._as_user_errors():
             self._manager.wait_until_finished()
             self._saving = step
@@ -117,7 +132,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
-                    progress=ocp.args.JsonSave({"step": step, "pending": pending, **ranking}),
+                    progress=ocp.args.JsonSave(progress),
                 ),
                 metrics=ranking,
             )
@@ -250,7 +265,7 @@ def _restore(directory: Path, step: int, like: Tree) -> Restored[Tree]:
     content = _read(directory, step, state=state, progress=ocp.args.JsonRestore())
     pending = content.progress["pending"].items()
     totals = {name: (float(value), float(count)) for name, (value, count) in pending}
-    return Restored(content.state, totals)
+    return Restored(content.state, totals, courses.parse(content.progress))
 
 
 def best_step(directory: Path) -> int:

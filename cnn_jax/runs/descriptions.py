@@ -41,6 +41,14 @@ def parse(text: str) -> Description:
     channels = description.input_shape[2]
     if not len(description.mean) == len(description.std) == channels:
         raise ValueError(f"mean and std must have a value for each of the {channels} channels")
+    if math.prod(description.eval_shape) > limits.MAX_INPUT_VALUES:
+        raise ValueError(
+            f"eval_size must give an input of at most {limits.MAX_INPUT_VALUES:,} values, got "
+            f"{description.eval_size}"
+        )
+    rows = [len(row) for row in description.covariance]
+    if rows not in ([], [channels] * channels):
+        raise ValueError(f"covariance must be empty, or have {channels} rows of {channels} numbers")
     return description
 
 
@@ -90,4 +98,9 @@ _FIELDS: Mapping[str, _Field] = {
     "peak": _Field("a finite number greater than 0", lambda v: _is_number(v) and v > 0),
     "sizes": _Field("counts by split", _maps_to(int)),
     "hashes": _Field("texts by split", _maps_to(str)),
+    "eval_size": _Field(
+        f"null, or height and width of at most {limits.MAX_IMAGE_SIDE:,}",
+        lambda value: value is None or _sizes(2)(value),
+    ),
+    "covariance": _Field("a list of lists of finite numbers", _are(_are(_is_number))),
 }

@@ -16,6 +16,14 @@ from cnn_jax.runtime import files
 
 _LONGEST_NAME, _LONGEST_TITLE = 24, 80  # letters; longer names leave no place for the matrix
 _LONGEST_REASON = 200  # letters of an error of matplotlib
+# The curves: split, marker, prefix of the names in the log.
+_SERIES = (
+    ("train", "", ""),
+    ("validation", ".", ""),
+    ("test", "*", ""),
+    ("validation", "x", "average/"),
+    ("test", "P", "average/"),
+)
 MAX_NAMED_CLASSES = 40  # beyond that the names of a confusion matrix cannot be read
 
 
@@ -36,15 +44,16 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = _figure(15, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
-    for split, marker in (("train", ""), ("validation", "."), ("test", "*")):
+    for split, marker, prefix in _SERIES:
         for axes, name in ((loss, "loss"), (accuracy, "top1"), (rate, "learning_rate")):
             points = [
-                (row["step"], row[name])
+                (row["step"], row[prefix + name])
                 for row in rows
-                if row["split"] == split and isinstance(row.get(name), int | float)
+                if row["split"] == split and isinstance(row.get(prefix + name), int | float)
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), marker=marker, label=split)
+                label = f"{split}, {prefix.removesuffix('/')}" if prefix else split
+                axes.plot(*zip(*points, strict=True), marker=marker, label=label)
     for axes, title in (
         (loss, "loss [nats]"),
         (accuracy, "top-1 accuracy"),

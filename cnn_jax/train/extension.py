@@ -12,12 +12,13 @@ import numpy as np
 
 from cnn_jax import errors, optim
 from cnn_jax.contracts import Description, TrainState
-from cnn_jax.metrics import Totals
 from cnn_jax.plan import Plan
 from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runs.checkpoint import Restored
+from cnn_jax.runs.courses import Course
 from cnn_jax.runtime import files
-from cnn_jax.train import state
-from cnn_jax.train.job import Job
+from cnn_jax.train import decisions, state
+from cnn_jax.train.job import Job, schedule_steps
 from cnn_jax.train.store import Directory
 
 # Keys and sections that may differ between the two runs: rates, length, evaluation.
@@ -25,6 +26,8 @@ _FREE = (
     "eval",
     "init.extend",
     "optim.learning_rate",
+    "optim.reference_batch_size",
+    "optim.batch_scaling",
     "optim.schedule",
     "train.epochs",
     "train.steps",
@@ -56,13 +59,13 @@ class Extension:
 
     Attributes:
       origin: the other run.
-      state: its last state, on the devices of the new run.
-      pending: its metrics since its last log line.
+      content: the content of its last checkpoint, with the state on the devices of the new run.
+      course: the initial state of early stopping and of 'plateau' in the new run.
     """
 
     origin: Origin
-    state: TrainState
-    pending: Totals
+    content: Restored[TrainState]
+    course: Course
 
 
 def find(plan: Plan) -> tuple[Plan, Origin]:
@@ -111,26 +114,30 @@ def start(origin: Origin, job: Job) -> Extension:
         )
     shape = job.feed.description.input_shape
     like = state.abstract(job.objective, job.optimizer, shape, job.layout)
-    return Extension(origin, *Directory(origin.directory).restore(origin.step, like))
+    content = Directory(origin.directory).restore(origin.step, like)
+    return Extension(origin, content, decisions.extended(content.course, origin.plan, job.plan))
 
 
-def notes(origin: Origin, job: Job) -> list[str]:
-    """Returns lines on the continued steps, and on the learning rate at that place.
+def notes(given: Extension, job: Job) -> list[str]:
+    """Returns messages on the steps that are added, and on the learning rate where they begin.
 
     Args:
-      origin: the finished run.
-      job: the parts of the run that extends it.
+      given: the start of the run.
+      job: the parts of the run.
     """
+    origin = given.origin
     step, total = origin.step, job.total_steps
     lines = [f"extending {origin.directory}: from step {step:,} to step {total:,}"]
     epoch = job.feed.steps_per_epoch
     if job.schedule is None:
         return [*lines, f"learning rate: the optimizer's own, at its count of {step:,} updates"]
-    old, _ = optim.of_plan(origin.plan.optim, step, epoch)
+    length = schedule_steps(origin.plan, epoch)  # Early stopping may have ended the run before.
+    old, _ = optim.of_plan(origin.plan.optim, length, epoch, origin.plan.train.batch_size)
     if old is None:
         return lines
-    then, now = (float(schedule(step - 1, np)) for schedule in (old, job.schedule))
-    rule = _rule(job.plan, step, total, epoch)
+    then = float(old(step - 1, np)) * given.content.course.rate_factor
+    now = float(job.schedule(step - 1, np)) * given.course.rate_factor
+    rule = _rule(job.plan, step, length, total, epoch)
     lines.append(f"learning rate in step {step:,}: {then:.6g} then, {now:.6g} now; {rule}")
     if not _are_equal(old, job.schedule, step):
         lines.append(
@@ -139,12 +146,21 @@ def notes(origin: Origin, job: Job) -> list[str]:
     return lines
 
 
-def _rule(plan: Plan, step: int, total: int, steps_per_epoch: int) -> str:
-    """Returns the course of the learning rate after a step, in words."""
+def _rule(plan: Plan, step: int, length: int, total: int, steps_per_epoch: int) -> str:
+    """Describes how the learning-rate schedule goes on after the old run.
+
+    Args:
+      plan: the config of the new run.
+      step: the number of steps of the old run.
+      length: the length of the old schedule in steps.
+      total: the length of the new one.
+      steps_per_epoch: the length of an epoch in steps.
+    """
     schedule = plan.optim.schedule
     match schedule.name:
-        case "cosine":
-            return f"the cosine ends at step {total:,} instead of {step:,}"
+        case "cosine" | "one_cycle" | "polynomial" if not schedule.cycle_epochs:
+            end = f"the {schedule.name} ends at step {total:,}"
+            return end if total == length else f"{end} instead of {length:,}"
         case "step":
             edges = {epoch: round(epoch * steps_per_epoch) for epoch in schedule.boundary_epochs}
             behind = [f"{epoch:g}" for epoch, edge in edges.items() if edge < step]

@@ -8,7 +8,7 @@ import optax
 
 from cnn_jax import errors
 from cnn_jax.contracts import Evaluator, Objective, Source
-from cnn_jax.plan import GIVEN, Loss, Model, Optim, Plan
+from cnn_jax.plan import GIVEN, Distill, Loss, Model, Optim, Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Given:
         if self.objective is not None:
             _check_defaults("model", plan.model, Model(), "objective")
             _check_defaults("loss", plan.loss, Loss(), "objective")
+            _check_defaults("distill", plan.distill, Distill(), "objective")
             train = dataclasses.replace(train, objective=GIVEN)
         if self.optimizer is not None:
             _check_defaults("optim", optim, Optim(), "optimizer")

@@ -1,6 +1,7 @@
 """The parts of a run, made from its plan."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -10,10 +11,12 @@ from absl import logging
 
 from cnn_jax import data, errors, evaluators, losses, models, objectives, optim, unread
 from cnn_jax.contracts import Description, Evaluator, Feed, Objective, Source
+from cnn_jax.data.augment import names
+from cnn_jax.objectives import Teacher, averaged, eval_size
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports, sharding
 from cnn_jax.runtime.sharding import Layout
-from cnn_jax.train import programs, state, step
+from cnn_jax.train import decisions, programs, state, step, teacher
 from cnn_jax.train.given import Given
 from cnn_jax.train.programs import Programs
 
@@ -31,12 +34,14 @@ class Job:
       plan: the config.
       feed: the data, bound to the devices.
       programs: the compiled functions, with the objective and the optimizer.
-      schedule: the learning rate by step and array module; None for a given optimizer.
+      schedule: `(step, array module) -> learning rate`; None if the optimizer computes its own.
       layout: the devices.
+      teacher: the network to learn from, without its variables; None for none.
       evaluate: the compiled evaluations of each validation, by the name of the evaluator.
-      evaluate_last: further ones, which fit something to a split first, for the end of the run.
+      evaluate_last: the evaluations that run only at the end, because their `fit` reads a split
+        first.
       total_steps: the length of the run in steps.
-      intervals: steps from one log line, validation or checkpoint to the next.
+      intervals: the numbers of steps between log lines, validations and checkpoints.
     """
 
     plan: Plan
@@ -44,6 +49,7 @@ class Job:
     programs: Programs
     schedule: optim.Schedule | None
     layout: Layout
+    teacher: Teacher | None
     evaluate: Mapping[str, evaluators.Evaluate]
     evaluate_last: Mapping[str, evaluators.Evaluate]
     total_steps: int
@@ -59,8 +65,12 @@ class Job:
         """The optimizer."""
         return self.programs.optimizer
 
-    def rates(self, call: range) -> np.ndarray:
+    def rates(self, call: range, factor: float = 1.0) -> np.ndarray:
         """Returns the learning rate of each step of a call, computed in float64 on the host.
+
+        Args:
+          call: the range of the call's steps, counted from 0 at the start of the run.
+          factor: the factor of the schedule's rates.
 
         Returns:
           `[steps_per_call]` float32, or float64 under `jax_enable_x64`. Entries beyond the call,
@@ -70,7 +80,7 @@ class Job:
         result = np.zeros(self.plan.train.steps_per_call, dtype)
         if self.schedule is not None:
             for index, number in enumerate(call):
-                result[index] = self.schedule(number, np)
+                result[index] = self.schedule(number, np) * factor
         return result
 
     def is_due(self, action: str, step: int) -> bool:
@@ -111,15 +121,50 @@ def check(plan: Plan, given: Given | None = None) -> None:
             "variable JAX_ENABLE_X64=1, or take 'float32'"
         )
     data.check(plan.data)
+    _check_mixing(plan)
     for sentence in unread.warnings(plan):
         logging.warning("%s", errors.printable(sentence))
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
-        total_steps *= _STEPS_PER_UNREAD_EPOCH
+        epochs = max(plan.train.steps, math.ceil(plan.optim.schedule.warmup_epochs))
+        total_steps = epochs * _STEPS_PER_UNREAD_EPOCH
     _make_optimizer(plan, given, total_steps, _STEPS_PER_UNREAD_EPOCH)
     without_fit, _ = _split_by_fit(evaluators.make(plan, given=given.evaluators))
     evaluators.check_monitor(plan.eval.monitor, without_fit)
-    sharding.make_layout().check_batch_size(plan.train.batch_size)
+    averaged.check(plan)
+    teacher.check(plan)
+    decisions.check(plan)
+    _check_parts(plan, sharding.make_layout())
+
+
+def _check_parts(plan: Plan, layout: Layout) -> None:
+    """Checks that a batch divides among the devices, and on each device into microbatches.
+
+    Raises:
+      UserError: the batch does not divide.
+    """
+    layout.check_batch_size(plan.train.batch_size)
+    parts, rows = plan.train.microbatches, plan.train.batch_size // layout.batch_divisor
+    if rows % parts:
+        allowed = errors.listed([number for number in range(1, rows + 1) if rows % number == 0], 20)
+        raise errors.UserError(
+            f"train.microbatches {parts} does not divide the {rows} examples of a batch on each "
+            f"device; allowed: {allowed}"
+        )
+
+
+def _check_mixing(plan: Plan) -> None:
+    """Checks that the loss accepts mixed targets if an augmentation mixes classes.
+
+    Raises:
+      UserError: classes are mixed, and the loss is 'distance', which needs class indices.
+    """
+    mixing = [name for name, _ in plan.data.augment if name in names.MIXING]
+    if plan.loss.name == "distance" and mixing:
+        raise errors.UserError(
+            f"loss.name 'distance' needs class indices, and data.augment has {mixing[0]!r}, which "
+            "mixes classes; leave it out, or set loss.name to 'cross_entropy'"
+        )
 
 
 def _check_objective(plan: Plan) -> None:
@@ -127,8 +172,12 @@ def _check_objective(plan: Plan) -> None:
     if plan.data.image_size and plan.data.channels:
         # The number of classes is not known yet; two are enough to trace a network of the user.
         shape = plan.data.input_shape
-        objective = objectives.make(plan, Description(("0", "1"), None, shape, (), ()))
-        if plan.optim.decay:  # The default fits all networks of this package; `make` checks it.
+        size = plan.data.eval_size
+        description = Description(("0", "1"), None, shape, (), (), eval_size=size)
+        objective = objectives.make(plan, description)
+        eval_size.check(objective, description)
+        # The default of `optim.decay` fits all networks of this package; `make` checks it.
+        if plan.optim.decay or plan.optim.rate_factors:
             _check_decay(plan, objective, shape, sharding.make_layout())
         return
     models.create(plan.model.name, num_classes=2, dtype=plan.model.dtype, **plan.model.options)
@@ -138,14 +187,14 @@ def _check_objective(plan: Plan) -> None:
 def _check_decay(
     plan: Plan, objective: Objective, shape: tuple[int, int, int], layout: Layout
 ) -> None:
-    """Checks that each pattern of `optim.decay` matches a parameter.
+    """Checks that each pattern of `optim.decay` and `optim.rate_factors` matches a parameter.
 
     Raises:
       UserError: one of them matches none.
     """
-    if plan.optim.weight_decay and plan.optim.name in optim.OPTIMIZERS:
+    if optim.has_patterns(plan.optim):
         params = objectives.abstract_variables(objective, shape, layout)["params"]
-        optim.decay_mask(params, optim.resolve(plan.optim).decay)
+        optim.check_patterns(plan.optim, params)
 
 
 def make(
@@ -168,16 +217,25 @@ def make(
     given = given or Given()
     layout = sharding.make_layout()
     plan = _resolve(data.resolve(plan, source))
+    decisions.check(plan)  # Splits are known now.
     feed = data.bind(source, plan, layout, description)
     mean, std = feed.description.mean, feed.description.std
     plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))
     epoch = feed.steps_per_epoch
     total_steps = _total_steps(plan, epoch)
-    schedule, optimizer = _make_optimizer(plan, given, total_steps, epoch)
+    length = schedule_steps(plan, epoch)
+    if length > total_steps:
+        logging.warning(
+            "the run of %d steps (train.steps) ends within the warm-up of %d steps",
+            total_steps,
+            length,
+        )
+    schedule, optimizer = _make_optimizer(plan, given, length, epoch)
     measured = evaluators.make(plan, feed.description.num_classes, given.evaluators)
+    learned_from = teacher.find(plan, feed.description)
     found = programs.find(
-        programs.key(plan, feed.description, layout, given),
-        lambda: _compile(plan, feed, layout, given, optimizer, measured),
+        (programs.key(plan, feed.description, layout, given), learned_from and learned_from.title),
+        lambda: _compile(plan, feed, layout, given, optimizer, measured, learned_from),
     )
     if plan.eval.metrics or given.evaluators:  # Other names are known without a trace.
         measured = _named(measured, found, feed, layout)
@@ -189,6 +247,7 @@ def make(
         programs=found,
         schedule=schedule,
         layout=layout,
+        teacher=learned_from,
         evaluate=_prepare(without_fit, found, feed, layout),
         evaluate_last=_prepare(with_fit, found, feed, layout),
         total_steps=total_steps,
@@ -198,6 +257,18 @@ def make(
             SAVE: plan.checkpoint.every_steps,
         },
     )
+
+
+def schedule_steps(plan: Plan, steps_per_epoch: int) -> int:
+    """Returns the length of the learning-rate schedule in steps.
+
+    It is the length of the run without early stopping. If `train.steps` ends the run within the
+    warm-up, as in a trial of a long recipe, it is the length of the warm-up.
+    """
+    total_steps = _total_steps(plan, steps_per_epoch)
+    if not plan.train.steps:
+        return total_steps
+    return max(total_steps, round(plan.optim.schedule.warmup_epochs * steps_per_epoch))
 
 
 def _total_steps(plan: Plan, steps_per_epoch: int) -> int:
@@ -221,9 +292,10 @@ def _named(
     measured: Mapping[str, Evaluator], found: Programs, feed: Feed, layout: Layout
 ) -> dict[str, Evaluator]:
     """Returns evaluators with the names of users' metrics, which are traced for that."""
-    shape = feed.description.input_shape
-    variables = objectives.abstract_variables(found.objective, shape, layout)
-    return evaluators.with_names(measured, found.objective.predict, variables, shape)
+    description = feed.description
+    variables = objectives.abstract_variables(found.objective, description.input_shape, layout)
+    predict, shape = found.objective.predict, description.eval_shape
+    return evaluators.with_names(measured, predict, variables, shape)
 
 
 def _resolve(plan: Plan) -> Plan:
@@ -240,6 +312,7 @@ def _compile(
     given: Given,
     optimizer: optax.GradientTransformationExtraArgs,
     measured: Mapping[str, Evaluator],
+    learned_from: Teacher | None,
 ) -> Programs:
     """Makes the programs of a run. They close over plan and description, never over images."""
     shape = feed.description.input_shape
@@ -247,7 +320,8 @@ def _compile(
         objectives.check_classes(given.objective, feed.description)
         objective = objectives.wrap(given.objective, plan, shape)
     else:
-        objective = objectives.make(plan, feed.description)
+        objective = objectives.make(plan, feed.description, learned_from)
+    eval_size.check(objective, feed.description)
     optimizer = objectives.restrict(optimizer, objective)
     if given.optimizer is not None or imports.is_reference(plan.optim.name):
         variables = objectives.abstract_variables(objective, shape, layout)
@@ -263,6 +337,7 @@ def _compile(
             feed.train_batch,
             seed=plan.seed,
             steps_per_call=plan.train.steps_per_call,
+            microbatches=plan.train.microbatches,
             layout=layout,
             compiler_options=_compiler_options(plan),
         ),
@@ -305,4 +380,4 @@ def _make_optimizer(
 ) -> tuple[optim.Schedule | None, optax.GradientTransformationExtraArgs]:
     if given.optimizer is not None:
         return None, optim.fit(given.optimizer)
-    return optim.of_plan(plan.optim, total_steps, steps_per_epoch)
+    return optim.of_plan(plan.optim, total_steps, steps_per_epoch, plan.train.batch_size)

@@ -13,7 +13,7 @@ from cnn_jax.train.recorder import Recorder
 def train(
     job: Job, state: TrainState, start: int, recorder: Recorder, interruption: Interruption
 ) -> tuple[TrainState, int]:
-    """Takes the steps of a run from `start` to its end, or until a signal or `watch` stops it.
+    """Takes the steps of a run from `start` until its end, a signal, `watch` or early stopping.
 
     Args:
       job: the parts of the run.
@@ -31,7 +31,7 @@ def train(
     with out_of_memory.Guard(job) as guard:
         for call, inputs in recorder.waiting.inputs(job.feed.train_inputs(job.calls(start))):
             with recorder.compiling(call):
-                state, sums = guard.take(state, inputs, len(call), job.rates(call))
+                state, sums = guard.take(state, inputs, len(call), recorder.rates(call))
             interruption.defer()
             recorder.waiting.started(sums)
             in_flight.append(sums)

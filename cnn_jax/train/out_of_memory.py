@@ -13,6 +13,7 @@ import numpy as np
 from cnn_jax import errors, models
 from cnn_jax.contracts import Sums, TrainState
 from cnn_jax.plan import GIVEN, Plan
+from cnn_jax.runtime import sharding
 from cnn_jax.train.job import Job
 
 _CODE = "RESOURCE_EXHAUSTED"  # in XLA's message, on every platform
@@ -102,6 +103,8 @@ def for_training(plan: Plan) -> Iterator[str]:
     """Yields the changes of config keys that save memory in the training steps, in words."""
     if plan.train.batch_size > 1:
         yield f"a train.batch_size below {plan.train.batch_size}"
+    if plan.train.microbatches < plan.train.batch_size // sharding.make_layout().batch_divisor:
+        yield f"a train.microbatches above {plan.train.microbatches}"
     if plan.train.objective != GIVEN:  # A given objective does not read the section `model`.
         if plan.model.dtype == "float32":
             yield "model.dtype=bfloat16"

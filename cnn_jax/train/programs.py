@@ -26,7 +26,14 @@ _MAX_KEPT = 8
 # Keys and sections that no compiled function reads.
 _UNREAD = ("data.directory", "init", "eval", "checkpoint", "log", "runtime")
 # Keys of the rates, which are an operand. A user's optimizer has its schedule compiled in.
-_RATES = ("optim.learning_rate", "optim.schedule", "train.epochs", "train.steps")
+_RATES = (
+    "optim.learning_rate",
+    "optim.reference_batch_size",
+    "optim.batch_scaling",
+    "optim.schedule",
+    "train.epochs",
+    "train.steps",
+)
 
 
 @dataclasses.dataclass(frozen=True)

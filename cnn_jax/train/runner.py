@@ -12,17 +12,19 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cnn_jax import data, errors, plan
-from cnn_jax.contracts import Evaluator, Objective, Source, TrainState, Tree, Variables
+from cnn_jax import data, errors, optim, plan
+from cnn_jax.contracts import Description, Evaluator, Objective, Source, TrainState, Tree, Variables
 from cnn_jax.data import pipeline, sources
-from cnn_jax.metrics import Totals
+from cnn_jax.objectives import averaged
+from cnn_jax.objectives.distilled import TEACHER
 from cnn_jax.ops.native import library
 from cnn_jax.predictor import Predictor
 from cnn_jax.runs import logs
+from cnn_jax.runs.checkpoint import Restored
 from cnn_jax.runtime import compilation_cache, console, determinism, files, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
-from cnn_jax.train import extension, loop, out_of_memory, start, state
+from cnn_jax.train import extension, loop, out_of_memory, start, state, teacher
 from cnn_jax.train import job as jobs
 from cnn_jax.train.extension import Extension
 from cnn_jax.train.given import Given
@@ -41,6 +43,9 @@ class Outcome:
         `watch` stopped it.
       params_sha256: the digest of the final parameters, which repeats only with the same versions
         and machine; empty if the run was stopped.
+      early: True if early stopping has ended the run, which is complete.
+      best_step: the step of the best validation and of the checkpoint 'best'; 0 without a
+        validation.
       test: metrics of the final parameters on the test split; empty without such a split.
       validation: metrics of the last validation; empty without a validation.
       history: the lines of metrics.jsonl, for `pandas.DataFrame(outcome.history)`.
@@ -52,6 +57,8 @@ class Outcome:
     step: int
     signal: int = 0
     params_sha256: str = ""
+    early: bool = False
+    best_step: int = 0
     test: dict[str, float] = dataclasses.field(default_factory=dict)
     validation: dict[str, float] = dataclasses.field(default_factory=dict)
     history: list[logs.Row] = dataclasses.field(default_factory=list, repr=False, compare=False)
@@ -91,7 +98,7 @@ def run(
     only share one compilation.
 
     Args:
-      config: a config; `cnn_jax/sections.py` lists its keys. Missing keys take their defaults.
+      config: a config; `cnn_jax/sections` lists its keys. Missing keys take their defaults.
       workdir: the work directory; it is made if it does not exist. None keeps everything in memory.
       source: the data set, in place of `data.source`; see `data.from_arrays`.
       objective: network and loss, in place of those that the config names.
@@ -181,24 +188,29 @@ def _run(
         every_seconds=job.plan.log.progress_seconds,
         enabled=progress,
     ) as terminal:
-        current, pending = _start_state(job, store, first, begin, terminal)
+        restored = _start_state(job, store, first, begin, terminal)
+        current = restored.state
         terminal.message(_start_block(job, store.title, state.count(current.params)))
         if first:
             for line in _notes(job, store, first, extended):
                 terminal.message(line)
-        with Recorder(job, store, first, pending, terminal, watch) as recorder:
+        with Recorder(job, store, first, restored, terminal, watch) as recorder:
             if extended:
                 recorder.start_from(str(extended.origin.directory))
-            current, step = loop.train(job, current, first, recorder, interruption)
+            step = first
+            if not recorder.is_complete(first):
+                current, step = loop.train(job, current, first, recorder, interruption)
             digest = ""
             test: dict[str, float] = {}
-            if step == job.total_steps:
-                digest, test = recorder.finish(current)
-    rows, last = recorder.log.rows, current.variables
+            if recorder.is_complete(step):
+                digest, test = recorder.finish(step, current)
+    rows, last = recorder.log.rows, averaged.select(current, job.plan.eval.weights)
     return Outcome(
         step=step,
-        signal=interruption.signal if step < job.total_steps else 0,
+        signal=0 if digest else interruption.signal,
         params_sha256=digest,
+        early=bool(digest) and step < job.total_steps,
+        best_step=recorder.best_step(),
         test=test,
         validation=_last_validation(rows),
         history=rows,
@@ -217,7 +229,7 @@ def _last_validation(rows: Sequence[logs.Row]) -> dict[str, float]:
 def _notes(job: Job, store: Store, first: int, extended: Extension | None) -> list[str]:
     """Returns lines on the place where a run continues, and on changes of its environment."""
     if extended is not None:
-        lines = extension.notes(extended.origin, job)
+        lines = extension.notes(extended, job)
     else:
         lines = [f"resuming at step {first} of {job.total_steps}"]
     return [*lines, *filter(None, [store.note()])]
@@ -229,36 +241,66 @@ def _start_state(
     first: int,
     begin: Extension | Variables | None,
     terminal: Progress,
-) -> tuple[TrainState, Totals]:
-    """Returns the state to start from, and the metrics since the last log line before it."""
+) -> Restored[TrainState]:
+    """Returns the content of the checkpoint to start from, or the initial state."""
     if isinstance(begin, Extension):
-        return begin.state, begin.pending
+        return begin.content._replace(course=begin.course)
     if first:
         shape = job.feed.description.input_shape
         return store.restore(first, state.abstract(job.objective, job.optimizer, shape, job.layout))
+    if job.teacher is not None:
+        begin = {**(begin or {}), TEACHER: teacher.variables(job.plan)}
     with terminal.phase("compiling the initial state"):
-        return jax.block_until_ready(job.programs.create(begin)), {}
+        return Restored(jax.block_until_ready(job.programs.create(begin)), {})
 
 
 def _start_block(job: Job, place: str, parameters: int) -> str:
     options, feed = job.plan, job.feed
-    height, width, channels = feed.description.input_shape
     sizes = ", ".join(f"{feed.size(split):,} {split}" for split in feed.splits)
     devices = jax.devices()
+    weights = averaged.title(options, options.eval.weights)
     return console.block(
         {
             "network": _network(job, parameters),
             "data": f"{sources.title(options.data)}: {sizes}",
             "storage": _storage(options),
-            "input": f"{height}x{width}x{channels}, {feed.description.num_classes} classes",
+            "input": f"{_input(feed.description)}, {feed.description.num_classes} classes",
             "pixels": f"mean {_numbers(feed.description.mean)}, deviation "
             f"{_numbers(feed.description.std)}",
             "devices": f"{len(devices)} {devices[0].device_kind}",
-            "batch": f"{options.train.batch_size}, {feed.steps_per_epoch} steps per epoch",
+            "batch": f"{_batch(options)}, {feed.steps_per_epoch} steps per epoch",
             "steps": f"{job.total_steps:,} ({job.total_steps / feed.steps_per_epoch:.4g} epochs)",
+            **_scaled_rate(job),
+            **({"ranked weights": weights} if weights else {}),
             "work directory": place,
         }
     )
+
+
+def _batch(options: plan.Plan) -> str:
+    """Returns the batch size and, with microbatches, their number and size, as text."""
+    size, parts = options.train.batch_size, options.train.microbatches
+    return f"{size} in {parts} parts of {size // parts}" if parts > 1 else f"{size}"
+
+
+def _scaled_rate(job: Job) -> dict[str, str]:
+    """Returns the line about the learning rate if the batch size scales it, else {}."""
+    options = job.plan.optim
+    if job.schedule is None or not options.reference_batch_size:
+        return {}
+    rate = optim.scaled_rate(options, job.plan.train.batch_size)
+    given = f"{options.learning_rate:g} at batch size {options.reference_batch_size}"
+    return {"learning rate": f"{rate:.6g} ({options.batch_scaling} scaling of {given})"}
+
+
+def _input(description: Description) -> str:
+    """Returns the input shape as text, with the size in evaluation if it differs."""
+    height, width, channels = description.input_shape
+    shape = f"{height}x{width}x{channels}"
+    if description.eval_size is None:
+        return shape
+    height, width = description.eval_size
+    return f"{shape} ({height}x{width} in evaluation)"
 
 
 def _network(job: Job, parameters: int) -> str:

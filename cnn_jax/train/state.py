@@ -16,7 +16,7 @@ from cnn_jax.runtime.sharding import Layout
 
 Create = Callable[[Variables | None], TrainState]
 """Returns the state before the first step. The argument has parameters and running statistics to
-start from; None for initial ones."""
+start from, and the variables of a teacher where the run has one; None for initial ones."""
 
 
 def make_create(

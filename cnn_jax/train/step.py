@@ -12,7 +12,7 @@ from jax import lax
 from cnn_jax.contracts import Batch, Carried, Objective, Sums, TrainState
 from cnn_jax.runtime import prng
 from cnn_jax.runtime.sharding import Layout
-from cnn_jax.train import finite
+from cnn_jax.train import accumulation, finite
 
 
 class TrainSteps(Protocol):
@@ -35,16 +35,18 @@ def make_train_steps(
     seed: int,
     steps_per_call: int,
     layout: Layout,
+    microbatches: int = 1,
     compiler_options: Mapping[str, str] | None = None,
 ) -> TrainSteps:
     """Returns `call(state, inputs, count, rates) -> (state, sums)`, jitted; it donates the state.
 
-    A call takes `count` steps. One program serves every `count`, so that the arithmetic of a step
-    does not depend on the other steps of its call. `rates` `[steps_per_call]` float has the
-    learning rate of each step. It is an operand, so one program serves every schedule too. The sums
-    have a leading axis of `steps_per_call`, of which the first `count` entries are valid: the
-    metrics of the objective, the norms of the gradient and of the parameters after each update, and
-    the entries of `finite.check`.
+    A call takes `count` steps. `rates` `[steps_per_call]` float holds the learning rate of each
+    step. Both are traced, so one program serves every `count` and every schedule. The arithmetic of
+    a step therefore does not depend on the other steps of its call.
+
+    `sums` holds the metrics of the objective, the norms of the gradient and of the parameters after
+    each update, and the entries of `finite.check`. Its arrays have a leading axis of
+    `steps_per_call`, of which the first `count` entries are valid.
 
     Args:
       objective: the network and its loss.
@@ -54,8 +56,13 @@ def make_train_steps(
       seed: the seed of augmentation and dropout; their keys are functions of (seed, step).
       steps_per_call: the largest `count`.
       layout: the devices, and the layout of state and batch on them.
+      microbatches: the number of parts of a batch that are computed one after another; it divides
+        the examples of a batch on each device. See `accumulation.py`.
       compiler_options: options of XLA for this program.
     """
+    gradient: accumulation.Gradient = jax.value_and_grad(objective.loss, has_aux=True)
+    if microbatches > 1:
+        gradient = accumulation.accumulated(gradient, microbatches, layout)
 
     def step(
         state: TrainState, inputs: Any, index: jax.Array | int, rate: jax.Array
@@ -63,7 +70,6 @@ def make_train_steps(
         augment_key, key = prng.for_step(seed, state.step)
         batch = train_batch(inputs, index, augment_key)
         carried = Carried(state.step, state.batch_stats, state.extra)
-        gradient = jax.value_and_grad(objective.loss, has_aux=True)
         (value, (carried, sums)), grads = gradient(state.params, carried, batch, key)
         changes, opt_state = optimizer.update(
             grads, state.opt_state, state.params, learning_rate=rate, value=value

@@ -13,9 +13,12 @@ from cnn_jax import errors, predictor
 from cnn_jax.contracts import Description, Source, TrainState, Variables
 from cnn_jax.data import selection, stratified
 from cnn_jax.metrics import Totals
+from cnn_jax.objectives import averaged
 from cnn_jax.plan import Plan
 from cnn_jax.predictor import Predictor
 from cnn_jax.runs import checkpoint, environment, logs, workdir
+from cnn_jax.runs.checkpoint import Restored
+from cnn_jax.runs.courses import Course
 from cnn_jax.runtime import sharding, threads
 from cnn_jax.train.job import Job
 
@@ -24,7 +27,7 @@ class Checkpoints(Protocol):
     """Writer of a run's checkpoints; see `checkpoint.Checkpoints`."""
 
     def save(
-        self, step: int, state: TrainState, pending: Totals, rank: float | None = None
+        self, step: int, state: TrainState, pending: Totals, rank: float | None, course: Course
     ) -> None: ...
 
     def close(self) -> None: ...
@@ -82,8 +85,8 @@ class Store(Protocol):
         """Returns the step of the checkpoint that the run continues from, or None."""
         ...
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Totals]:
-        """Returns the state of a checkpoint, and the metrics since the last log line before it."""
+    def restore(self, step: int, like: TrainState) -> Restored[TrainState]:
+        """Returns the content of a checkpoint."""
         ...
 
     def log(self, start: int) -> Log:
@@ -187,8 +190,8 @@ class Directory:
         damaged = self._directory / workdir.DAMAGED_CHECKPOINTS
         return checkpoint.newest(self._checkpoints, damaged)
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Totals]:
-        """Returns the state and the pending metrics of a checkpoint.
+    def restore(self, step: int, like: TrainState) -> Restored[TrainState]:
+        """Returns the content of a checkpoint.
 
         Raises:
           UserError: the checkpoint is damaged, or a copy of another one.
@@ -199,7 +202,7 @@ class Directory:
                 f"{self._checkpoints / str(step)} holds the state of step "
                 f"{int(restored.state.step)}; move it away"
             )
-        return restored.state, restored.pending
+        return restored
 
     def log(self, start: int) -> Log:
         """Returns the writer of metrics.jsonl; on processes other than the primary, of memory."""
@@ -256,7 +259,7 @@ class Memory:
         """Returns None: a run in memory cannot be continued."""
         return None
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Totals]:
+    def restore(self, step: int, like: TrainState) -> Restored[TrainState]:
         """Raises NotImplementedError; it is never called, because `newest` returns None."""
         raise NotImplementedError
 
@@ -267,15 +270,15 @@ class Memory:
 
     def checkpoints(self, plan: Plan) -> Checkpoints:
         """Returns an object that keeps a copy of the best validated weights."""
-        del plan
-        self._best = _Best()
+        self._best = _Best(plan.eval.weights)
         return self._best
 
     def loader(self, job: Job, last: Variables) -> Callable[[], Predictor]:
         """Returns the function that makes the predictor of the best validated weights."""
         best = self._best.variables if self._best is not None else None
         parts = job.plan, job.feed.description, job.objective, best or last
-        return functools.partial(predictor.of_parts, *parts)
+        notes = averaged.notes(job.plan, job.plan.eval.weights)
+        return functools.partial(predictor.of_parts, *parts, notes=notes)
 
 
 class _Best:
@@ -285,19 +288,25 @@ class _Best:
       variables: the copy; None before the first validation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weights: str) -> None:
+        """Starts empty.
+
+        Args:
+          weights: the value of `eval.weights`.
+        """
         self.variables: dict[str, Any] | None = None
+        self._weights = weights
         self._rank = checkpoint.NOT_VALIDATED
 
     def save(
-        self, step: int, state: TrainState, pending: Totals, rank: float | None = None
+        self, step: int, state: TrainState, pending: Totals, rank: float | None, course: Course
     ) -> None:
         """Copies the weights if they rank at least as high as the earlier ones."""
-        del step, pending
+        del step, pending, course
         if rank is not None and rank >= self._rank:
             self._rank = rank
             # The next step reuses the memory of the state.
-            self.variables = jax.tree.map(jnp.copy, state.variables)
+            self.variables = jax.tree.map(jnp.copy, averaged.select(state, self._weights))
 
     def close(self) -> None:
         """Does nothing; there are no files."""

@@ -17,9 +17,10 @@ from cnn_jax import data, errors, main, plan, train
 from cnn_jax.contracts import TrainState
 from cnn_jax.objectives import Classification
 from cnn_jax.runs import checkpoint, environment, logs, workdir
+from cnn_jax.runs.courses import START, Course
 from cnn_jax.runtime import compilation_cache, sharding
 from cnn_jax.runtime.signals import Interruption
-from cnn_jax.train import extension, job, state
+from cnn_jax.train import decisions, extension, job, state
 from cnn_jax.train.given import Given
 from tests.toys import CROSS_ENTROPY, Averaged, Dense
 
@@ -292,12 +293,14 @@ def test_the_two_directories_must_lie_apart(old: Path, place: str) -> None:
     assert content(old) == before
 
 
-def notes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def notes(old: dict[str, Any], new: dict[str, Any], course: Course = START) -> list[str]:
     """Returns the notes of a run with other optimizer keys than the old one."""
     given = Given(SOURCE, OBJECTIVE)
-    before, now = (given.record(config(**keys)) for keys in (old, new))
+    before, now = (given.record(config(**keys)) for keys in ({"train.steps": HALF, **old}, new))
     parts = job.make(now, SOURCE, None, given)
-    found = extension.Origin(Path("old"), before, parts.feed.description, HALF)
+    origin = extension.Origin(Path("old"), before, parts.feed.description, HALF)
+    content = checkpoint.Restored(parts.programs.create(None), {}, course)
+    found = extension.Extension(origin, content, decisions.extended(course, before, now))
     return extension.notes(found, parts)
 
 
@@ -313,6 +316,17 @@ def test_the_notes_say_what_the_schedule_does() -> None:
         "instead of 6",
         differs,
     ]
+    # Early stopping has ended the old run; the schedule of its whole length goes on.
+    assert notes({**cosine, "train.steps": WHOLE}, cosine) == [
+        first,
+        f"learning rate in step 6: {now:.6g} then, {now:.6g} now; the cosine ends at step 12",
+    ]
+    # The old run has ended within its warm-up.
+    warm = {"optim.schedule.warmup_epochs": 2.0}
+    assert notes(warm, warm) == [
+        first,
+        "learning rate in step 6: 0.0075 then, 0.0075 now; the schedule constant goes on",
+    ]
     step = {
         "optim.schedule.name": "step",
         "optim.schedule.boundary_epochs": (1.0, 1.5, 2.0, 9.0),
@@ -321,6 +335,11 @@ def test_the_notes_say_what_the_schedule_does() -> None:
     assert notes(step, step) == [
         first,
         "learning rate in step 6: 0.1 then, 0.1 now; boundary epochs behind: 1; ahead: 1.5, 2",
+    ]
+    plateau = {"optim.schedule.name": "plateau"}
+    assert notes(plateau, plateau, Course(0.5)) == [
+        first,
+        "learning rate in step 6: 0.005 then, 0.005 now; the schedule plateau goes on",
     ]
     assert notes({}, {}) == [
         first,

@@ -38,7 +38,7 @@ def test_the_quickstart_is_allowed() -> None:
         ("model.widhts", (8,), "widhts"),
         ("data.source", "digit", "unknown data.source 'digit'; did you mean 'digits'"),
         ("data.crop_padding", 32, r"data.crop_padding must be in \[0, 32\) pixels, got 32"),
-        ("loss.name", "cross", "unknown loss.name 'cross'; .*allowed: cross_entropy, distance"),
+        ("loss.name", "cross", "unknown loss.name 'cross'; .*: binary_cross_entropy"),
         ("optim.name", "sdg", "unknown optimizer 'sdg'; did you mean 'sgd'"),
         ("optim.schedule.name", "cosin", "unknown learning-rate schedule 'cosin'"),
         ("optim.schedule.warmup_epochs", 151.0, "warmup_epochs must be at most"),
@@ -131,8 +131,24 @@ def test_more_steps_than_the_state_counts_are_refused_before_training() -> None:
         train.run({**values, "train.epochs": 2.0**29}, source=source, progress=False)
 
 
-def test_without_an_interval_a_run_validates_at_its_end() -> None:
-    small = {"train.steps": 6, "eval.every_epochs": 0.0, "optim.schedule.warmup_epochs": 0.0}
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "mixup_cutmix"])
+def test_a_loss_of_class_indices_refuses_mixed_classes(name: str) -> None:
+    given = plan.read({"loss.name": "distance", "data.augment": (name,)})
+    with pytest.raises(errors.UserError, match=f"'distance' needs .* data.augment has '{name}'"):
+        train.check(given)
+
+
+def test_without_an_interval_a_run_validates_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The run also ends within its warm-up of 20 steps, and says so."""
+    small = {"train.steps": 6, "eval.every_epochs": 0.0, "optim.schedule.warmup_epochs": 1.0}
     config = {**quickstart.get_config().to_dict(), "model": {"name": "mlp", "widths": (4,)}}
-    outcome = train.run(plan.read({**config, **small}))
+    settings = plan.read({**config, **small, "log.every_steps": 6})
+    outcome = train.run(settings)
     assert [row["step"] for row in outcome.history if row["split"] == "validation"] == [6]
+    first = settings.optim.schedule.warmup_first_step
+    expected = settings.optim.learning_rate * (5 + first) / 20
+    (row,) = (row for row in outcome.history if row["split"] == "train")
+    np.testing.assert_allclose(row["learning_rate"], expected, rtol=1e-6)
+    assert "the run of 6 steps (train.steps) ends within the warm-up of 20 steps" in caplog.text

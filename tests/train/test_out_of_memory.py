@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors, objectives, plan, train
+from cnn_jax.runs.checkpoint import Restored
 from cnn_jax.runtime.console import Progress
 from cnn_jax.train import loop, out_of_memory
 from cnn_jax.train.recorder import Recorder
@@ -48,9 +49,9 @@ def run(steps: Any, options: plan.Plan) -> None:
         programs=SimpleNamespace(train_steps=steps),
         feed=SimpleNamespace(train_inputs=lambda calls: ((call, inputs) for call in calls)),
         calls=lambda start: [range(start, start + 1)],
-        rates=lambda call: np.zeros(1, np.float32),
     )
     recorder = SimpleNamespace(
+        rates=lambda call: np.zeros(1, np.float32),
         waiting=SimpleNamespace(inputs=lambda items: items, started=lambda sums: None),
         compiling=lambda call: contextlib.nullcontext(),
         after_call=lambda call, state, sums, stop: jax.block_until_ready(state) is None,
@@ -73,7 +74,8 @@ def test_a_step_that_needs_too_much_memory_ends_with_figures_and_advice() -> Non
         "the memory of a device is too small: Out of memory allocating 70368744177664 bytes; a "
         "training step needs 65,536.0 GiB of temporary memory beside 3.0 MiB of arguments "
         "(parameters and the states of network and optimizer 2.0 MiB, data 1.0 MiB); try a "
-        "train.batch_size below 8, model.dtype=bfloat16, model.remat=True, data.storage=streamed, "
+        "train.batch_size below 8, a train.microbatches above 1, model.dtype=bfloat16, "
+        "model.remat=True, data.storage=streamed, "
         "to end other programs on the machine"
     )
 
@@ -85,6 +87,7 @@ def test_a_step_that_cannot_be_compiled_has_no_figures(monkeypatch: pytest.Monke
     assert message_of(TooLarge(), settings()).startswith(
         "the memory of a device is too small: Out of memory allocating 8 bytes; the device has "
         "3.0 GiB for JAX, of which 512.0 MiB are in use; try a train.batch_size below 128, "
+        "a train.microbatches above 1, "
     )
 
 
@@ -93,7 +96,8 @@ def test_a_step_that_cannot_be_compiled_has_no_figures(monkeypatch: pytest.Monke
     [
         (
             {"model": {"name": "resnet20"}, "data": {"storage": "streamed"}},
-            "a train.batch_size below 128, model.dtype=bfloat16, model.remat=True",
+            "a train.batch_size below 128, a train.microbatches above 1, model.dtype=bfloat16, "
+            "model.remat=True",
         ),
         (
             {
@@ -105,7 +109,7 @@ def test_a_step_that_cannot_be_compiled_has_no_figures(monkeypatch: pytest.Monke
         ),
         (
             {"train": {"batch_size": 2, "objective": plan.GIVEN}},
-            "a train.batch_size below 2, data.storage=streamed",
+            "a train.batch_size below 2, a train.microbatches above 1, data.storage=streamed",
         ),
     ],
 )
@@ -151,10 +155,10 @@ def test_an_evaluation_that_needs_too_much_memory_advises_a_smaller_batch() -> N
     state: Any = SimpleNamespace(variables={})
     expected = "8 bytes; try an eval.batch_size below 512, to end other programs on the machine"
     with (
-        Recorder(job, Memory(), 0, {}, Progress(1, enabled=False)) as recorder,
+        Recorder(job, Memory(), 0, Restored(state, {}), Progress(1, enabled=False)) as recorder,
         pytest.raises(errors.UserError, match=expected),
     ):
-        recorder.finish(state)
+        recorder.finish(1, state)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_extra_state_is_resumed_bit_for_bit(
     config = small()
     config.train.steps_per_call = 1
     make = objectives.make
-    monkeypatch.setattr(objectives, "make", lambda plan, found: Averaged(make(plan, found)))
+    monkeypatch.setattr(objectives, "make", lambda *parts: Averaged(make(*parts)))
     monkeypatch.setattr(programs, "_kept", [])
     train.run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:

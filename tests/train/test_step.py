@@ -100,6 +100,7 @@ def make_steps(
     auxiliary_weight: float = 0.0,
     averaged: bool = False,
     steps_per_call: int = 1,
+    microbatches: int = 1,
 ) -> step.TrainSteps:
     """Returns the compiled steps, compiled once for all tests."""
     return step.make_train_steps(
@@ -108,6 +109,7 @@ def make_steps(
         train_batch,
         seed=seed,
         steps_per_call=steps_per_call,
+        microbatches=microbatches,
         layout=LAYOUT,
     )
 
