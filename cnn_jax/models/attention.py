@@ -3,8 +3,11 @@
 Attention is that of Vaswani et al. 2017, 'Attention Is All You Need' (arXiv:1706.03762), section
 3.2. Window attention is that of Liu et al. 2021 (arXiv:2103.14030), section 3.2. ConvNeXt uses the
 MLP and the layer scale. Child modules have timm's names. Weights are initialised from a normal
-distribution with a standard deviation of 0.02, biases with zeros.
+distribution with a standard deviation of 0.02, biases with zeros, unless a module is given other
+initialisers.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -38,19 +41,27 @@ class Mlp(nn.Module):
       dropout_rate: rate of the dropout after each dense layer.
       train: whether dropout is active.
       dtype: dtype of the computation.
+      approximate_gelu: True for the approximation of GELU with tanh.
+      kernel_init: initialiser of the kernels.
+      bias_init: initialiser of the biases.
     """
 
     dropout_rate: float
     train: bool
     dtype: DTypeLike
+    approximate_gelu: bool = False
+    kernel_init: Initializer = normal
+    bias_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        y = nn.Dense(4 * channels, kernel_init=normal, dtype=self.dtype, name="fc1")(x)
-        y = nn.gelu(y, approximate=False)
+        dense = partial(
+            nn.Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype
+        )
+        y = nn.gelu(dense(4 * channels, name="fc1")(x), approximate=self.approximate_gelu)
         y = Dropout(self.dropout_rate, deterministic=not self.train)(y)
-        y = nn.Dense(channels, kernel_init=normal, dtype=self.dtype, name="fc2")(y)
+        y = dense(channels, name="fc2")(y)
         return Dropout(self.dropout_rate, deterministic=not self.train)(y)
 
 
@@ -106,6 +117,8 @@ class Attention(nn.Module):
       dropout_rate: rate of the dropout after the output projection.
       train: whether dropout is active.
       dtype: dtype of the computation.
+      qkv_init: initialiser of the kernel `[C, 3 C]` of the query, key and value projections.
+      proj_init: initialiser of the kernel of the output projection.
 
     Raises:
       ValueError: `C` is not a multiple of `heads`.
@@ -115,6 +128,8 @@ class Attention(nn.Module):
     dropout_rate: float
     train: bool
     dtype: DTypeLike
+    qkv_init: Initializer = normal
+    proj_init: Initializer = normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -127,11 +142,11 @@ class Attention(nn.Module):
             raise errors.UserError(
                 f"model.heads must divide the {channels} channels, got {self.heads}"
             )
-        qkv = nn.Dense(3 * channels, kernel_init=normal, dtype=self.dtype, name="qkv")(x)
+        qkv = nn.Dense(3 * channels, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
         qkv = shapes.reshape(qkv, *x.shape[:-1], 3, self.heads, channels // self.heads)
         query, key, value = jnp.moveaxis(qkv, -3, 0)
         y = shapes.reshape(attention(query, key, value, bias), *x.shape)
-        y = nn.Dense(channels, kernel_init=normal, dtype=self.dtype, name="proj")(y)
+        y = nn.Dense(channels, kernel_init=self.proj_init, dtype=self.dtype, name="proj")(y)
         return Dropout(self.dropout_rate, deterministic=not self.train)(y)
 
 
@@ -149,8 +164,8 @@ class WindowAttention(Attention):
       shifted: whether the windows are shifted by half their size; the shift is cyclic.
     """
 
-    window: int
-    shifted: bool
+    window: int = 7
+    shifted: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -238,6 +253,7 @@ class TransformerBlock(nn.Module):
       drop_rate: rate of stochastic depth.
       train: whether dropout and stochastic depth are active.
       dtype: dtype of the computation.
+      mlp: builds the MLP; takes the dropout rate, `train`, the dtype and a name.
     """
 
     attention: layers.ModuleDef
@@ -246,6 +262,7 @@ class TransformerBlock(nn.Module):
     drop_rate: float
     train: bool
     dtype: DTypeLike
+    mlp: layers.ModuleDef = Mlp
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -253,5 +270,5 @@ class TransformerBlock(nn.Module):
         y = self.attention(name="attn")(y)
         x = x + stochastic_depth(y, self.drop_rate, train=self.train)
         y = layers.LayerNorm(self.epsilon, self.dtype, name="norm2")(x)
-        y = Mlp(self.dropout_rate, self.train, self.dtype, name="mlp")(y)
+        y = self.mlp(self.dropout_rate, self.train, self.dtype, name="mlp")(y)
         return x + stochastic_depth(y, self.drop_rate, train=self.train)

@@ -11,7 +11,7 @@ Departures from the paper in `lenet`: C3 is connected to all six feature maps of
 subsets of Table I. S2 and S4 are average pooling without trainable coefficient and bias. The output
 is a dense layer for softmax instead of distances to fixed codes. `activation` is selectable and
 ReLU by default, where the paper has a scaled tanh. The two hidden dense layers have optional
-dropout.
+dropout and DropConnect, and the pooling can be stochastic.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,7 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax import errors, ops
-from cnn_jax.models import digit_codes, layers, shapes
-from cnn_jax.models.dropout import Dropout
+from cnn_jax.models import digit_codes, dropout, layers, shapes
 from cnn_jax.ops.channels import per_channel
 
 MIN_IMAGE_SIZE = 16  # Smaller images have no pixels left after S4.
@@ -42,6 +41,8 @@ class LeNet(nn.Module):
       num_classes: the number of logits.
       activation: a key of `layers.ACTIVATIONS`.
       dropout_rate: rate of the dropout after the two hidden dense layers.
+      drop_connect_rate: rate of DropConnect in the two hidden dense layers.
+      stochastic_pooling: whether S2 and S4 are stochastic pooling; `activation` must not be tanh.
       remat: whether the backward pass recomputes each convolution, with its pooling, instead of
         storing its activations.
       dtype: dtype of the computation.
@@ -50,8 +51,15 @@ class LeNet(nn.Module):
     num_classes: int
     activation: str = "relu"
     dropout_rate: float = 0.0
+    drop_connect_rate: float = 0.0
+    stochastic_pooling: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error before any tracing."""
+        dropout.check_pooling(self.stochastic_pooling, self.activation)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -61,21 +69,25 @@ class LeNet(nn.Module):
         x = images
         # [B, 14, 14, 6] for a 32x32 image, then [B, 5, 5, 16]
         for name, features, pooled in (("C1", 6, "S2"), ("C3", 16, "S4")):
-            stage = partial(LeNet._stage, name=name, features=features)
+            stage = partial(LeNet._stage, name=name, features=features, train=train)
             x = layers.remat(stage, self.remat)(self, x)
             layers.feature(self, pooled, x)
         x = shapes.flatten_for(self, "C5", x, images)
+        dense = dropout.dense(self.drop_connect_rate, train=train)
         for name, width in (("C5", 120), ("F6", 84)):
-            x = activation(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
-            x = Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = activation(dense(width, kernel_init=init, dtype=self.dtype, name=name)(x))
+            x = dropout.Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(nn.Dense, kernel_init=init, dtype=self.dtype, name="output")
         return layers.logits(x, self.num_classes, head)
 
-    def _stage(self, x: jax.Array, *, name: str, features: int) -> jax.Array:
-        """Applies convolution `name` with `features` channels, and average pooling."""
+    def _stage(self, x: jax.Array, *, name: str, features: int, train: bool) -> jax.Array:
+        """Applies convolution `name` with `features` channels, and pooling."""
         init = layers.glorot_uniform
         conv = layers.Conv(features, (5, 5), kernel_init=init, dtype=self.dtype, name=name)
-        return ops.avg_pool(layers.activation(self.activation)(conv(x)), 2)
+        x = layers.activation(self.activation)(conv(x))
+        if self.stochastic_pooling:
+            return dropout.StochasticPool(2, deterministic=not train)(x)
+        return ops.avg_pool(x, 2)
 
 
 # Table I: the feature maps of S2 connected to each feature map of C3.

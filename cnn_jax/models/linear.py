@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from cnn_jax.models import layers, shapes
-from cnn_jax.models.dropout import Dropout
+from cnn_jax.models import dropout, layers, shapes
 
 
 class MLP(nn.Module):
@@ -27,6 +26,7 @@ class MLP(nn.Module):
       widths: units of each hidden layer.
       activation: name of the activation function after each hidden layer.
       dropout_rate: rate of the dropout after each hidden layer.
+      drop_connect_rate: rate of DropConnect in the hidden layers.
       remat: whether the backward pass recomputes each hidden layer instead of storing its
         activations.
       dtype: dtype of the computation.
@@ -36,6 +36,7 @@ class MLP(nn.Module):
     widths: tuple[int, ...] = (256,)
     activation: str = "relu"
     dropout_rate: float = 0.0
+    drop_connect_rate: float = 0.0
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -52,10 +53,10 @@ class MLP(nn.Module):
 
     def _layer(self, x: jax.Array, *, width: int, train: bool, name: str) -> jax.Array:
         """Applies a hidden layer and dropout, `[B, C]` to `[B, width]`."""
-        init = layers.he_normal
-        x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x)
+        dense = dropout.dense(self.drop_connect_rate, train=train)
+        x = dense(width, kernel_init=layers.he_normal, dtype=self.dtype, name=name)(x)
         x = layers.activation(self.activation)(x)
-        return Dropout(self.dropout_rate, deterministic=not train)(x)
+        return dropout.Dropout(self.dropout_rate, deterministic=not train)(x)
 
 
 class LogisticRegression(nn.Module):

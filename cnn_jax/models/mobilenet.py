@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from cnn_jax import errors, ops
 from cnn_jax.models import layers, shapes
+from cnn_jax.models.dropout import linear_rates
 from cnn_jax.models.inverted_residual import (
     InvertedResidual,
     MobileNetwork,
@@ -96,9 +97,12 @@ class MobileNetV2(MobileNetwork):
     Attributes:
       strides: strides of the first convolution and of the first block of each stage. Small images
         need more strides of 1.
+      stochastic_depth_rate: upper bound of the rates, `r`. Block `i` of `n`, counted from 0, has
+        the rate `r i / n`, as in timm.
     """
 
     strides: tuple[int, ...] = (2, 1, 2, 2, 2, 1, 2, 1)
+    stochastic_depth_rate: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -113,11 +117,13 @@ class MobileNetV2(MobileNetwork):
         self, unit: layers.ModuleDef, strides: list[int], train: bool
     ) -> Iterator[list[layers.ModuleDef]]:
         inputs = self.width(32)
+        blocks = sum(depth for _, _, depth in V2_STAGES)
+        rates = iter(linear_rates(self.stochastic_depth_rate, blocks + 1))
         for (expansion, width, depth), first in zip(V2_STAGES, strides, strict=True):
             features = self.width(width)
             block = partial(InvertedResidual, features, kernel_size=3, unit=unit, train=train)
             yield [
-                partial(block, expanded=expansion * channels, stride=stride)
+                partial(block, expanded=expansion * channels, stride=stride, drop_rate=next(rates))
                 for channels, stride in inputs_and_strides(inputs, features, depth, first)
             ]
             inputs = features
@@ -216,12 +222,15 @@ class MobileNetV3(MobileNetwork):
 
     Attributes:
       form: 'large' or 'small'.
+      stochastic_depth_rate: upper bound of the rates, `r`. Block `i` of `n`, counted from 0, has
+        the rate `r i / n`. The last 1x1 convolution counts as a block, as in timm.
 
     Raises:
       ValueError: `form` is neither 'large' nor 'small'.
     """
 
     form: str = "large"
+    stochastic_depth_rate: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -244,6 +253,8 @@ class MobileNetV3(MobileNetwork):
         self, unit: Callable[[layers.Activation], layers.ModuleDef], train: bool
     ) -> Iterator[list[layers.ModuleDef]]:
         inputs = 16
+        count = sum(map(len, FORMS[self.form].stages)) + 1
+        rates = iter(linear_rates(self.stochastic_depth_rate, count + 1))
         for rows in FORMS[self.form].stages:
             blocks: list[layers.ModuleDef] = []
             for row in rows:
@@ -257,6 +268,7 @@ class MobileNetV3(MobileNetwork):
                     unit(row.activation),
                     train,
                     self._squeeze(expanded) if row.squeeze else None,
+                    next(rates),
                 )
                 blocks.append(block)
                 inputs = row.width

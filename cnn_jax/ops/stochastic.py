@@ -21,6 +21,7 @@ def stochastic_pool(
     padding: Padding = 0,
     *,
     key: jax.Array | None,
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """Draws one pixel of each window, for each channel, with probability proportional to its value.
 
@@ -37,6 +38,7 @@ def stochastic_pool(
       stride: see `max_pool`.
       padding: pixels of zeros on each side; see `max_pool`. They are never drawn.
       key: PRNG key for training, or None for evaluation.
+      ceil_mode: see `max_pool`.
 
     Returns:
       Array with the dtype of `x`, in the shape that `max_pool` returns.
@@ -46,25 +48,34 @@ def stochastic_pool(
     """
     wide = dtypes.widen(as_batch(x))
     if key is None:
-        y = _weighted_mean(wide, window, stride, padding)
+        y = _weighted_mean(wide, window, stride, padding, ceil_mode)
     else:
-        y = _drawn(wide, window, stride, padding, key)
+        y = _drawn(wide, window, stride, padding, ceil_mode, key)
     return y.astype(x.dtype).reshape(*x.shape[:-3], *y.shape[1:])
 
 
-def _weighted_mean(x: jax.Array, window: Pair, stride: Pair | None, padding: Padding) -> jax.Array:
-    mean, mean_square = (avg_pool(a, window, stride, padding) for a in (x, jnp.square(x)))
+def _weighted_mean(
+    x: jax.Array, window: Pair, stride: Pair | None, padding: Padding, ceil_mode: bool
+) -> jax.Array:
+    mean, mean_square = (
+        avg_pool(a, window, stride, padding, ceil_mode=ceil_mode) for a in (x, jnp.square(x))
+    )
     # Windows of zeros are divided by 1. A `where` around 0 / 0 would still have a NaN gradient.
     return mean_square / jnp.where(mean == 0, 1, mean)
 
 
 def _drawn(
-    x: jax.Array, window: Pair, stride: Pair | None, padding: Padding, key: jax.Array
+    x: jax.Array,
+    window: Pair,
+    stride: Pair | None,
+    padding: Padding,
+    ceil_mode: bool,
+    key: jax.Array,
 ) -> jax.Array:
-    rows, columns = axes(x, window, stride, padding)
+    rows, columns = axes(x, window, stride, padding, ceil_mode)
     edges = (0, 0), (rows.low, rows.high), (columns.low, columns.high), (0, 0)
     # XLA would pad the images again for each tap.
-    padded = materialize(jnp.pad(x, edges)) if padding else x
+    padded = materialize(jnp.pad(x, edges)) if any(map(any, edges)) else x
     taps = views.taps(padded, *axes(padded, window, stride, 0))
     *cumulative, total = itertools.accumulate(map(lax.stop_gradient, taps))
     threshold = total * jax.random.uniform(key, total.shape, total.dtype)

@@ -49,3 +49,17 @@ def weight(name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
 def images(shape: tuple[int, int, int, int]) -> np.ndarray:
     """Returns a batch of images `[B, H, W, C]` in [-1, 1)."""
     return uniform("images", shape)
+
+
+def parameter(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the initial value of a parameter of a small network, in Flax's layout.
+
+    Args:
+      path: the path in the tree, such as 'block1/conv1/kernel'.
+      shape: in Flax's layout.
+    """
+    u = uniform(path, shape)
+    last = path.rsplit("/", 1)[-1]
+    if last == "kernel":
+        return u * np.sqrt(6.0 / np.prod(shape[:-1]))  # variance 2 / fan-in
+    return 0.9 + 0.3 * u if last == "scale" else 0.1 * u

@@ -20,11 +20,11 @@ _ONE_STAGE = {"stage_sizes": (1,), "widths": (4,), "stochastic_depth_rate": 0.5}
 _TWO_STAGES = {"stage_sizes": (1, 2), "widths": (4, 8), "stochastic_depth_rate": 0.5}
 CASES: Mapping[str, tuple[int, Mapping[str, Any]]] = {
     "logistic_regression": (8, {}),
-    "mlp": (8, {"widths": (8, 8), "dropout_rate": 0.5}),
-    "lenet": (16, {"dropout_rate": 0.5}),
+    "mlp": (8, {"widths": (8, 8), "dropout_rate": 0.5, "drop_connect_rate": 0.5}),
+    "lenet": (16, {"drop_connect_rate": 0.5, "stochastic_pooling": True}),
     "lenet5": (16, {}),
     "fashion_cnn": (8, {}),
-    "cuda_convnet_18pct": (8, {"dropout_rate": 0.5}),
+    "cuda_convnet_18pct": (8, {"dropout_rate": 0.5, "stochastic_pooling": True}),
     "alexnet": (67, {"hidden": (8, 8)}),
     "nin_cifar": (6, {}),
     "vgg11_bn": (32, {"depths": (1, 2), "widths": (4, 8)}),
@@ -43,8 +43,8 @@ CASES: Mapping[str, tuple[int, Mapping[str, Any]]] = {
     "xception": (16, {}),
     "densenet121": (29, {"stage_sizes": (2, 1), "growth": 4, "dropout_rate": 0.5}),
     "mobilenetv1_025": (16, {}),
-    "mobilenetv2_035": (16, {}),
-    "mobilenetv3_small_075": (16, {}),
+    "mobilenetv2_035": (16, {"stochastic_depth_rate": 0.5}),
+    "mobilenetv3_small_075": (16, {"stochastic_depth_rate": 0.5}),
     "shufflenet_v2_x0_5": (16, {"widths": (4, 8, 8, 8, 8)}),
     "cspresnet50": (16, _TWO_STAGES | {"expansions": (2, 2)}),
     "cspdarknet53": (16, _TWO_STAGES | {"expansions": (2, 2)}),
@@ -279,7 +279,7 @@ def test_endpoints_have_channels_and_stride(name: str, expected: list[tuple[int,
 
 
 def test_features_in_training_mode_apply_dropout() -> None:
-    model = create("mlp")
+    model = create("mlp").clone(drop_connect_rate=0.0)
     images = jnp.ones((2, *input_shape("mlp")))
     variables = model.init(RNGS, images, train=False)
     variables = jax.tree.map(jnp.ones_like, variables)

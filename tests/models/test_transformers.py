@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import models
-from cnn_jax.models import attention
+from cnn_jax.models import attention, vit
 
 HEADS, CHANNELS, WINDOW = 2, 6, 4
 # Small enough to run in seconds. Two blocks are needed for a drop rate above 0 in the last one.
@@ -77,7 +77,7 @@ def plain_window_attention(params: Any, image: np.ndarray, shift: tuple[int, int
     ids=str,
 )
 def test_window_attention(size: tuple[int, int], shifted: bool, shift: tuple[int, int]) -> None:
-    module = attention.WindowAttention(HEADS, 0.0, False, "float64", WINDOW, shifted)
+    module = attention.WindowAttention(HEADS, 0.0, False, "float64", window=WINDOW, shifted=shifted)
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         images = jnp.asarray(rng.normal(size=(2, *size, CHANNELS)))
@@ -141,3 +141,67 @@ def test_an_image_size_that_is_no_multiple_of_the_patch_size_raises() -> None:
 def test_heads_that_do_not_divide_the_channels_raise(heads: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small("vit_tiny_patch16_224", heads=heads)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("pooling", "max", "mean"),
+        ("positions", "sincos", "sincos2d"),
+        ("initialization", "torch", "big_vision"),
+    ],
+)
+def test_an_unknown_option_of_a_vit_raises(option: str, value: str, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{option} '{value}'.*{allowed}"):
+        models.create("vit_tiny_patch16_224", num_classes=10, **{option: value})
+
+
+def test_fixed_positions_need_a_width_of_four_parts() -> None:
+    with pytest.raises(ValueError, match=r"model.width must be a multiple of 4 .* got 6"):
+        small("vit_tiny_patch16_224", positions="sincos2d", width=6)
+
+
+@pytest.mark.parametrize("pooling", vit.POOLINGS)
+def test_fixed_positions_have_no_parameters_and_serve_every_image_size(pooling: str) -> None:
+    options: dict[str, Any] = {"pooling": pooling, "positions": "sincos2d", "hidden_head": True}
+    model, variables, _ = small("vit_tiny_patch16_224", **options)
+    names = {"patch_embed_proj", "blocks_0", "blocks_1", "norm", "pre_logits", "head"}
+    assert set(variables["params"]) == names | ({"cls_token"} if pooling == "token" else set())
+    larger = jax.ShapeDtypeStruct((2, 64, 32, 3), jnp.float32)
+    logits = jax.eval_shape(lambda *args: model.apply(*args, train=False), variables, larger)
+    assert logits.shape == (2, 10)
+    pooled = models.create(
+        "vit_tiny_patch16_224", num_classes=0, **SMALL["vit_tiny_patch16_224"], **options
+    )
+    assert jax.eval_shape(
+        lambda *args: pooled.apply(*args, train=False), variables, larger
+    ).shape == (2, 8)
+
+
+@pytest.mark.slow
+def test_the_initialization_of_big_vision() -> None:
+    """Glorot uniform has the bound sqrt(6 / (fan-in + fan-out)), separately for q, k and v."""
+    model, _, images = small(
+        "vit_tiny_patch16_224",
+        width=64,
+        depth=1,
+        pooling="mean",
+        hidden_head=True,
+        initialization="big_vision",
+    )
+    init = jax.jit(model.init, static_argnames="train")
+    params = init(jax.random.key(0), jnp.zeros(images.shape), train=False)["params"]
+    block = params["blocks_0"]
+    for kernel, fans in (
+        (block["attn"]["qkv"]["kernel"], 2 * 64),
+        (block["attn"]["proj"]["kernel"], 2 * 64),
+        (block["mlp"]["fc1"]["kernel"], 5 * 64),
+        (block["mlp"]["fc2"]["kernel"], 5 * 64),
+    ):
+        bound = (6 / fans) ** 0.5
+        assert 0.99 * bound < np.abs(kernel).max() <= bound
+        np.testing.assert_allclose(np.std(kernel), bound / 3**0.5, rtol=0.03)
+    np.testing.assert_allclose(np.std(params["pre_logits"]["kernel"]), 1 / 8, rtol=0.05)
+    np.testing.assert_allclose(np.std(block["mlp"]["fc1"]["bias"]), 1e-6, rtol=0.2)
+    assert not np.any(block["attn"]["qkv"]["bias"])
+    assert not np.any(params["head"]["kernel"])

@@ -52,6 +52,15 @@ def test_evaluation_returns_the_weighted_mean(window: Any, stride: Any, padding:
     np.testing.assert_allclose(result, expected, rtol=1e-13, strict=True)
 
 
+@pytest.mark.parametrize("key", [None, 0])
+def test_ceil_mode_pads_at_the_bottom_and_at_the_right(key: int | None) -> None:
+    prng = None if key is None else jax.random.key(key)
+    x = jnp.asarray(activations(2, 6, 5, 3), jnp.float32)
+    found = ops.stochastic_pool(x, 3, 2, key=prng, ceil_mode=True)
+    expected = ops.stochastic_pool(x, 3, 2, ((0, 1), (0, 0)), key=prng)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, strict=True)
+
+
 @each_geometry
 def test_training_draws_pixels_of_the_window(window: Any, stride: Any, padding: Any) -> None:
     x = activations(2, 7, 6, 3)
