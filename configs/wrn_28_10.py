@@ -1,9 +1,10 @@
 """WRN-28-10 with dropout on CIFAR-10.
 
-Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146), section 3: Nesterov momentum, rate 0.1,
-divided by 5 after epochs 60, 120 and 160 of 200, weight decay 5e-4 (on every parameter, in the
-authors' code), batches of 128, dropout 0.3, random flips, and random crops after padding by four
-pixels. The paper pads by reflection, this config with black. The paper has no validation set.
+Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146), section 3, and the authors' code
+(`scripts/train_cifar.sh`). SGD has Nesterov momentum and a rate of 0.1, divided by 5 after epochs
+60, 120 and 160 of 200. Weight decay is 5e-4, in the code on every parameter. Batches have 128
+images, and dropout is 0.3. Images are flipped at random, and cropped at random after padding by
+four pixels with reflections. The paper has no validation set.
 Command: python -m cnn_jax.main --config=configs/wrn_28_10.py
 Result: not yet run; the paper's median of five runs is 3.89 % error, 4.00 % without dropout.
 """
@@ -24,8 +25,8 @@ def get_config(variant: str = "") -> ConfigDict:
         train_split="train",
         validation_split="",
         channels=3,
-        crop_padding=4,
         flip=True,
+        augment=(("random_crop", {"padding": 4, "mode": "reflect"}),),
     )
     config.optim.learning_rate = 0.1
     config.optim.nesterov = True

@@ -27,8 +27,23 @@ def test_the_crops_need_the_original_pixels(name: str) -> None:
     assert keys.source == plan.read(base.imagenet(224)).data.source == "auto"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["nin", "shufflenet_v2", "squeezenet1_1"])
+# Networks that compile in seconds, and others, which take minutes.
+SMALL = ("nin", "shufflenet_v2", "squeezenet1_1")
+RECIPES = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "inception_v3"),
+    *("mobilenetv2", "mobilenetv3_large", "resnet34", "resnet50", "resnet50_a1", "resnet50_a2"),
+    *("resnet50_a3", "resnet50_torchvision_v1", "resnet50_torchvision_v2", "swin_tiny"),
+    *("vgg16", "vit_small_patch16_224"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL),
+        *(pytest.param(name, marks=pytest.mark.full) for name in RECIPES),
+    ],
+)
 def test_a_config_trains_with_directory_batch_size_and_steps_alone(
     name: str, tmp_path: Path
 ) -> None:
