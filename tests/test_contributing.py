@@ -17,10 +17,10 @@ MOST_FILES = 3
 TRAIN = """
 from cnn_jax import plan, train
 given = {
-    "data": {"source": "stripes", "image_size": 16, "brightness": 0.1},
+    "data": {"source": "stripes", "image_size": 16, "augment": (("random_light", {}),)},
     "model": {"name": "mlp", "widths": (8,)},
-    "optim": {"name": "lion", "learning_rate": 1e-3},
-    "train": {"batch_size": 8, "steps": 20, "average": 0.9},
+    "optim": {"name": "yogi", "learning_rate": 1e-3},
+    "train": {"batch_size": 8, "steps": 20, "count_classes": True},
     "eval": {"monitor": "confidence/mean"},
 }
 train.run(given, "run")
@@ -64,6 +64,6 @@ def test_the_examples_train_together(changed: Path) -> None:
     (test,) = (row for row in map(json.loads, lines) if row["split"] == "test")
     assert test["top1"] == 1.0  # The stripes were learned, with all five examples at work.
     assert 0.5 < test["confidence/mean"] <= 1.0
-    # The average of the parameters is in the checkpoint.
+    # The counts are in the checkpoint.
     saved = ocp.PyTreeCheckpointHandler().metadata(changed / "run" / "checkpoints/20/state").tree
-    assert saved["extra"]["average"]["output"]["kernel"].shape == (8, 2)
+    assert saved["extra"]["seen"].shape == (2,)

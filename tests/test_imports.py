@@ -19,7 +19,7 @@ ROOMS: dict[str, str] = {
     "schema": "errors",
     "sections": "limits schema data.images data.splits",
     "plan": "errors limits schema sections runtime",
-    "unread": "plan runtime",
+    "unread": "optim plan runtime",
     "contracts": "",
     "losses": "errors plan contracts ops.dtypes runtime",
     "metrics": "losses contracts",
@@ -28,7 +28,7 @@ ROOMS: dict[str, str] = {
     "ops": "errors runtime.compilation_cache runtime.jax_internals runtime.malloc"
     " runtime.ownership runtime.threads",
     "models": "errors ops runtime.imports runtime.jax_internals",
-    "data": "errors limits plan contracts runtime",
+    "data": "config_files errors limits plan contracts runtime schema",
     "objectives": "errors plan contracts losses metrics models runtime",
     "runs": "errors limits plan contracts metrics runtime",
     "pretrained": "errors limits models data.crops data.dtypes data.imagenet data.images"
@@ -50,7 +50,7 @@ ROOMS: dict[str, str] = {
 }
 COMMANDS = (
     *("main", "evaluate", "predict", "summary"),
-    *("benchmark.__main__", "data.pack.__main__", "doctor.__main__"),
+    *("benchmark.__main__", "data.pack.__main__", "data.show.__main__", "doctor.__main__"),
 )
 # Parts of rooms that use less than their room.
 PARTS: dict[str, str] = {
@@ -73,6 +73,7 @@ OWNERS: dict[str, set[str]] = {
     "argparse": {
         "benchmark.__main__",
         "data.pack.__main__",
+        "data.show.__main__",
         "evaluate",
         "main",
         "predict",
@@ -93,8 +94,8 @@ OWNERS: dict[str, set[str]] = {
     "tensorboardX": {"runs.events"},
     "matplotlib": {"benchmark.plots", "runs.plots"},
     "timm": {"benchmark.torch_models"},
-    "torch": {"benchmark.torch_models", "benchmark.torch_ops"},
-    "torchvision": {"benchmark.torch_models"},
+    "torch": {"benchmark.torch_augment", "benchmark.torch_models", "benchmark.torch_ops"},
+    "torchvision": {"benchmark.torch_augment", "benchmark.torch_models"},
     **{name: set() for name in ("tensorflow", "keras", "configs", "experiments", "tests")},
 }
 # The modules of JAX outside its compatibility policy, and the only file that uses them.

@@ -41,6 +41,23 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
 
 
+class Pooled(Own):
+    """A network for images of any size: the mean pixel and a dense layer."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(self.num_classes)(images.mean((1, 2)))
+
+
+class Normalised(Own):
+    """A network with batch normalisation."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.BatchNorm(use_running_average=not train)(images.reshape(len(images), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
 class Wrong(Own):
     """A network whose logits have an axis too many."""
 
@@ -52,12 +69,14 @@ class Wrong(Own):
 class Noisy(nn.Module):
     """Convolution, batch normalisation and dropout."""
 
+    num_classes: int = 10
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         x = layers.Conv(4, (3, 3), name="conv")(images)
         x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
         x = nn.Dropout(0.5, deterministic=not train)(x)
-        return nn.Dense(10, name="output")(x.reshape(len(x), -1))
+        return nn.Dense(self.num_classes, name="output")(x.reshape(len(x), -1))
 
 
 @dataclasses.dataclass(frozen=True)
