@@ -20,6 +20,9 @@ os.environ["CNN_JAX_KEEP_MEMORY"] = "0"
 # Keras is a reference for some networks. It reads this variable when it is imported.
 os.environ["KERAS_BACKEND"] = "jax"
 
+# Scripts that write golden files import torch or TensorFlow, which tests do not need.
+collect_ignore_glob = ["*/make_*.py", "golden/recipes/*.py"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets XLA compile without LLVM's optimisations, which saves about a third of the time.
