@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,11 @@ def hush_orbax() -> None:
 
     If a save fails, the next call of Orbax raises the error, and that is enough. Without this
     function, each thread of Orbax also logs the error with its traceback. Writes of TensorStore
-    that end after the failed save then report that its event loop is closed.
+    that end after the failed save then report that its event loop is closed. If several writes
+    fail, asyncio logs those whose errors Orbax does not read.
     """
     absl_logging.get_absl_logger().addFilter(_is_shown)
+    logging.getLogger("asyncio").addFilter(_is_of_others)
     if not isinstance(sys.unraisablehook, _Hook):
         sys.unraisablehook = _Hook(sys.unraisablehook)
 
@@ -42,3 +45,10 @@ class _Hook:
 
 def _is_shown(record: logging.LogRecord) -> bool:
     return not (record.exc_info and _ORBAX in record.pathname)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Returns False for an error that was raised in code of Orbax."""
+    trace = record.exc_info[2] if record.exc_info else None
+    frames = traceback.extract_tb(trace)
+    return not any(_ORBAX in frame.filename for frame in frames)

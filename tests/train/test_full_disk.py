@@ -5,7 +5,9 @@
 trains in DIR while its file system gets full, makes space and continues.
 """
 
+import asyncio
 import errno
+import gc
 import os
 import re
 import resource
@@ -131,6 +133,26 @@ def test_only_reports_of_orbax_are_hushed(monkeypatch: pytest.MonkeyPatch) -> No
         for each in (None, info)
     }
     assert [key for key, is_shown in shown.items() if not is_shown] == [(orbax, True)]
+
+
+@pytest.mark.parametrize("owner", ["orbax", "another"])
+def test_errors_of_tasks_of_orbax_are_not_logged(
+    owner: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio logs the error of a task when the task is deleted and nobody has read its error."""
+    quiet.hush_orbax()
+    path = f"{os.sep}lib{os.sep}{owner}{os.sep}writing.py"
+    names: dict[str, Any] = {}
+    exec(compile("async def write():\n    raise ValueError('full')", path, "exec"), names)
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(names["write"]())
+        await asyncio.sleep(0)
+        del task
+
+    asyncio.run(leave())
+    gc.collect()
+    assert ("Task exception was never retrieved" in caplog.text) == (owner == "another")
 
 
 class Failing:
