@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -125,16 +125,28 @@ def l1_penalty(coefficient: Number, decay: Sequence[str]) -> optax.GradientTrans
     """
     if is_off(coefficient):
         return None
+    return on_decayed(lambda grad, param: grad + coefficient * jnp.sign(param), decay)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def add(grad: jax.Array, param: jax.Array, selected: bool) -> jax.Array:
-            return grad + coefficient * jnp.sign(param) if selected else grad
 
-        return jax.tree.map(add, updates, params, decay_mask(params, decay)), state
+def on_decayed(
+    change: Callable[[jax.Array, jax.Array], jax.Array], decay: Sequence[str]
+) -> optax.GradientTransformation:
+    """Returns the stage that changes the updates of the parameters with weight decay.
+
+    Args:
+      change: `(update, parameter) -> update`, of one array.
+      decay: patterns of the parameters; see `decay_mask`.
+    """
 
     def init(params: Any) -> optax.EmptyState:
         decay_mask(params, decay)  # A pattern without a match is an error before the first step.
         return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def one(leaf: jax.Array, param: jax.Array, selected: bool) -> jax.Array:
+            return change(leaf, param) if selected else leaf
+
+        return jax.tree.map(one, updates, params, decay_mask(params, decay)), state
 
     return optax.GradientTransformation(init, update)
 

@@ -5,7 +5,7 @@ norms. A parameter without weight decay keeps its plain update. If the coefficie
 is 0, all parameters keep their plain updates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,6 @@ from cnn_jax.optim import groups
 from cnn_jax.optim.values import Number, is_off
 
 LARS_EPS = 1e-8  # timm's default.
-
-_Adapt = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(update, parameter) -> update`, of one array."""
 
 
 def lars(weight_decay: Number, decay: Sequence[str], trust: Number) -> optax.GradientTransformation:
@@ -40,7 +37,7 @@ def lars(weight_decay: Number, decay: Sequence[str], trust: Number) -> optax.Gra
         ratio = trust * norm / (grad_norm + weight_decay * norm + LARS_EPS)
         return _or_plain(ratio, norm, grad_norm, weight_decay) * (grad + weight_decay * param)
 
-    return _adapted(adapt, weight_decay, decay)
+    return optax.identity() if is_off(weight_decay) else groups.on_decayed(adapt, decay)
 
 
 def lamb(weight_decay: Number, decay: Sequence[str]) -> optax.GradientTransformation:
@@ -61,7 +58,7 @@ def lamb(weight_decay: Number, decay: Sequence[str]) -> optax.GradientTransforma
         safe = jnp.where(update_norm == 0, 1, update_norm)
         return _or_plain(norm / safe, norm, update_norm, weight_decay) * decayed
 
-    return _adapted(adapt, weight_decay, decay)
+    return optax.identity() if is_off(weight_decay) else groups.on_decayed(adapt, decay)
 
 
 def _or_plain(ratio: Any, norm: Any, update_norm: Any, weight_decay: Number) -> jax.Array:
@@ -72,23 +69,3 @@ def _or_plain(ratio: Any, norm: Any, update_norm: Any, weight_decay: Number) -> 
 
 def _norm(array: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(array)))
-
-
-def _adapted(
-    adapt: _Adapt, weight_decay: Number, decay: Sequence[str]
-) -> optax.GradientTransformation:
-    """Returns the stage that applies `adapt` to the updates of parameters with weight decay."""
-    if is_off(weight_decay):
-        return optax.identity()
-
-    def init(params: Any) -> optax.EmptyState:
-        groups.decay_mask(params, decay)  # A pattern without a match is an error.
-        return optax.EmptyState()
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def one(leaf: jax.Array, param: jax.Array, selected: bool) -> jax.Array:
-            return adapt(leaf, param) if selected else leaf
-
-        return jax.tree.map(one, updates, params, groups.decay_mask(params, decay)), state
-
-    return optax.GradientTransformation(init, update)

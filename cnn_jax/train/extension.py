@@ -17,22 +17,12 @@ from cnn_jax.runs import checkpoint, logs, workdir
 from cnn_jax.runs.checkpoint import Restored
 from cnn_jax.runs.courses import Course
 from cnn_jax.runtime import files
-from cnn_jax.train import decisions, state
+from cnn_jax.train import decisions, programs, state
 from cnn_jax.train.job import Job, schedule_steps
 from cnn_jax.train.store import Directory
 
 # Keys and sections that may differ between the two runs: rates, length, evaluation.
-_FREE = (
-    "eval",
-    "init.extend",
-    "optim.learning_rate",
-    "optim.reference_batch_size",
-    "optim.batch_scaling",
-    "optim.schedule",
-    "train.epochs",
-    "train.steps",
-    "train.steps_per_call",
-)
+_FREE = ("eval", "init.extend", *programs.RATES, "train.steps_per_call")
 _MOST_COMPARED = 10**6  # steps whose rates are compared
 
 

@@ -25,8 +25,7 @@ from cnn_jax.train.step import TrainSteps
 _MAX_KEPT = 8
 # Keys and sections that no compiled function reads.
 _UNREAD = ("data.directory", "init", "eval", "checkpoint", "log", "runtime")
-# Keys of the rates, which are an operand. A user's optimizer has its schedule compiled in.
-_RATES = (
+RATES = (
     "optim.learning_rate",
     "optim.reference_batch_size",
     "optim.batch_scaling",
@@ -34,6 +33,7 @@ _RATES = (
     "train.epochs",
     "train.steps",
 )
+"""Keys of the rates, which are an operand. A user's optimizer has its schedule compiled in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def key(options: Plan, description: Description, layout: Layout, given: Given) -
       given: the objects that `train.run` received; they are compared by identity.
     """
     has_own_rates = imports.is_reference(options.optim.name)
-    unread = _UNREAD if has_own_rates else (*_UNREAD, *_RATES)
+    unread = _UNREAD if has_own_rates else (*_UNREAD, *RATES)
     values = {
         path: value
         for path, value in plan.flatten(options).items()

@@ -128,13 +128,13 @@ def spread(noise: jax.Array, boxes: jax.Array, height: int, width: int) -> jax.A
     return jax.vmap(lambda row, place: row.at[place].get(mode="promise_in_bounds"))(noise, places)
 
 
-def around(centres: jax.Array, size: int, height: int, width: int) -> jax.Array:
+def around(centres: jax.Array, half: jax.Array | int, height: int, width: int) -> jax.Array:
     """Returns squares around centres, clipped to the image, as in DeVries and Taylor's code.
 
     Args:
-      centres: `[B, 2]` int32, row and column. A square has `size // 2` pixels before this position
-        and as many from it on.
-      size: pixels of a side. An odd size gives squares of `size - 1` pixels, as in that code.
+      centres: `[B, 2]` int32, row and column. A square has `half` pixels before this position and
+        as many from it on.
+      half: half the side in pixels, one number or `[B, 1]` int32.
       height: of the images.
       width: of the images.
 
@@ -142,8 +142,8 @@ def around(centres: jax.Array, size: int, height: int, width: int) -> jax.Array:
       `[B, 4]` int32: top, left, height and width.
     """
     limits = jnp.array([height, width])
-    first = jnp.clip(centres - size // 2, 0, limits)
-    last = jnp.clip(centres + size // 2, 0, limits)
+    first = jnp.clip(centres - half, 0, limits)
+    last = jnp.clip(centres + half, 0, limits)
     return jnp.concatenate([first, last - first], axis=1)
 
 
@@ -238,4 +238,4 @@ class Cutout(Operation):
         count, height, width, _ = images.shape
         limits = jnp.array([height, width])
         centres = jax.random.randint(key, (count, 2), 0, limits)
-        return erase(images, around(centres, self.size, height, width), 0.0)
+        return erase(images, around(centres, self.size // 2, height, width), 0.0)

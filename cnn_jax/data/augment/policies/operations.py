@@ -149,8 +149,8 @@ def at_once(
         )
         result = jnp.where(_is(chosen, *_GEOMETRIC), changed, result)
     if "cutout" in names and chosen.centre is not None:
-        half = _argument(chosen, "cutout", 0.0)
-        boxes = _squares(half.astype(jnp.int32), chosen.centre, images.shape[1:3])
+        half = _argument(chosen, "cutout", 0.0).astype(jnp.int32)[:, None]
+        boxes = erasing.around(chosen.centre, half, *images.shape[1:3])
         result = erasing.erase(result, boxes, jnp.asarray(library.fill or 0.0))
     return result
 
@@ -213,13 +213,6 @@ def _matrices(
             is_it = chosen.operation == number(name)
             result = jnp.where(is_it[:, None, None], matrices, result)
     return result
-
-
-def _squares(half: jax.Array, centre: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Returns the squares of cutout, clipped to the image, `[B, 4]`; see `erasing.inside`."""
-    low = jnp.maximum(centre - half[:, None], 0)
-    high = jnp.minimum(centre + half[:, None], jnp.array(size))
-    return jnp.concatenate([low, high - low], axis=-1)
 
 
 def _grey_means(images: jax.Array, style: geometry.Style) -> jax.Array:
