@@ -6,9 +6,9 @@ and momentum 0.9, epsilon 1e-3 and a rate of 0.016 for every 256 images of a bat
 rate warms up over 5 epochs and is multiplied by 0.97 every 2.4 epochs, counted from the start of
 the run, for 350 epochs. Weight decay 1e-5 is on everything but batch normalisation. Label smoothing
 is 0.1, dropout and stochastic depth 0.2; AutoAugment has the policy v0. The average of parameters
-and statistics has a decay of 0.9999, less at the start of the run. Crops are those of the same
-code: 8 to 100 % of the area, ratio 3/4 to 4/3, bicubic. Evaluation crops the central 224/(224 + 32)
-of the shorter side.
+and statistics has a decay of 0.9999, less at the start of the run; there, the code is one update
+ahead. Crops are those of the same code: 8 to 100 % of the area, ratio 3/4 to 4/3, bicubic.
+Evaluation crops the central 224/(224 + 32) of the shorter side.
 Command: python -m cnn_jax.main --config=configs/efficientnet_b0.py --config.data.directory=DIR
 Result: not yet run; the authors' page quotes 77.1 % top-1 with AutoAugment, 76.7 % without.
 """

@@ -3,15 +3,16 @@
 Source: Szegedy et al. 2016 (arXiv:1512.00567), sections 7 and 8. RMSProp has an epsilon of 1 and a
 rate of 0.045 times 0.94 every two epochs, of 100. Gradients are clipped at 2, label smoothing is
 0.1, and batches have 32 images (on each of 50 replicas). An average of the parameters is evaluated.
-Momentum, weight decay, the weight of the auxiliary loss and the average's decay of 0.9999 are from
-the authors' TensorFlow code (`research/inception` in the `models` repository). So are crops and
-colours: 5 to 100 % of the area, ratio 3/4 to 4/3, brightness, saturation, hue and contrast. The
-rate falls in steps, as there.
+Momentum, weight decay, dropout 0.2, the weight of the auxiliary loss and the average's decay of
+0.9999 are from the authors' TensorFlow code (`research/inception` in the `models` repository). So
+are crops and colours: 5 to 100 % of the area, ratio 0.75 to 1.33, brightness, saturation, hue and
+contrast. The rate falls in steps, as there.
 
 Departures: the code has two fixed orders of the colours, here the order is random. It adds to the
 brightness, here it is multiplied. It varies the interpolation, here it is bilinear. For evaluation,
 it stretches the central 87.5 % of both sides; here the crop is a square of 87.5 % of the shorter
-side. The paper's 50 replicas update asynchronously.
+side. The code keeps 0.9997 of the statistics of batch normalisation per step, here 0.9. The paper's
+50 replicas update asynchronously.
 Command: python -m cnn_jax.main --config=configs/inception_v3.py --config.data.directory=DIR
 Result: not yet run; the released weights have 78.0 % top-1, 93.9 % top-5 (TF-slim's table).
 """
@@ -30,7 +31,9 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config, or its variant 'smoke'."""
     config = base.imagenet(image_size=299)
     config.model.name = "inception_v3"
+    config.model.dropout_rate = 0.2
     config.data.crop_scale = (0.05, 1.0)
+    config.data.crop_ratio = (0.75, 1.33)
     config.data.augment = AUGMENT
     config.optim.name = "rmsprop_tf"
     config.optim.learning_rate = 0.045

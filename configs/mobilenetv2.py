@@ -7,7 +7,7 @@ images, times 0.98 every 2.5 epochs. Label smoothing is 0.1, and the average has
 The paper has a decay after every epoch and asynchronous updates of 96 images. TF-slim's defaults
 are RMSProp with decay and momentum 0.9 and epsilon 1, and weight decay 4e-5, but none on depthwise
 kernels. Its dropout is 0.2, and it keeps 0.997 of the statistics. Crops and colours are those of
-its `inception_v2` preprocessing: 5 to 100 % of the area, ratio 3/4 to 4/3, brightness and
+its `inception_v2` preprocessing: 5 to 100 % of the area, ratio 0.75 to 1.33, brightness and
 saturation in random order. The code adds to the brightness; here it is multiplied. For evaluation,
 the code stretches the central 87.5 % of both sides; here the crop is a square of 87.5 % of the
 shorter side.
@@ -27,6 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.dropout_rate = 0.2
     config.model.momentum = 0.997
     config.data.crop_scale = (0.05, 1.0)
+    config.data.crop_ratio = (0.75, 1.33)
     config.data.augment = (("colour_jitter", {"brightness": 32 / 255, "saturation": 0.5}),)
     config.optim.name = "rmsprop_tf"
     config.optim.learning_rate = 0.045

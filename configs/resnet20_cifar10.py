@@ -3,9 +3,9 @@
 Source: He et al. 2015 (arXiv:1512.03385), section 4.2. SGD has a momentum of 0.9, a weight decay of
 1e-4 and a rate of 0.1, divided by 10 after 32,000 and 48,000 of 64,000 steps of 128 images. Images
 are flipped at random, and cropped at random after padding by four pixels. 45,000 images are for
-training, 5,000 for validation. Every parameter has weight decay, as in fb.resnet.torch; the paper
-does not say which have it. The paper subtracts the mean of each pixel; here the mean of each
-channel, and pixels are divided by the deviation.
+training, 5,000 for validation. Every parameter has weight decay, as in fb.resnet.torch; Goyal et
+al. 2017 report none on normalisation for this paper's ImageNet networks. The paper subtracts the
+mean of each pixel; here the mean of each channel, and pixels are divided by the deviation.
 Command: python -m cnn_jax.main --config=configs/resnet20_cifar10.py
 Result: not yet run; the paper has 91.25 % top-1 (Table 6).
 """

@@ -2,12 +2,12 @@
 
 Source: He et al. 2015 (arXiv:1512.03385), section 3.4: batches of 256, SGD with momentum 0.9, rate
 0.1 divided by 10 when the error stops falling, weight decay 1e-4, 60 x 10^4 steps (120 epochs). The
-paper does not say after how many epochs the rate is divided; 5 are ours. Every parameter has weight
-decay, as in torchvision's reference; the paper does not say which have it. The shifts of colours
-are AlexNet's, as in the paper. Crops are torchvision's: 8 to 100 % of the area, ratio 3/4 to 4/3.
-The paper scales the shorter side to a random 256 to 480 pixels and cuts 224x224 pixels at random.
-Evaluation crops the central 224x224 pixels at a shorter side of 256. Evaluation with ten crops and
-several scales: not yet.
+paper does not say after how many epochs the rate is divided; 5 are ours. Scales and biases of
+normalisation have no weight decay, as Goyal et al. 2017 (arXiv:1706.02677), section 5.1, report of
+this paper, which does not say it. The shifts of colours are AlexNet's, as in the paper. Crops are
+torchvision's: 8 to 100 % of the area, ratio 3/4 to 4/3. The paper scales the shorter side to a
+random 256 to 480 pixels and cuts 224x224 pixels at random. Evaluation crops the central 224x224
+pixels at a shorter side of 256. Evaluation with ten crops and several scales: not yet.
 Command: python -m cnn_jax.main --config=configs/resnet34.py --config.data.directory=DIR
 Result: not yet run; the paper has 75.48 % top-1, 92.54 % top-5 with ten crops (Table 3, B).
 """
@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.augment = (("pca_colour", {"std": 0.1}),)
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 1e-4
-    config.optim.decay = (".*",)
+    config.optim.decay = (r"\bkernel$", "^fc/bias$")
     config.optim.schedule.name = "plateau"
     config.optim.schedule.patience = 5
     config.train.batch_size = 256

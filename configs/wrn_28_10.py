@@ -2,9 +2,9 @@
 
 Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146), section 3, and the authors' code
 (`scripts/train_cifar.sh`). SGD has Nesterov momentum and a rate of 0.1, divided by 5 after epochs
-60, 120 and 160 of 200. Weight decay is 5e-4, in the code on every parameter. Batches have 128
-images, and dropout is 0.3. Images are flipped at random, and cropped at random after padding by
-four pixels with reflections. The paper has no validation set.
+60, 120 and 160 of 200; the code divides one epoch earlier. Weight decay is 5e-4, in the code on
+every parameter. Batches have 128 images, and dropout is 0.3. Images are flipped at random, and
+cropped at random after padding by four pixels with reflections. The paper has no validation set.
 Command: python -m cnn_jax.main --config=configs/wrn_28_10.py
 Result: not yet run; the paper's median of five runs is 3.89 % error, 4.00 % without dropout.
 """

@@ -148,10 +148,9 @@ def test_a_killed_run_ends_with_the_bits_of_a_whole_run(tmp_path: Path, devices:
         assert found > newest  # Each start has gone on.
         newest = found
     assert start(tmp_path / "parts", devices) == 0
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert_equal_ends(tmp_path / "parts", tmp_path / "whole")
     assert rows(tmp_path / "whole")[-1]["step"] < everything.STEPS
     if devices == jax.device_count():
-        assert content(tmp_path / "parts") == content(tmp_path / "whole")
         return
     train.run(everything.config(), tmp_path / "one", progress=False)
     first, other = (rows(tmp_path / name)[1] for name in ("one", "parts"))

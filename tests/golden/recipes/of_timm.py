@@ -7,9 +7,9 @@ from typing import Any
 from tests.golden.recipes import parts
 from tests.golden.recipes.parts import IMAGES, Recipe
 
-# Wightman et al. 2021, Table 2. Its warm-up and floor are the defaults of train.py of that time
-# (commit 02daf2ab of October 2021). The threshold is that of published repetitions, such as the
-# README of Alibaba-MIIL/ML_Decoder.
+# Wightman et al. 2021, Table 2. Start of the warm-up and floor are the defaults of train.py of that
+# time (commit 02daf2ab of October 2021). Its 5 epochs and the threshold are those of published
+# repetitions, such as the README of Alibaba-MIIL/ML_Decoder; the default is 3 epochs.
 STRIKES_BACK = (
     "--model resnet50 --opt lamb --sched cosine --batch-size 2048 --cutmix 1.0 "
     "--bce-loss --bce-target-thresh 0.2 "
