@@ -21,10 +21,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base.fashion_mnist(image_size=28)
     config.model.name = "fashion_cnn"
     config.model.dropout_rate = 0.3
+    config.model.dtype = "bfloat16"
     config.data.flip = True
     config.data.crop_padding = 2
     config.optim.name = "muon"
-    config.optim.learning_rate = 0.02
+    config.optim.learning_rate = 0.03
     config.optim.momentum = 0.95
     config.optim.nesterov = True
     config.optim.weight_decay = 0.05
@@ -32,8 +33,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup_epochs = 0.5
     config.loss.label_smoothing = 0.1
-    config.ema.decay = 0.998
+    config.ema.decay = 0.995
     config.ema.warmup = True
     config.eval.weights = "average"
-    config.train.epochs = 10.0
+    config.train.batch_size = 256
+    config.train.epochs = 30.0
     return base.finish(config, variant)
