@@ -1,6 +1,9 @@
 """Evaluators: each measures the outputs of a network over a whole split (`contracts.Evaluator`).
 
 - `classification.py`: the evaluator of loss, accuracies and confusion matrix
+- `calibration.py`: the evaluator of calibration, and temperature scaling
+- `scores.py`, `intervals.py`: scores in float64 from logits and labels, bootstrap, McNemar's test
+- `right_answers.py`: labels from files, for ReaL and for subsets of the classes
 - `user_metrics.py`: evaluators of a user's metrics, `(outputs, batch) -> {name: [B]}`
 - `whole_split.py`: `prepare`, which runs an evaluator over a whole split
 - `of_predictor.py`: `evaluate`, for a predictor and any source
@@ -110,15 +113,15 @@ def monitor_mode(monitor: str, given: str = "auto") -> str:
 
     Args:
       monitor: the name of the value.
-      given: `eval.monitor_mode`. 'auto' is 'min' for names that end in 'loss' or 'error', else
-        'max'.
+      given: `eval.monitor_mode`. 'auto' is 'min' for names that end in 'loss', 'error', 'ece',
+        'nll' or 'brier', else 'max'.
 
-    >>> monitor_mode("top1"), monitor_mode("loss"), monitor_mode("calibration/error")
+    >>> monitor_mode("top1"), monitor_mode("loss"), monitor_mode("calibration/ece")
     ('max', 'min', 'min')
     """
     if given != "auto":
         return given
-    return "min" if monitor.endswith(("loss", "error")) else "max"
+    return "min" if monitor.endswith(("loss", "error", "ece", "nll", "brier")) else "max"
 
 
 def with_names(

@@ -1,4 +1,4 @@
-"""Plots of a run: learning curves and confusion matrices. Imports matplotlib.
+"""Plots of a run: learning curves, confusion matrices and calibration. Imports matplotlib.
 
 A plot that cannot be drawn is a UserError, whatever matplotlib raises, so that it costs no result.
 """
@@ -106,6 +106,52 @@ def _draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, 
             colour = "white" if share[row, column] > 0.5 else "black"
             text = f"{matrix[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    _save(figure, path)
+
+
+def reliability(tables: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path) -> None:
+    """Draws accuracy over confidence, with a panel for each table (Guo et al. 2017, figure 1).
+
+    Args:
+      tables: the rows of `evaluators.calibration.Bins` by the title of their panel, such as that
+        of the network and that with the fitted temperature.
+      title: the title of the plot.
+      path: the PNG file.
+
+    Raises:
+      UserError: the plot cannot be drawn or written.
+    """
+    with _as_user_errors(path):
+        _draw_reliability(tables, title, path)
+
+
+def _draw_reliability(
+    tables: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path
+) -> None:
+    figure = _figure(4.5 * len(tables), 5)
+    figure.suptitle(_drawable(title, title, _LONGEST_TITLE), parse_math=False)
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, tables.items(), strict=True):
+        examples = sum(row["count"] for row in rows)
+        for row in rows:
+            if not row["count"]:
+                continue
+            width = row["upper"] - row["lower"]
+            place = {"x": row["lower"], "width": width, "align": "edge", "edgecolor": "black"}
+            gap = row["confidence"] - row["accuracy"]
+            axes.bar(height=row["accuracy"], color="C0", **place)
+            axes.bar(height=gap, bottom=row["accuracy"], color="C3", alpha=0.4, **place)
+        edges = [*(row["lower"] for row in rows), rows[-1]["upper"]]
+        shares = [row["count"] / examples for row in rows]
+        axes.stairs(shares, edges, color="black", linestyle=":", label="share of examples")
+        axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set_title(_drawable(name, name, _LONGEST_TITLE), parse_math=False)
+        # The bars have no labels: one for each bin would fill the legend.
+        patches = axes.bar([0, 0], 0, color=["C0", "C3"], alpha=0.6)
+        handles = [*axes.get_legend_handles_labels()[0], *patches]
+        names = ["share of examples", "calibrated", "accuracy", "gap to confidence"]
+        axes.legend(handles, names, loc="upper left", fontsize=8)
     _save(figure, path)
 
 

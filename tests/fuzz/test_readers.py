@@ -8,6 +8,7 @@ target here. Longer runs, and a single input of a failure:
 """
 
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -29,6 +30,7 @@ from cnn_jax.data import images, opencv
 from cnn_jax.data.pack import writer
 from cnn_jax.data.sources import idx, npz, shards
 from cnn_jax.data.sources import tfds as tfds_source
+from cnn_jax.evaluators import right_answers
 from cnn_jax.pretrained.formats import files
 from cnn_jax.runs import checkpoint, environment, logs, workdir
 from tests.data import test_tfds
@@ -184,6 +186,19 @@ def restore(directory: Path) -> None:
     predictor.load(directory)
 
 
+def labels(directory: Path) -> Iterator[Target]:
+    names = ("ant", "bee", "cat", "dog")
+    lists = json.dumps([[0, 3], [], [2], [1, 1]]).encode()
+    yield Target(lists, damaged_json, of_file("real.json", read_answers))
+    read = functools.partial(right_answers.read_subset, class_names=names)
+    yield Target("\n".join(names[1:]).encode(), damaged_bytes, of_file("classes.txt", read))
+    yield Target(b"0\n3\n1\n", damaged_bytes, of_file("classes.txt", read))
+
+
+def read_answers(path: Path) -> None:
+    right_answers.read_answers(path, names=["a", "b", "c", "d"], num_classes=4)
+
+
 def configs(directory: Path) -> Iterator[Target]:
     values = json.dumps(plan.to_dict(plan.Plan())).encode()
     yield Target(
@@ -217,6 +232,7 @@ READERS = {
     "pictures": pictures,
     "work_directories": work_directories,
     "configs": configs,
+    "labels": labels,
 }
 
 

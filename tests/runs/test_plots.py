@@ -76,3 +76,23 @@ def test_a_plot_that_cannot_be_drawn_costs_no_result(
     with pytest.raises(errors.UserError, match=r"no |matrix\.png cannot be drawn: ValueError"):
         plots.confusion(np.eye(2), ("a", "b"), "title", tmp_path / "matrix.png")
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_reliability_plot_has_a_bar_for_each_bin_with_examples(
+    tmp_path: Path, figures: list[Any]
+) -> None:
+    table: list[dict[str, Any]] = [
+        {"lower": 0.0, "upper": 0.5, "count": 0, "confidence": None, "accuracy": None},
+        {"lower": 0.5, "upper": 1.0, "count": 4, "confidence": 0.9, "accuracy": 0.75},
+    ]
+    path = tmp_path / "reliability.png"
+    plots.reliability({"network": table, "$T$ = 2": table}, "idx, test", path)
+    assert [axes.get_title() for axes in figures[0].axes] == ["network", "$T$ = 2"]
+    for axes in figures[0].axes:
+        bars = [patch for patch in axes.patches if getattr(patch, "get_height", float)()]
+        assert [bar.get_bbox().bounds for bar in bars] == [
+            pytest.approx((0.5, 0, 0.5, 0.75)),
+            pytest.approx((0.5, 0.75, 0.5, 0.15)),
+        ]
+    with Image.open(path) as picture:
+        assert picture.size == (900, 500)
