@@ -15,6 +15,7 @@ def _run(module: str) -> None:
 train = functools.partial(_run, "cnn_jax.main")
 evaluate = functools.partial(_run, "cnn_jax.evaluate")
 predict = functools.partial(_run, "cnn_jax.predict")
+features = functools.partial(_run, "cnn_jax.features")
 summary = functools.partial(_run, "cnn_jax.summary")
 benchmark = functools.partial(_run, "cnn_jax.benchmark")
 pack = functools.partial(_run, "cnn_jax.data.pack")

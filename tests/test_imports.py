@@ -36,6 +36,7 @@ ROOMS: dict[str, str] = {
     "predictor": "errors limits plan contracts losses models data objectives pretrained runs"
     " runtime",
     "evaluators": "errors limits plan contracts metrics data predictor runs runtime",
+    "features": "errors contracts models data predictor runs runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data"
     " ops.native.library ops.primitive predictor pretrained runs runtime unread",
     "commands": "",
@@ -51,6 +52,7 @@ ROOMS: dict[str, str] = {
 COMMANDS = (
     *("main", "evaluate", "predict", "summary"),
     *("benchmark.__main__", "data.pack.__main__", "data.show.__main__", "doctor.__main__"),
+    "features.__main__",
 )
 # Parts of rooms that use less than their room.
 PARTS: dict[str, str] = {
@@ -75,6 +77,7 @@ OWNERS: dict[str, set[str]] = {
         "data.pack.__main__",
         "data.show.__main__",
         "evaluate",
+        "features.__main__",
         "main",
         "predict",
         "runtime.flags",
