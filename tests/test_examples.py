@@ -23,7 +23,7 @@ RECIPES: dict[str, tuple[str, tuple[float, ...]]] = {
     "own_optimizer": (r"plateau: validation accuracy ([\d.]+)", (0.8,)),
     "sweep": (r"0\.10 +100 +[\d.]+ +([\d.]+)", (0.8,)),
     "fine_tune": (r"head: test accuracy ([\d.]+)\nall: test accuracy ([\d.]+)", (0.9, 0.0)),
-    "features": (r"1280 features, test accuracy ([\d.]+)", (0.95,)),
+    "linear_probe": (r"embedding: 1280 features, test accuracy ([\d.]+)", (0.95,)),
     "adversarial": (r"before: daisy ([\d.]+); after: (?!daisy)[a-z ]+ ([\d.]+)", (0.3, 0.0)),
     "plain_loop": (r"loss ([\d.]+)", (0.0,)),
     "nnx_equinox": (r"Equinox: logits \(8, 4\), norm of the gradient ([\d.]+)", (0.1,)),
