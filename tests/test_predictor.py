@@ -274,6 +274,11 @@ def test_a_network_may_return_its_embedding() -> None:
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02)
 
 
+def test_the_embedding_of_a_linear_network_is_its_input() -> None:
+    own = make(models.create("logistic_regression", num_classes=3))
+    np.testing.assert_array_equal(own.embed(COLOUR), own.preprocess(COLOUR).reshape(7, -1))
+
+
 @pytest.mark.parametrize("model", [Dense(norm=False), Fixed(), Plain()])
 def test_networks_without_embedding_and_endpoints_are_named(model: nn.Module) -> None:
     own, name = make(model), type(model).__name__

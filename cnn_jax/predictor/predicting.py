@@ -331,8 +331,8 @@ def _headless(predictor: Predictor, logits: tuple[int, ...]) -> Compute:
     """
 
     def shapes(variables: Variables, inputs: jax.Array) -> tuple[jax.Array, Tree]:
-        own = body.init(jax.random.key(0), inputs, train=False)["params"]
-        return apply(variables, inputs), own
+        own = body.init(jax.random.key(0), inputs, train=False)
+        return apply(variables, inputs), own.get("params", {})  # A linear network has none left.
 
     def apply(variables: Variables, inputs: jax.Array) -> jax.Array:
         return _wide(body.apply(dict(variables), inputs, train=False))
