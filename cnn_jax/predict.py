@@ -22,7 +22,6 @@ from cnn_jax import errors
 from cnn_jax.runtime import console, flags
 
 if TYPE_CHECKING:
-    from cnn_jax.predictor import Predictor
     from cnn_jax.predictor.folders import Row
 
 
@@ -31,14 +30,14 @@ def main() -> int:
     args = _parser().parse_args()
     if args.top_k < 1:
         raise errors.UserError(f"--top_k must be at least 1, got {args.top_k}")
-    _check_network(args)
+    flags.check_network(args)
     # Imported here, so that --help and mistakes in the flags answer at once.
-    from cnn_jax.predictor import folders
+    from cnn_jax.predictor import folders, from_flags
 
     if args.out is not None:
         folders.check_out(args.out)
     files = folders.find(args.image)
-    rows = folders.classify(_predictor(args), files, args.top_k)
+    rows = folders.classify(from_flags.load(args), files, args.top_k)
     if args.out is None:
         return int(sum(not _print(row) for row in rows) > 0)
     found = _with_progress(rows, len(files))
@@ -48,16 +47,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.make_parser("predict", __doc__)
-    flags.add_run(parser, required=False)
-    parser.add_argument(
-        "--model",
-        help="timm's checkpoint NETWORK.TAG on the Hub, or the network of the file --weights",
-    )
-    parser.add_argument(
-        "--weights",
-        action=flags.StorePath,
-        help="a .safetensors, .pth or .pt file; FILE#state=model_ema takes that part of it",
-    )
+    flags.add_network(parser)
     parser.add_argument("--top_k", default=5, type=int, help="classes to print (default: 5)")
     flags.add_batch_size(parser, 32, "images that are computed together (default: 32)")
     flags.add_out(parser, "a new .csv or .json file for the predictions, in place of printing")
@@ -65,42 +55,6 @@ def _parser() -> argparse.ArgumentParser:
         "image", nargs="+", action=flags.StorePath, help="an image file, or a folder of them"
     )
     return parser
-
-
-def _check_network(args: argparse.Namespace) -> None:
-    published = args.model is not None or args.weights is not None
-    if published == (args.workdir is not None):
-        raise errors.UserError("give either --workdir, or --model, --weights or both")
-    given = {
-        "--checkpoint": args.checkpoint is not None,
-        "--average": args.average is not None,
-        "--trust": args.trust,
-    }
-    for flag in (flag for flag, is_given in given.items() if published and is_given):
-        raise errors.UserError(f"{flag} is for --workdir, not for published weights")
-
-
-def _predictor(args: argparse.Namespace) -> "Predictor":
-    from cnn_jax import predictor
-    from cnn_jax.runs import workdir
-    from cnn_jax.runtime import compilation_cache, sharding
-
-    sharding.check_devices()
-    if args.workdir is None or workdir.load_plan(args.workdir).compilation_cache:
-        compilation_cache.use_cache()
-    name = None if args.weights is None else args.model
-    source = args.workdir or args.weights or args.model
-    found = predictor.load(
-        source,
-        args.checkpoint,
-        name=name,
-        batch_size=args.batch_size,
-        trust=args.trust,
-        average=args.average,
-    )
-    for note in found.notes:
-        print(errors.printable(f"{source}: {note}"), file=sys.stderr)
-    return found
 
 
 def _print(row: "Row") -> bool:

@@ -36,14 +36,14 @@ ROOMS: dict[str, str] = {
     "predictor": "errors limits plan contracts losses models data objectives pretrained runs"
     " runtime",
     "evaluators": "errors limits plan contracts metrics data predictor runs runtime",
-    "features": "errors contracts models data predictor runs runtime",
+    "features": "errors contracts models data predictor runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data"
     " ops.native.library ops.primitive predictor pretrained runs runtime unread",
     "commands": "",
     "config_files": "errors limits plan runtime schema",
     "main": "config_files errors plan runs runtime train",
     "evaluate": "config_files errors evaluators limits plan runs runtime",
-    "predict": "errors predictor runs runtime",
+    "predict": "errors predictor runtime",
     "summary": "errors models optim runtime",
     "doctor": "errors data.sources.idx ops.native.build ops.native.library runtime",
     "benchmark": "errors config_files plan contracts data losses models objectives ops optim"
@@ -80,6 +80,7 @@ OWNERS: dict[str, set[str]] = {
         "features.__main__",
         "main",
         "predict",
+        "predictor.from_flags",
         "runtime.flags",
         "summary",
     },

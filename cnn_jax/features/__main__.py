@@ -16,23 +16,23 @@ is 1.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from cnn_jax import errors, features, predictor
+from cnn_jax import errors, features
 from cnn_jax.features import Features
-from cnn_jax.predictor import Predictor
-from cnn_jax.runs import workdir
-from cnn_jax.runtime import compilation_cache, console, flags, sharding
+from cnn_jax.predictor import from_flags
+from cnn_jax.runtime import console, flags
 
 
 def main() -> int:
     """Runs the command line."""
     args = _parser().parse_args()
-    _check(args)
+    if args.out is None:
+        raise errors.UserError("--out is missing; give the new file, such as --out=features.npz")
+    flags.check_network(args)
     features.check_out(args.out)
     pictures = features.in_folder(args.directory, args.split, labels=args.labels)
-    network = _predictor(args)
+    network = from_flags.load(args)
     with console.Progress(len(pictures), unit="picture") as progress:
 
         def tell(count: int, problems: Sequence[str]) -> None:
@@ -48,16 +48,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.make_parser("features", __doc__)
-    flags.add_run(parser, required=False)
-    parser.add_argument(
-        "--model",
-        help="timm's checkpoint NETWORK.TAG on the Hub, or the network of the file --weights",
-    )
-    parser.add_argument(
-        "--weights",
-        action=flags.StorePath,
-        help="a .safetensors, .pth or .pt file; FILE#state=model_ema takes that part of it",
-    )
+    flags.add_network(parser)
     parser.add_argument(
         "--stage", help="an endpoint of the network, such as stage3; default: its embedding"
     )
@@ -85,39 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         "directory", metavar="DIR", action=flags.StorePath, help="the folder of pictures"
     )
     return parser
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.out is None:
-        raise errors.UserError("--out is missing; give the new file, such as --out=features.npz")
-    published = args.model is not None or args.weights is not None
-    if published == (args.workdir is not None):
-        raise errors.UserError("give either --workdir, or --model, --weights or both")
-    given = {
-        "--checkpoint": args.checkpoint is not None,
-        "--average": args.average is not None,
-        "--trust": args.trust,
-    }
-    for flag in (flag for flag, is_given in given.items() if published and is_given):
-        raise errors.UserError(f"{flag} is for --workdir, not for published weights")
-
-
-def _predictor(args: argparse.Namespace) -> Predictor:
-    sharding.check_devices()
-    if args.workdir is None or workdir.load_plan(args.workdir).compilation_cache:
-        compilation_cache.use_cache()
-    source = args.workdir or args.weights or args.model
-    found = predictor.load(
-        source,
-        args.checkpoint,
-        name=None if args.weights is None else args.model,
-        batch_size=args.batch_size,
-        trust=args.trust,
-        average=args.average,
-    )
-    for note in found.notes:
-        print(errors.printable(f"{source}: {note}"), file=sys.stderr)
-    return found
 
 
 def _summary(found: Features) -> str:

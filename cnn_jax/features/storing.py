@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax import errors
 from cnn_jax.features.computing import Features
 from cnn_jax.runtime import files
 
@@ -18,16 +17,7 @@ def check_out(path: Path) -> None:
     Raises:
       UserError: the file exists, its folder does not, or its ending is not `ENDING`.
     """
-    if path.suffix != ENDING:
-        raise errors.UserError(f"--out must end in {ENDING}, got {path}")
-    if os.path.lexists(path):
-        raise _exists(path)
-    if not path.absolute().parent.is_dir():
-        raise errors.UserError(f"the folder of --out {path} does not exist; make it first")
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise errors.UserError(
-            f"the folder of --out {path} cannot be written; choose another --out"
-        )
+    files.check_new(path, [ENDING])
 
 
 def write(path: Path, found: Features) -> None:
@@ -47,8 +37,4 @@ def write(path: Path, found: Features) -> None:
         with temporary.open("wb") as file:  # NumPy would add an ending to another path.
             np.savez(file, allow_pickle=False, **arrays)
         if os.path.lexists(path):
-            raise _exists(path)
-
-
-def _exists(path: Path) -> errors.UserError:
-    return errors.UserError(f"{path} exists and is not overwritten; choose another --out")
+            raise files.exists(path)

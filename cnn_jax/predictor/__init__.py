@@ -7,6 +7,7 @@
 - `predicting.py`: `Predictor`, the calls on images
 - `pictures.py`: the images that a user may pass: one or many, as arrays, files or PIL images
 - `opening.py`: `load`, `restore`, `describe` and `of_parts`, which open a run or make a predictor
+- `from_flags.py`: the predictor that the flags of a command name
 - `folders.py`: the predictions of many image files, and the file that they are written to
 """
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from cnn_jax import errors
 from cnn_jax.data.sources import listing
 from cnn_jax.predictor.predicting import Predictor
+from cnn_jax.runtime import files
 
 FORMATS = (".csv", ".json")
 
@@ -48,9 +49,9 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def classify(predictor: Predictor, files: Sequence[Path], top_k: int) -> Iterator[Row]:
+def classify(predictor: Predictor, paths: Sequence[Path], top_k: int) -> Iterator[Row]:
     """Yields the `top_k` most probable classes of each file, in order; reads batch by batch."""
-    for file, found in zip(files, predictor.each(files), strict=True):
+    for file, found in zip(paths, predictor.each(paths), strict=True):
         if isinstance(found, errors.UserError):
             yield Row(file, [], str(found))
         else:
@@ -63,16 +64,7 @@ def check_out(path: Path) -> None:
     Raises:
       UserError: the file exists, its folder does not, or its ending is not in `FORMATS`.
     """
-    if path.suffix not in FORMATS:
-        raise errors.UserError(f"--out must end in {' or '.join(FORMATS)}, got {path}")
-    if os.path.lexists(path):
-        raise errors.UserError(f"{path} exists and is not overwritten; choose another --out")
-    if not path.absolute().parent.is_dir():
-        raise errors.UserError(f"the folder of --out {path} does not exist; make it first")
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise errors.UserError(
-            f"the folder of --out {path} cannot be written; choose another --out"
-        )
+    files.check_new(path, FORMATS)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -93,9 +85,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
             else:
                 file.write(text)
     except FileExistsError as error:
-        raise errors.UserError(
-            f"{path} exists and is not overwritten; choose another --out"
-        ) from error
+        raise files.exists(path) from error
     except OSError as error:
         raise errors.UserError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,30 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"not a JSON object but {type(content).__name__}")
     return content
+
+
+def check_new(path: Path, endings: Sequence[str]) -> None:
+    """Checks that `--out` names a file that can be created.
+
+    Raises:
+      UserError: its ending is not in `endings`, it exists, or its folder does not exist or cannot
+        be written.
+    """
+    if path.suffix not in endings:
+        raise errors.UserError(f"--out must end in {' or '.join(endings)}, got {path}")
+    if os.path.lexists(path):
+        raise exists(path)
+    if not path.absolute().parent.is_dir():
+        raise errors.UserError(f"the folder of --out {path} does not exist; make it first")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise errors.UserError(
+            f"the folder of --out {path} cannot be written; choose another --out"
+        )
+
+
+def exists(path: Path) -> errors.UserError:
+    """Returns the error for a file of `--out` that exists."""
+    return errors.UserError(f"{path} exists and is not overwritten; choose another --out")
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from cnn_jax import errors
 from cnn_jax.runtime import files
 
 
@@ -77,6 +78,43 @@ def add_run(parser: argparse.ArgumentParser, *, required: bool) -> None:
         help="of the run: also import modules that its config names and that lie in the work "
         "directory or in data.directory; their code is executed",
     )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a trained network: those of `add_run`, `--model` and `--weights`.
+
+    Args:
+      parser: the parser of a command that calls `check_network`.
+    """
+    add_run(parser, required=False)
+    parser.add_argument(
+        "--model",
+        help="timm's checkpoint NETWORK.TAG on the Hub, or the network of the file --weights",
+    )
+    parser.add_argument(
+        "--weights",
+        action=StorePath,
+        help="a .safetensors, .pth or .pt file; FILE#state=model_ema takes that part of it",
+    )
+
+
+def check_network(args: argparse.Namespace) -> None:
+    """Checks the flags of `add_network`.
+
+    Raises:
+      UserError: both or neither of a run and published weights are given, or a flag of a run with
+        published weights.
+    """
+    published = args.model is not None or args.weights is not None
+    if published == (args.workdir is not None):
+        raise errors.UserError("give either --workdir, or --model, --weights or both")
+    given = {
+        "--checkpoint": args.checkpoint is not None,
+        "--average": args.average is not None,
+        "--trust": args.trust,
+    }
+    for flag in (flag for flag, is_given in given.items() if published and is_given):
+        raise errors.UserError(f"{flag} is for --workdir, not for published weights")
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int, words: str) -> None:
