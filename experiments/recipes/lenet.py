@@ -1,6 +1,6 @@
 """Tunes LeNet on Fashion-MNIST twice with equal budgets: its plain recipe, and a richer one.
 
-  python -m experiments.recipes.lenet [--out=runs/recipes/lenet] [--trials=8]
+  python -m experiments.recipes.lenet [--out=runs/recipes/lenet] [--trials=6]
 
 Each arm draws the same number of settings at random, without repetition, from its own grid. The
 validation accuracy after the last epoch ranks them, and the test set is not read. A trial that was
@@ -68,7 +68,7 @@ def main() -> None:
     """Runs the trials of both arms, prints them and writes them to OUT/trials.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/recipes/lenet"))
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=6)
     args = parser.parse_args()
     rows = []
     for arm, grid in (("plain", PLAIN), ("rich", RICH)):
