@@ -7,6 +7,8 @@
 - `user_metrics.py`: evaluators of a user's metrics, `(outputs, batch) -> {name: [B]}`
 - `whole_split.py`: `prepare`, which runs an evaluator over a whole split
 - `of_predictor.py`: `evaluate`, for a predictor and any source
+- `views.py`: ten crops, mirror images, scales and whole pictures; `viewed.py` and `view_inputs.py`
+  average and cut them
 - `of_run.py`: runs the evaluators of a run on one of its checkpoints, and writes the result
 
 To add an evaluator, write a file with a function that returns it, and list it in `make` below.
