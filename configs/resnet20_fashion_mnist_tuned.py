@@ -35,5 +35,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.ema.decay = 0.998
     config.ema.warmup = True
     config.eval.weights = "average"
-    config.train.epochs = 24.0
+    config.train.epochs = 20.0
     return base.finish(config, variant)

@@ -106,7 +106,7 @@ OWNERS: dict[str, set[str]] = {
 UNSTABLE_JAX = ("core", "experimental", "extend", "interpreters", "lib", "_src")
 JAX_INTERNALS = "runtime.jax_internals"
 # Flax is imported only in these rooms and files.
-FLAX = ("models", "objectives", "pretrained", "contracts")
+FLAX = ("models", "objectives", "evaluators", "pretrained", "contracts")
 # Nothing that `from cnn_jax import models` loads may load these packages.
 HEAVY = ("matplotlib", "sklearn", "tensorflow_datasets", "orbax", "PIL", "tensorboardX")
 

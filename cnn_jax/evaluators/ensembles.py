@@ -24,6 +24,7 @@ import numpy as np
 from cnn_jax import errors
 from cnn_jax.contracts import Result, Source
 from cnn_jax.evaluators import classification, of_predictor, scores
+from cnn_jax.evaluators.view_inputs import Views
 from cnn_jax.evaluators.whole_split import Tell
 from cnn_jax.predictor import Predictor
 
@@ -74,6 +75,7 @@ def evaluate(
     split: str,
     *,
     mean: str = MEANS[0],
+    views: Views | None = None,
     batch_size: int = 0,
     rows: bool = False,
     confusion: bool = False,
@@ -89,6 +91,7 @@ def evaluate(
       source: the data set; its class names must be those of each member.
       split: a stored split of the source, or a slice of one, such as 'test[:50%]'.
       mean: 'probabilities' or 'logits'; see the module's docstring.
+      views: the views of each image, which each member averages first; by default its one.
       batch_size: examples per batch over all devices; 0 for that of each predictor.
       rows: True to keep the outputs of each example.
       confusion: True for the confusion matrix of more than 1,000 classes too.
@@ -111,6 +114,7 @@ def evaluate(
             member,
             source,
             split,
+            views=views,
             batch_size=batch_size,
             rows=True,
             tell=tell and _of_member(tell, number, len(predictors)),
