@@ -3,9 +3,14 @@
 Source: Géron 2022, 'Hands-On Machine Learning', 3rd edition, chapter 14: over 92 % test accuracy.
 The recipe is ours: Muon with a cosine schedule (a twentieth of its rate for the first and the last
 kernel and for the biases), flips, shifts, label smoothing, dropout 0.3 (the book has 0.5), and an
-average of the parameters.
+average of the parameters. The computation is in bfloat16, the parameters are float32.
 Command: python -m cnn_jax.main --config=configs/fashion_cnn.py
-Result: not yet run.
+Result: with seed 0, the final parameters: test top-1 93.44 %, top-5 99.93 %, loss 0.2680 with the
+average; 93.41 %, 99.93 %, 0.2682 with the raw parameters; in 61 min while other work shared the
+machine; params_sha256 5168f538e4c1a9dc37bdf0f721c625a0f1818bd7cade5de2981bbb425de03c17. The recipe
+before, Adam in float32 for 12 epochs with dropout 0.5, reached 92.22 %.
+Measured with cnn_jax 0.2.0 (commit 8386d85) on 2 cores of an AMD EPYC (Zen 4), Python 3.11.7, JAX
+0.10.2, Flax 0.12.8. The digest holds for the same versions and machine.
 """
 
 from ml_collections import ConfigDict
