@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import data, errors, evaluators, plan, predictor
+from cnn_jax import data, errors, evaluators, plan, predictor, pretrained
 from cnn_jax.contracts import Batch, Description, Outputs, Variables
 from cnn_jax.data import pixels, selection, sources
 from cnn_jax.data.sources.arrays import ArraySource
@@ -20,6 +21,7 @@ from cnn_jax.objectives import Classification
 from cnn_jax.predictor import Predictor
 from tests import feeds
 from tests.pictures import stored
+from tests.pretrained import checkpoints
 from tests.toys import CROSS_ENTROPY, Dense
 
 # In one process, so that its functions are compiled once.
@@ -208,6 +210,26 @@ def test_a_sweep_corrupts_the_networks_input(small: Predictor) -> None:
     assert found.accuracy[0, 0] == (np.argmax(logits, -1) == LABELS).mean()
     losses = -jax.nn.log_softmax(logits)[np.arange(20), LABELS]
     assert found.loss[0, 0] == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_photographs_are_corrupted_after_the_crop_of_published_weights(tmp_path: Path) -> None:
+    classes = tuple(map(str, range(10)))
+    directory = checkpoints.write(tmp_path / "weights", checkpoints.state_dict())
+    photos = [RANDOM.integers(0, 256, (50, 40 + 9 * i, 3)).astype(np.uint8) for i in range(3)]
+    labels = np.array([1, 7, 2])
+    every = data.from_arrays({"test": (photos, labels)}, class_names=classes)
+    classifier = predictor.load(directory)
+    found = corrupted.sweep(classifier, every, "test", names=("fog",), severities=(2,))
+    weights = pretrained.load(directory)
+    changed = []
+    for index, image in enumerate(photos):
+        rng = corruptions.generator(0, index, "fog")
+        changed.append(corruptions.corrupt(weights.preprocessing.fit(image), "fog", 2, rng))
+    mean, std = weights.preprocessing.mean, weights.preprocessing.std
+    inputs = pixels.normalise(np.stack(changed), mean, std)
+    logits = jnp.asarray(weights.model.apply(weights.variables, inputs, train=False))
+    losses = -jax.nn.log_softmax(logits)[np.arange(3), labels]
+    assert found.loss[0, 0] == pytest.approx(float(losses.mean()), rel=1e-4)
 
 
 def test_a_sweep_compiles_the_network_once(small: Predictor) -> None:
