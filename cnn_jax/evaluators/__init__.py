@@ -9,6 +9,8 @@
 - `of_predictor.py`: `evaluate`, for a predictor and any source
 - `views.py`: ten crops, mirror images, scales and whole pictures; `viewed.py` and `view_inputs.py`
   average and cut them
+- `corrupted.py`, `corruption_errors.py`, `corruptions/`: images corrupted as in ImageNet-C, and the
+  mean corruption error
 - `ensembles.py`, `soups.py`: the mean of the outputs, or of the weights, of several networks
 - `batch_statistics.py`: running statistics, computed anew from training images
 - `of_run.py`: runs the evaluators of a run on one of its checkpoints, and writes the result

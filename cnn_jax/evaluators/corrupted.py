@@ -19,16 +19,16 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import errors
-from cnn_jax.contracts import Batch, Examples, Inputs, Result, Source
+from cnn_jax.contracts import Examples, Result, Source
 from cnn_jax.data import dtypes, images, pillow, pixels, sources, splits
 from cnn_jax.data.selection import Many, Selected
 from cnn_jax.evaluators import classification, corruptions, of_predictor, whole_split
 from cnn_jax.evaluators.corruption_errors import ALEXNET_ERRORS, Sweep
 from cnn_jax.evaluators.corruptions import NAMES, SEVERITIES
+from cnn_jax.evaluators.viewed import Viewed
 from cnn_jax.evaluators.whole_split import Tell
 from cnn_jax.predictor import Predictor
 from cnn_jax.predictor.predicting import Preprocessing
@@ -201,8 +201,9 @@ def sweep(
       tell: called after each corruption and severity with two counts: measured, to be measured.
 
     Raises:
-      UserError: an unknown or repeated corruption or severity, another value of `at`, images that
-        do not have one or three channels; also as for `evaluators.evaluate`.
+      UserError: an unknown or repeated corruption or severity, another value of `at`, several views
+        with `at` 'input', images that do not have one or three channels; also as for
+        `evaluators.evaluate`.
     """
     pairs = _pairs(names, severities)
     if at not in PLACES:
@@ -211,6 +212,10 @@ def sweep(
         raise errors.UserError(f"batch_size must be at least 1, got {batch_size}")
     seeds.check(seed)
     corruptions.check_photographs(photographs)
+    if at == "input" and isinstance(predictor, Viewed):
+        raise errors.UserError(
+            "several views are cut from the stored image, so corrupt that one: at='stored'"
+        )
     network, prepare = _cropped(predictor) if at == "input" else (predictor, None)
     measure = _Measurement.of(predictor, stored, split, batch_size)
     clean = measure(predictor, stored)
@@ -264,22 +269,17 @@ class _Measurement:
         name, first, last = splits.resolve(split, sizes)
         evaluator = classification.make(len(predictor.class_names))
         layout = sharding.make_layout()
-        compiled = whole_split.measure(predictor.predict, _as_batch, evaluator, layout)
-        size = batch_size or predictor.batch_size
-        return cls(name, range(first, last), size, evaluator, compiled, layout)
+        chosen = range(first, last)
+        feed = of_predictor.feed(predictor, Selected(stored.splits[name], chosen), layout)
+        compiled = whole_split.measure(feed.predict, feed.eval_batch, evaluator, layout)
+        return cls(name, chosen, batch_size or feed.batch_size, evaluator, compiled, layout)
 
     def __call__(self, predictor: Predictor, data: Source) -> Result:
         """Returns the result for a predictor with the network of `of`."""
         examples = Selected(data.splits[self.stored], self.chosen)
-        feed = of_predictor._Feed(predictor, examples, self.layout)
-        run = whole_split.prepare(
-            predictor.predict, feed, self.evaluator, self.layout, self.compiled
-        )
+        feed = of_predictor.feed(predictor, examples, self.layout)
+        run = whole_split.prepare(feed.predict, feed, self.evaluator, self.layout, self.compiled)
         return run(predictor.variables, self.stored, self.batch_size)
-
-
-def _as_batch(inputs: Inputs) -> Batch:
-    return {name: jnp.asarray(part) for name, part in inputs.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,9 +71,9 @@ def evaluate(
     evaluator = classification.make(len(predictor.class_names), rows=rows, confusion=confusion)
     if views is not None:
         predictor = viewed.with_views(predictor, views)
-    feed = _feed(predictor, examples, layout)
-    measured = whole_split.prepare(feed.predict, feed, evaluator, layout)
-    result = measured(predictor.variables, split, batch_size or feed.batch_size, tell)
+    prepared = feed(predictor, examples, layout)
+    measured = whole_split.prepare(prepared.predict, prepared, evaluator, layout)
+    result = measured(predictor.variables, split, batch_size or prepared.batch_size, tell)
     if not rows:
         return result
     names = [examples.name(index) for index in range(len(examples))]
@@ -103,9 +103,19 @@ def check_classes(wanted: tuple[str, ...], found: tuple[str, ...]) -> None:
     )
 
 
-def _feed(predictor: Predictor, examples: Selected, layout: Layout) -> "_Feed":
+def feed(predictor: Predictor, examples: Selected, layout: Layout) -> "PredictorFeed":
+    """Returns the feed of a split whose images a predictor prepares.
+
+    Args:
+      predictor: of a run or of published weights, with one view of each image or several.
+      examples: the examples of the split.
+      layout: the devices.
+
+    Raises:
+      UserError: the sizes of the views depend on the image, and there are several processes.
+    """
     if not isinstance(predictor, Viewed):
-        return _Feed(predictor, examples, layout)
+        return PredictorFeed(predictor, examples, layout)
     if predictor.bound.shape is not None:
         return _FeedOfViews(predictor, examples, layout)
     if (count := jax.process_count()) > 1:
@@ -117,7 +127,7 @@ def _feed(predictor: Predictor, examples: Selected, layout: Layout) -> "_Feed":
 
 
 @dataclasses.dataclass(frozen=True)
-class _Feed:
+class PredictorFeed:
     """Feed (`whole_split.EvalFeed`) of inputs that a predictor prepares.
 
     Attributes:
@@ -188,7 +198,7 @@ class _Feed:
 
 
 @dataclasses.dataclass(frozen=True)
-class _FeedOfViews(_Feed):
+class _FeedOfViews(PredictorFeed):
     """Feed of images `[B, V, H, W, C]`: several views of each example, all of one size."""
 
     predictor: Viewed
