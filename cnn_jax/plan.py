@@ -200,6 +200,8 @@ def stored(text: str) -> Plan:
 def fill_automatic(given: Plan, known: Plan) -> Plan:
     """Returns `given` with automatic values, such as `data.storage` 'auto', taken from `known`.
 
+    With an automatic network, the options of the network that `given` does not set are taken, too.
+
     Args:
       given: the config that a user gave.
       known: the config of the run that is continued, where automatic values are resolved.
@@ -208,7 +210,8 @@ def fill_automatic(given: Plan, known: Plan) -> Plan:
     for path, key in _KEYS.items():
         if key.automatic is not None and values[path] == key.automatic:
             values[path] = source[path]
-    for path in _EARLIER_OPTIONS.get(known.model.name, {}).keys() & source.keys():
+    named = source if not given.model.name else _EARLIER_OPTIONS.get(known.model.name, {})
+    for path in filter(_is_option, named.keys() & source.keys()):
         values.setdefault(path, source[path])
     return read(values)
 

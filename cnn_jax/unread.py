@@ -17,7 +17,7 @@ _ONE_CYCLE = {"optim.schedule.name": ("one_cycle",)}
 _COSINE = {"optim.schedule.name": ("cosine",)}
 _PLATEAU = {"optim.schedule.name": ("plateau",)}
 _RANDOM_RESIZED = {"data.train_crop": ("random_resized",)}
-_STRATIFIED = {"data.split": ("stratified",)}
+_STRATIFIED = {"data.split": ("stratified", "auto")}
 
 # For each key: the values of other keys with which it is read. One of these is enough.
 _READ_WITH: Mapping[str, Mapping[str, Collection[str]]] = MappingProxyType(
@@ -54,7 +54,7 @@ _READ_WITH: Mapping[str, Mapping[str, Collection[str]]] = MappingProxyType(
         "data.crop_ratio": _RANDOM_RESIZED,
         "data.shorter_side": {
             "data.train_crop": ("random", "centre"),
-            "data.eval_crop": ("centre",),
+            "data.eval_crop": ("centre", ""),
         },
         "data.split_shares": _STRATIFIED,
         "data.split_seed": _STRATIFIED,
@@ -94,7 +94,7 @@ def _is_read(values: Mapping[str, object], readers: Mapping[str, Collection[str]
 
 def _reason(values: Mapping[str, object], readers: Mapping[str, Collection[str]]) -> str:
     return " and ".join(
-        f"with {other} {values[other]!r}, only with {', '.join(allowed)}"
+        f"with {other} {values[other]!r}, only with {', '.join(filter(None, allowed))}"
         for other, allowed in readers.items()
     )
 
@@ -105,6 +105,8 @@ def _without_effect(given: Plan) -> Iterator[str]:
     yield from _of_schedule(given.optim.schedule)
     if given.ema != plan.Ema() and not given.ema.decay:
         yield "the keys of the section ema have no effect with ema.decay 0"
+    if given.init.take and not given.init.weights:
+        yield f"init.take {given.init.take!r} has no effect without init.weights"
     if given.distill != plan.Distill() and not given.distill.teacher:
         yield "the keys of the section distill have no effect without distill.teacher"
     elif given.distill.teacher and not given.distill.weight:

@@ -288,7 +288,7 @@ def test_a_value_of_another_type_is_refused(path: str, value: Any, wanted: str) 
         ("data.train_split", "", "a split, not empty"),
         ("data.train_split", "train[90", "such as 'train[:90%]', or empty"),
         ("data.validation_split", "train[90", "such as 'train[:90%]', or empty"),
-        ("data.resize", "nearest", "pad, bilinear or bicubic"),
+        ("data.resize", "nearest", "pad, bilinear or bicubic, or empty"),
         ("data.channels", 17, "at least 0 and below 17"),
         ("data.image_width", -1, "at least 0"),
         ("data.image_size", 2**16, "below 65,536"),

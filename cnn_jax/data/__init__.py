@@ -93,7 +93,7 @@ def _check_input(data: "plan.Data") -> None:
 
 
 def resolve(plan: "Plan", source: "Source") -> "Plan":
-    """Returns a plan with the automatic values of splits, channels, sizes and storage replaced.
+    """Returns a plan with the automatic values of splits, sizes, crops and storage replaced.
 
     Automatic `data.channels` and `data.image_size` become those of the training images. If the
     images are not in memory, only the first `automatic.LOOKED_AT` readable ones are examined. They
@@ -189,7 +189,7 @@ def bind_evaluation(
     selected = selection.pick(source, splits)
     dtype = automatic.dtype_of(next(iter(selected.values())))
     keys = dataclasses.replace(
-        crops.of_evaluation(plan.data, description),
+        automatic.with_crops(crops.of_evaluation(plan.data, description)),
         crop_padding=0,
         flip=False,
         augment=(),

@@ -39,7 +39,7 @@ def dtype_of(examples: Examples) -> np.dtype:
 
 
 def resolve(data: Data, examples: Examples) -> Data:
-    """Replaces the automatic values of `data.channels` and `data.image_size`.
+    """Replaces the automatic values of `data.channels` and `data.image_size`, and of the crops.
 
     Args:
       data: the keys of the data set.
@@ -48,6 +48,7 @@ def resolve(data: Data, examples: Examples) -> Data:
     Raises:
       UserError: images of different sizes, or no image can be read.
     """
+    data = with_crops(data)
     if data.channels and data.image_size:
         return data
     found = list(_look(examples))
@@ -64,6 +65,16 @@ def resolve(data: Data, examples: Examples) -> Data:
             data, image_size=height, image_width=0 if width == height else width
         )
     return data
+
+
+def with_crops(data: Data) -> Data:
+    """Replaces the automatic values of `data.resize` and `data.eval_crop`.
+
+    A run that starts from weights has replaced them already.
+    """
+    return dataclasses.replace(
+        data, resize=data.resize or "bilinear", eval_crop=data.eval_crop or "fit"
+    )
 
 
 def _common_size(found: list[_Image]) -> tuple[int, int]:

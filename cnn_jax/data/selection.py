@@ -16,7 +16,7 @@ from cnn_jax.data.sources.arrays import ArrayExamples
 Many = Callable[[Sequence[int]], Sequence[dict[str, Any]]]
 """Function that returns the examples of some indices."""
 
-AUTO = "auto"
+AUTO, STRATIFIED = "auto", "stratified"
 # The shares of a set without stored splits for validation and test.
 _WHOLE = ("train[:80%]", "train[80%:90%]", "train[90%:]")
 _VALIDATION = ("validation", "val", "valid", "dev")  # Names of stored splits.
@@ -89,7 +89,7 @@ def check(data: plan.Data) -> None:
 
 
 def resolve(source: Source, data: plan.Data) -> plan.Data:
-    """Replaces the value 'auto' of split expressions, according to the stored splits.
+    """Replaces the value 'auto' of `split` and of split expressions, by the stored splits.
 
     A set with only the split 'train' is divided 80 : 10 : 10. A set with 'train' and 'validation'
     (or 'val', 'valid', 'dev') has no test split. A set with 'train' and 'test' is validated on the
@@ -105,6 +105,9 @@ def resolve(source: Source, data: plan.Data) -> plan.Data:
     train, validation, test = (
         auto if split == AUTO else split for split, auto in zip(given, automatic, strict=True)
     )
+    if data.split == AUTO:
+        is_whole = set(source.splits) == {"train"}
+        data = dataclasses.replace(data, split=STRATIFIED if is_whole else "")
     return dataclasses.replace(
         data, train_split=train, validation_split=validation, test_split=test
     )

@@ -100,12 +100,15 @@ def filled(directory: Path, given: Plan, stored: Plan) -> Plan:
       UserError: its config.json names code that the user did not name.
     """
     result = plan.fill_automatic(given, stored)
-    source = result.data.source
-    if source != given.data.source and imports.is_reference(source):
-        raise errors.UserError(
-            f"{directory / CONFIG} has data.source {source!r} where the config has "
-            f"{given.data.source!r}; if you trust it, add --config.data.source={source}"
-        )
+    for key, before, name in (
+        ("data.source", given.data.source, result.data.source),
+        ("model.name", given.model.name, result.model.name),
+    ):
+        if name != before and imports.is_reference(name):
+            raise errors.UserError(
+                f"{directory / CONFIG} has {key} {name!r} where the config has {before!r}; if you "
+                f"trust it, add --config.{key}={name}"
+            )
     return result
 
 

@@ -56,7 +56,10 @@ class Model:
     """Section `model`: the network. Further keys of the section are options of the network."""
 
     name: str = schema.key(
-        "lenet", "a name of `python -m cnn_jax.summary --list`, or module:attribute"
+        "lenet",
+        "a name of `python -m cnn_jax.summary --list`, or module:attribute; empty: the network of "
+        "init.weights, with its options",
+        automatic="",
     )
     dtype: str = schema.key("float32", "compute dtype of the network: float32 or bfloat16")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -14,6 +14,16 @@ def _split(value: str) -> str:
     return "" if not value or splits.is_readable(value) else "such as 'train[:90%]', or empty"
 
 
+def _or_empty(check: schema.Check) -> schema.Check:
+    """Allows the empty text, too."""
+
+    def allow(value: str) -> str:
+        allowed = check(value)
+        return f"{allowed}, or empty" if value and allowed else ""
+
+    return allow
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Section `data`: the data set, its splits, and the size and augmentation of images."""
@@ -55,8 +65,10 @@ class Data:
     )
     split: str = schema.key(
         "",
-        "stratified: divide the split train by split_shares, each class alike; empty: as above",
-        schema.one_of("", "stratified"),
+        "stratified: divide the split train by split_shares, each class alike; empty: as above; "
+        "auto: stratified if the set has no other split",
+        _or_empty(schema.one_of("stratified", "auto")),
+        automatic="auto",
         since="0.2.0",
     )
     split_shares: tuple[float, ...] = schema.key(
@@ -93,14 +105,17 @@ class Data:
     )
     image_size: int = schema.key(
         32,
-        "height of the network's input in pixels; 0: of the images, if all are of one size",
+        "height of the network's input in pixels; 0: of the weights (init.weights), or of the "
+        "images, if all are of one size",
         schema.at_least(0, _SIDES),
         automatic=0,
     )
     eval_image_size: int = schema.key(
         0,
-        "height and width of the input in evaluation, if not those of training; 0: the same",
+        "height and width of the input in evaluation, if not those of training; 0: of the weights, "
+        "or the same",
         schema.at_least(0, _SIDES),
+        automatic=0,
         since="0.2.0",
     )
     image_width: int = schema.key(
@@ -108,14 +123,17 @@ class Data:
     )
     channels: int = schema.key(
         1,
-        "1 grey, 3 colour: images of the other kind are converted; 2, 4 to 16; 0: of the images",
+        "1 grey, 3 colour: images of the other kind are converted; 2, 4 to 16; 0: of the weights "
+        "or the images",
         schema.within(0, images.MAX_CHANNELS + 1),
         automatic=0,
     )
     resize: str = schema.key(
         "pad",
-        "pad with black (no scaling), or scale and crop: bilinear, bicubic",
-        schema.one_of(*images.RESIZE),
+        "pad with black (no scaling), or scale and crop: bilinear, bicubic; empty: of the weights, "
+        "or bilinear",
+        _or_empty(schema.one_of(*images.RESIZE)),
+        automatic="",
     )
     train_crop: str = schema.key(
         "pad",
@@ -126,14 +144,17 @@ class Data:
     eval_crop: str = schema.key(
         "fit",
         "evaluation crop: fit (by data.resize), or centre (shorter side to shorter_side, then "
-        "crop)",
-        schema.one_of("fit", "centre"),
+        "crop); empty: of the weights, or fit",
+        _or_empty(schema.one_of("fit", "centre")),
+        automatic="",
         since="0.2.0",
     )
     shorter_side: int = schema.key(
         0,
-        "random, centre: shorter side in pixels before the crop; 0 for the input's / 0.875",
+        "random, centre: shorter side in pixels before the crop; 0: of the weights, or the input's "
+        "/ 0.875",
         schema.at_least(0, _SIDES),
+        automatic=0,
         since="0.2.0",
     )
     crop_scale: tuple[float, ...] = schema.key(
@@ -168,7 +189,7 @@ class Data:
     )
     mean: tuple[float, ...] = schema.key(
         (),
-        "mean of each channel, of pixels in [0, 1]; empty: of the data set",
+        "mean of each channel, of pixels in [0, 1]; empty: of the weights or the data set",
         schema.each_finite,
         automatic=(),
         since="0.2.0",
@@ -221,4 +242,4 @@ class Data:
     @property
     def needs_original(self) -> bool:
         """True if a crop is cut from the original pixels, not from the image at the input size."""
-        return self.train_crop != "pad" or self.eval_crop != "fit"
+        return self.train_crop != "pad" or self.eval_crop == "centre"

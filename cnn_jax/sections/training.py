@@ -111,8 +111,14 @@ class Init:
 
     weights: str = schema.key(
         "",
-        "published weights: a .safetensors or .pth file, a directory, or timm's NETWORK.TAG on the "
-        "Hub; empty for initial parameters by seed",
+        "weights to start from: a .safetensors or .pth file, a directory, timm's NETWORK.TAG on "
+        "the Hub, or a work directory, its best checkpoint; empty for initial parameters by seed",
+        since="0.2.0",
+    )
+    take: str = schema.key(
+        "",
+        "patterns of the parameters to take from the weights, separated by commas; the others stay "
+        "initial; empty for all, but for a head of other classes",
         since="0.2.0",
     )
     extend: str = schema.key(

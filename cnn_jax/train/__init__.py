@@ -14,7 +14,8 @@ The path of a batch through the files:
 9. `recorder.py` logs, validates with `evaluators/`, and saves with `runs/checkpoint.py`;
    `decisions.py` lowers the rate or ends the run after a validation.
 10. `state.py` makes the initial state; `contracts.py` says what it holds. `start.py` takes it from
-    published weights, `extension.py` from a finished run. `teacher.py` opens the run to learn from.
+    weights (`weights.py`, `defaults.py`), `extension.py` from a finished run. `teacher.py` opens
+    the run to learn from.
 """
 
 from cnn_jax.train.job import check

@@ -101,12 +101,13 @@ class Job:
             start = stop
 
 
-def check(plan: Plan, given: Given | None = None) -> None:
+def check(plan: Plan, given: Given | None = None, *, warn: bool = True) -> None:
     """Checks everything that needs no data: names, options and values that exclude each other.
 
     Args:
       plan: the plan.
       given: the objects that `train.run` received.
+      warn: False to log no warnings of keys without effect.
 
     Raises:
       UserError: a part of the plan is not allowed.
@@ -122,7 +123,7 @@ def check(plan: Plan, given: Given | None = None) -> None:
         )
     data.check(plan.data)
     _check_mixing(plan)
-    for sentence in unread.warnings(plan):
+    for sentence in unread.warnings(plan) if warn else ():
         logging.warning("%s", errors.printable(sentence))
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
@@ -168,7 +169,19 @@ def _check_mixing(plan: Plan) -> None:
 
 
 def _check_objective(plan: Plan) -> None:
-    """Checks network, loss and patterns of parameters as far as the input size is known."""
+    """Checks network, loss and patterns of parameters as far as network and size are known.
+
+    Raises:
+      UserError: one of them is not allowed.
+    """
+    if not plan.model.name:
+        if not (plan.init.weights or plan.init.extend):
+            raise errors.UserError(
+                "model.name is empty, for the network of init.weights, and init.weights is empty; "
+                "set one of them"
+            )
+        losses.make(plan.loss)
+        return
     if plan.data.image_size and plan.data.channels:
         # The number of classes is not known yet; two are enough to trace a network of the user.
         shape = plan.data.input_shape

@@ -105,7 +105,8 @@ def for_training(plan: Plan) -> Iterator[str]:
         yield f"a train.batch_size below {plan.train.batch_size}"
     if plan.train.microbatches < plan.train.batch_size // sharding.make_layout().batch_divisor:
         yield f"a train.microbatches above {plan.train.microbatches}"
-    if plan.train.objective != GIVEN:  # A given objective does not read the section `model`.
+    # A given objective does not read the section `model`, and an automatic network has no name yet.
+    if plan.train.objective != GIVEN and plan.model.name:
         if plan.model.dtype == "float32":
             yield "model.dtype=bfloat16"
         has_remat = "remat" in models.options(plan.model.name)

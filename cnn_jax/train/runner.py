@@ -143,22 +143,28 @@ def _begin(
     jobs.check(plan_, given)
     plan_ = store.check(plan_)
     begins = bool(plan_.init.extend or plan_.init.weights) and not store.has_checkpoint()
-    origin, weights = None, None
+    origin, found, fitted = None, None, None
     if begins and plan_.init.extend:
         plan_, origin = extension.find(plan_)
+    elif begins:
+        plan_, found = start.find(plan_, given.objective, progress=progress)
+        jobs.check(plan_, given, warn=False)  # The network and the size of its images are known.
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
     if progress:
         title = errors.printable(sources.title(plan_.data))
         print(f"reading the data set {title} …", file=sys.stderr)
     opened = _opened(plan_, given.source)
-    if begins and origin is None:
-        plan_, weights = start.weights(plan_, opened, progress=progress)
+    if found is not None:
+        fitted = start.fit(plan_, found, opened.class_names, progress=progress)
+        found = None  # The arrays in it are not kept in memory for the run.
     known = origin.description if origin is not None else store.description()
     job = jobs.make(plan_, opened, known, given)
     with contextlib.closing(job.feed):
-        if weights is not None:
-            start.check_fit(weights, job)
-        begin = weights if origin is None else extension.start(origin, job)
+        begin: Extension | Variables | None = None
+        if origin is not None:
+            begin = extension.start(origin, job)
+        elif fitted is not None:
+            begin = start.begin(job, fitted, progress=progress)
         with store.opened(job, opened), Interruption() as interruption:
             return _run(job, store, begin, watch, interruption, progress)
 

@@ -1,89 +1,244 @@
-"""The parameters that a run starts from: published weights, with a new head if classes differ."""
+"""The variables that a run starts from: `init.weights` and `init.take`.
+
+    plan, found = start.find(plan)                    # before the data set is read
+    fitted = start.fit(plan, found, class_names)      # for its classes
+    variables = start.begin(job, fitted)              # with initial values for what is not taken
+
+`weights.py` reads the weights, `defaults.py` has the values of the plan that belong to them. A run
+that follows another one in memory needs the last step only, with `Fitted(weights.by_path(...))`.
+"""
 
 import dataclasses
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from cnn_jax import data, errors, models, objectives, pretrained
-from cnn_jax.contracts import Source, Variables
+from cnn_jax import errors, models, objectives
+from cnn_jax.contracts import Objective, Variables
+from cnn_jax.objectives.frozen import HEAD
 from cnn_jax.plan import Plan
-from cnn_jax.runtime import imports
+from cnn_jax.runtime import patterns, prng
+from cnn_jax.train import defaults, weights
 from cnn_jax.train.job import Job
+from cnn_jax.train.weights import Fitted, Weights
+
+_TAKE = "init.take"
+_PARAMS = "params/"
 
 
-def weights(plan: Plan, source: Source, *, progress: bool) -> tuple[Plan, Variables]:
-    """Loads the published weights that `init.weights` names.
-
-    The plan takes over the mean and standard deviation of the weights' preprocessing, unless it has
-    `data.mean` and `data.std` of its own.
+def find(
+    plan: Plan, objective: Objective | None = None, *, progress: bool = False
+) -> tuple[Plan, Weights]:
+    """Reads the weights that `init.weights` names, and checks `init.take`.
 
     Args:
-      plan: the plan, with `init.weights`.
-      source: the data set; its classes and the plan's input shape must suit the weights.
-      progress: True to print what was chosen in the file, such as 'model' and not 'model_ema'.
+      plan: the plan.
+      objective: the objective that `train.run` received.
+      progress: True to print the values of the plan that contradict the weights.
 
     Returns:
-      The plan with mean and deviation, and the variables.
+      The plan, with the network and the preprocessing of the weights in place of automatic values,
+      and the weights.
 
     Raises:
-      UserError: the weights are missing, damaged, or not those of the network.
+      UserError: the weights are missing, damaged or not those of the network, or a pattern of
+        `init.take` is no regular expression or matches no parameter.
     """
-    if imports.is_reference(plan.model.name):
-        raise errors.UserError(
-            f"init.weights {plan.init.weights!r} is for networks of cnn_jax, got model.name "
-            f"{plan.model.name!r}; leave it empty"
-        )
-    keys = data.resolve(plan, source).data
-    options = {"dtype": plan.model.dtype, **plan.model.options}
-    found = pretrained.load(
-        plan.init.weights,
-        name=plan.model.name,
-        num_classes=len(source.class_names),
-        new_head="auto",
-        seed=plan.seed,
-        input_shape=keys.input_shape,
-        **options,
+    for given in _given(plan):
+        patterns.check_syntax(_TAKE, given, given)
+    found = weights.find(plan, objective)
+    if objective is None and (network := found.network) is not None:
+        plan = defaults.network(plan, network)
+        names = ["/".join(path[1:]) for path in network.shapes(1) if path[0] == "params"]
+        _regular(plan, network.create(2), network.input_shape, names)
+    data, notes = defaults.data(plan.data, found)
+    _print(plan, notes, progress)
+    return dataclasses.replace(plan, data=data), found
+
+
+def fit(
+    plan: Plan, found: Weights, class_names: Sequence[str], *, progress: bool = False
+) -> Fitted:
+    """Returns the weights for the classes and the images of a run.
+
+    Args:
+      plan: the plan that `find` returned.
+      found: the weights that it returned.
+      class_names: the classes of the data set.
+      progress: True to print what was chosen in a file, such as 'model' and not 'model_ema', and
+        what was changed.
+
+    Raises:
+      UserError: the weights do not fit the network.
+    """
+    result = found.fitted(plan.data.input_shape, tuple(class_names))
+    _print(plan, result.notes, progress)
+    return result
+
+
+def begin(job: Job, given: Fitted, *, progress: bool = False) -> Variables:
+    """Returns the variables that a run starts from.
+
+    Parameters that `init.take` does not match, and a head of other classes, have the values that a
+    run from scratch has with the seed. Running statistics follow the parameters of their module, or
+    of the nearest module above it that has parameters.
+
+    Args:
+      job: the parts of the run.
+      given: the weights.
+      progress: True to print how many parameters are taken.
+
+    Raises:
+      UserError: the weights have other names or shapes, or a pattern matches no parameter of them.
+    """
+    shape = job.feed.description.input_shape
+    wanted = objectives.abstract_variables(job.objective, shape, job.layout)
+    shapes = {path: leaf.shape for path, leaf in weights.by_path(wanted).items()}
+    taken = _taken(job, shapes.keys(), given.new)
+    _check_fit(job.plan, shapes, given, taken)
+    fresh = [path for path in shapes if path not in taken]
+    if job.plan.init.take:
+        total = sum(path.startswith(_PARAMS) for path in shapes)
+        count = sum(path.startswith(_PARAMS) for path in taken)
+        note = f"init.take {job.plan.init.take!r} takes {count} of {total} parameter arrays"
+        _print(job.plan, [note], progress)
+    values = {**{path: given.variables[path] for path in taken}, **_initial(job, fresh)}
+    result: Variables = jax.tree_util.tree_map_with_path(
+        lambda keys, _: values[patterns.path(keys)], wanted
     )
-    model = models.create(plan.model.name, num_classes=len(source.class_names), **options)
-    if found.model != model:
-        raise errors.UserError(
-            f"init.weights {plan.init.weights!r} belongs to the network {found.name} with the "
-            f"options {dict(found.options)}; set these in the section model"
-        )
-    for note in found.notes if progress else ():
-        print(errors.printable(f"init.weights {plan.init.weights}: {note}"), file=sys.stderr)
-    if not plan.data.mean:
-        mean, std = found.preprocessing.mean, found.preprocessing.std
-        plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))
-    return plan, found.variables
+    return result
 
 
-def check_fit(given: Variables, job: Job) -> None:
-    """Checks that variables have the names and shapes of the run's network.
+def _given(plan: Plan) -> list[str]:
+    """Returns the patterns of `init.take` as the user wrote them."""
+    take = plan.init.take
+    return [pattern.strip() for pattern in take.split(",")] if take else []
+
+
+def _regular(
+    plan: Plan, model: Any, input_shape: tuple[int, int, int], names: Sequence[str]
+) -> list[str]:
+    """Returns the patterns of `init.take` as regular expressions.
+
+    Args:
+      plan: the plan.
+      model: the network, for the alias 'head'; None if it is unknown.
+      input_shape: height, width and channels of its images.
+      names: the paths of its parameters.
+
+    Raises:
+      UserError: a pattern is no regular expression or matches none of them, or the head is unknown.
+    """
+    found = []
+    for given in _given(plan):
+        pattern = given
+        if given == HEAD:
+            if model is None:
+                raise errors.UserError(
+                    f"{_TAKE} {HEAD!r} needs an objective with the attribute 'model'; give the "
+                    "paths of the head's parameters instead"
+                )
+            pattern = f"^{re.escape(models.head(model, input_shape))}/"
+        patterns.check_match(_TAKE, given, pattern, names)
+        found.append(pattern)
+    return found
+
+
+def _taken(job: Job, paths: Collection[str], new: Collection[str]) -> set[str]:
+    """Returns the paths of the variables that come from the weights.
+
+    Args:
+      job: the parts of the run.
+      paths: all variables of its network.
+      new: those that the weights lack, because their classes are others.
+
+    Raises:
+      UserError: a pattern matches no parameter, or only those that the weights lack.
+    """
+    if not job.plan.init.take:
+        return {path for path in paths if path not in new}
+    names = [path.removeprefix(_PARAMS) for path in paths if path.startswith(_PARAMS)]
+    model = getattr(job.objective, "model", None)
+    shape = job.feed.description.input_shape
+    taken = set[str]()
+    for pattern in _regular(job.plan, model, shape, names):
+        matched = {name for name in names if re.search(pattern, name)}
+        there = {name for name in matched if _PARAMS + name not in new}
+        if not there:
+            raise errors.UserError(
+                f"{_TAKE} {job.plan.init.take!r}: the pattern {pattern!r} matches only the head, "
+                f"such as {min(matched)!r}, which is for other classes in init.weights "
+                f"{job.plan.init.weights!r}; remove the pattern"
+            )
+        taken |= there
+    rest = [path for path in paths if not path.startswith(_PARAMS) and path not in new]
+    return {_PARAMS + name for name in taken}.union(
+        path for path in rest if _follows(path.partition("/")[2], names, taken)
+    )
+
+
+def _follows(statistic: str, names: Collection[str], taken: Collection[str]) -> bool:
+    """Returns True if a parameter of a statistic's module is taken; see `begin`.
+
+    Args:
+      statistic: the path of a running statistic, without its collection.
+      names: the paths of all parameters.
+      taken: those that are taken.
+    """
+    module = statistic
+    while module:
+        module = module.rpartition("/")[0]
+        below = [name for name in names if name.startswith(f"{module}/" if module else "")]
+        if below:
+            return any(name in taken for name in below)
+    return False
+
+
+def _check_fit(
+    plan: Plan, shapes: Mapping[str, tuple[int, ...]], given: Fitted, taken: Collection[str]
+) -> None:
+    """Checks that the taken variables have the names and shapes of the run's network.
+
+    Without `init.take`, the weights must have no others.
 
     Raises:
       UserError: they differ; the message has the first differences.
     """
-    shape = job.feed.description.input_shape
-    wanted = _shapes(objectives.abstract_variables(job.objective, shape, job.layout))
-    there = _shapes(given)
+    there = {path: np.shape(leaf) for path, leaf in given.variables.items()}
+    wanted = {path: shapes[path] for path in taken}
+    compared = wanted.keys() if plan.init.take else wanted.keys() | (there.keys() - given.new)
     wrong = sorted(
-        f"{name} is {there.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
-        for name in there.keys() | wanted.keys()
-        if there.get(name) != wanted.get(name)
+        f"{path} is {there.get(path, 'missing')} there, {wanted.get(path, 'missing')} here"
+        for path in compared
+        if there.get(path) != wanted.get(path)
     )
     if wrong:
         raise errors.UserError(
-            f"init.weights {job.plan.init.weights!r} does not fit the network: {len(wrong)} arrays "
-            f"differ, such as {'; '.join(wrong[:3])}"
+            f"init.weights {plan.init.weights!r} does not fit the network: {len(wrong)} arrays "
+            f"differ, such as {'; '.join(wrong[:3])}; set {_TAKE} to patterns of the others, or "
+            "use other weights"
         )
 
 
-def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree.leaves_with_path(dict(variables))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
-    }
+def _initial(job: Job, paths: Sequence[str]) -> dict[str, jax.Array]:
+    """Returns initial values of some variables by their path, those of a run from scratch."""
+    if not paths:
+        return {}
+    shape = job.feed.description.input_shape
+
+    def init() -> dict[str, jax.Array]:
+        key = prng.stream(job.plan.seed, "init")
+        params, batch_stats, _ = job.objective.init(key, objectives.init_batch(shape))
+        found = weights.by_path({"params": params, "batch_stats": batch_stats})
+        return {path: found[path] for path in paths}  # XLA drops the computation of the rest.
+
+    return jax.jit(init, out_shardings=job.layout.of(jax.eval_shape(init)))()
+
+
+def _print(plan: Plan, notes: Iterable[str], progress: bool) -> None:
+    for note in notes if progress else ():
+        print(errors.printable(f"init.weights {plan.init.weights}: {note}"), file=sys.stderr)

@@ -9,7 +9,7 @@ import pytest
 
 from cnn_jax import data, errors, models, plan, pretrained, train
 from cnn_jax.pretrained.network import Network
-from cnn_jax.train.start import weights as start_weights
+from cnn_jax.train import start
 from cnn_jax.train.state import sha256
 from tests.pretrained import checkpoints
 
@@ -115,9 +115,10 @@ def test_a_run_at_another_size_starts_from_resampled_positions(tmp_path: Path) -
     values: dict[str, Any] = {"model.name": name, "init.weights": str(file), "data.image_size": 32}
     values |= {f"model.{key}": value for key, value in small.items()}
     values |= {"data.channels": 3, "data.train_split": "train", "data.validation_split": ""}
-    found, start = start_weights(plan.read(values), SOURCE, progress=False)
-    assert found.data.mean == (0.5, 0.5, 0.5)  # of timm's ViT
-    positions = start["params"]["pos_embed"]
+    settings, found = start.find(plan.read(values))
+    given = start.fit(settings, found, SOURCE.class_names).variables
+    assert settings.data.mean == (0.5, 0.5, 0.5)  # of timm's ViT
+    positions = given["params/pos_embed"]
     assert positions.shape == (1, 17, 8)
     np.testing.assert_array_equal(positions[:, 0], variables["params"]["pos_embed"][:, 0])
 
@@ -154,7 +155,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_from_the_weights_again(
     ("changes", "message"),
     [
         ({"init.weights": "/not/there.safetensors"}, "/not/there.safetensors"),
-        ({"model.name": "tests.toys:Own"}, r"init\.weights .* is for networks of cnn_jax"),
+        ({"model.name": "tests.toys:Own"}, r"init\.weights .* are for networks of cnn_jax"),
         ({"model.name": "resnet34"}, "resnet18"),
         pytest.param(
             # The search for the likely cause takes seconds.
