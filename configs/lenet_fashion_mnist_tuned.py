@@ -4,7 +4,11 @@ Source: LeCun et al. 1998 (doi:10.1109/5.726791) for the network. The recipe is 
 validation accuracy in `experiments/recipes/lenet.py`: Nesterov momentum, flips, random erasing,
 label smoothing, and an average of the parameters. `lenet_fashion_mnist` has the plain recipe.
 Command: python -m cnn_jax.main --config=configs/lenet_fashion_mnist_tuned.py
-Result: not yet run.
+Result: with seed 0, the final parameters: test top-1 92.50 %, top-5 99.77 %, loss 0.2913 with the
+average; 92.44 %, 99.78 %, 0.2910 with the raw parameters; in 275 s while other work shared the
+machine; params_sha256 a3445834201161bf983554e3faca3798301cd683bdb0a474a41dccffe521e276.
+Measured with cnn_jax 0.2.0 (commit 2a6c498) on 2 cores of an AMD EPYC (Zen 4), Python 3.11.7, JAX
+0.10.2, Flax 0.12.8. The digest holds for the same versions and machine.
 """
 
 from ml_collections import ConfigDict
