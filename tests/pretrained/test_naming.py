@@ -272,8 +272,10 @@ def test_a_run_says_what_it_took(
     names = {f"module.{key}": array for key, array in entries.items()}
     given = f"{torch_files.save(tmp_path / 'a.pth', {'ema': names, 'net': entries})}#state=ema"
     plan = test_start.config(**{"init.weights": given})
-    _, variables = start.weights(plan, test_start.SOURCE, progress=progress)
-    kernel = traverse_util.flatten_dict(variables["params"], sep="/")["conv1/kernel"]
+    plan, found = start.find(plan)
+    class_names = test_start.SOURCE.class_names
+    fitted = start.fit(plan, found, class_names, progress=progress)
+    kernel = np.asarray(fitted.variables["params/conv1/kernel"])
     np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), entries["conv1.weight"])
     assert capsys.readouterr().err == progress * (
         f"init.weights {given}: removed 'module.' from the names\n"
