@@ -1,0 +1,237 @@
+"""The networks of an evaluation and its data set: those of runs, or published weights."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax import data, errors, plan, predictor
+from cnn_jax.contracts import Description, Source
+from cnn_jax.data import sources
+from cnn_jax.evaluators.of_run import OVERRIDABLE
+from cnn_jax.plan import GIVEN, Plan
+from cnn_jax.predictor import Predictor
+from cnn_jax.predictor.predicting import BATCH_SIZE
+from cnn_jax.runs import workdir
+from cnn_jax.runtime import imports
+
+_PLACE = ("data.source", "data.name", "data.directory", "data.classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Networks as the flags of a command name them: runs, or published weights.
+
+    Attributes:
+      runs: work directories; empty for published weights.
+      weights: files, or names on the Hub; empty for runs.
+      names: the network of each file that does not name its own; one name is that of all files.
+      checkpoint: of the runs: 'best', 'last' or a step; None for 'best'.
+      average: of the runs: True for the average of the weights, False for the raw ones; None as
+        their configs say.
+      trust: see `predictor.restore`.
+      batch_size: inputs that are computed together; 0 for the config's of a run, else the
+        predictor's usual number.
+    """
+
+    runs: tuple[Path, ...] = ()
+    weights: tuple[str | Path, ...] = ()
+    names: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    average: bool | None = None
+    trust: bool = False
+    batch_size: int = 0
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The text that names each network."""
+        return tuple(map(str, self.runs or self.weights))
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+          UserError: no network, runs and weights, a network given twice, a wrong number of names,
+            or a negative batch size.
+        """
+        if bool(self.runs) == bool(self.weights):
+            raise errors.UserError("give either work directories or published weights")
+        for title in self.titles:
+            if self.titles.count(title) > 1:
+                raise errors.UserError(f"{title} is given twice; an ensemble has different members")
+        if self.names and len(self.names) not in (1, len(self.weights)):
+            raise errors.UserError(
+                f"--model names {len(self.names)} networks for {len(self.weights)} files of "
+                "--weights; give one for all, or one for each"
+            )
+        if self.batch_size < 0:
+            raise errors.UserError(f"the batch size must be at least 1, got {self.batch_size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """The data set of an evaluation.
+
+    Attributes:
+      source: the data set.
+      keys: its config.
+      title: its name for tables, such as 'folder photos'.
+      runs: the descriptions of the runs by their directories, if the set is theirs; else empty.
+      changed: the config values that are not those of the first run.
+    """
+
+    source: Source
+    keys: plan.Data
+    title: str
+    runs: Mapping[str, Description]
+    changed: Mapping[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes."""
+        return tuple(self.source.class_names)
+
+
+def open_data(networks: Networks, settings: Plan | None) -> DataSet:
+    """Opens the data set of an evaluation.
+
+    Args:
+      networks: the networks; without `settings`, the set is that of the first run.
+      settings: the config of the first run with other values of `of_run.OVERRIDABLE`; for published
+        weights, a config whose section `data` names the set.
+
+    Raises:
+      UserError: another value may not be changed, or the set cannot be opened.
+    """
+    stored = workdir.load_plan(networks.runs[0]) if networks.runs else None
+    given = stored if settings is None else settings
+    if given is None:
+        raise errors.UserError(
+            "published weights have no data set; name one, such as --config.data.source=folder "
+            "--config.data.directory=DIR"
+        )
+    changed = _changed(Plan() if stored is None else stored, given, stored is not None)
+    keys = given.data
+    if changed or stored is None:
+        keys = _checked(keys)
+    own = stored is not None and changed.keys().isdisjoint(_PLACE)
+    if keys.source == GIVEN:
+        raise errors.UserError(
+            f"the data set of {networks.titles[0]} was given to train.run as an object, so no "
+            "command can open it; name another set with --config.data.source"
+        )
+    with _outside(networks, keys.directory):
+        source = data.open_source(keys)
+    runs = {str(path): workdir.load_description(path) for path in networks.runs} if own else {}
+    return DataSet(source, keys, sources.title(keys), runs, changed)
+
+
+def _changed(stored: Plan, given: Plan, is_run: bool) -> dict[str, Any]:
+    """Returns the values of a plan that are not those of a run, by path.
+
+    Raises:
+      UserError: an evaluation may not change one of them.
+    """
+    changed = {path: new for path, (_, new) in plan.differences(stored, given).items()}
+    allowed = OVERRIDABLE if is_run else _PLACE
+    for path in changed:
+        if path not in allowed:
+            owner = "the run's" if is_run else "that of the published weights"
+            raise errors.UserError(
+                f"{path} is {owner} and cannot be changed for an evaluation; allowed: "
+                f"{', '.join(allowed)}"
+            )
+    return changed
+
+
+def _checked(keys: plan.Data) -> plan.Data:
+    """Returns the config of a data set, checked, with the source 'auto' replaced."""
+    keys = dataclasses.replace(keys, storage="auto")  # The run's may not fit the set.
+    if keys.source == GIVEN:
+        return keys
+    data.check(keys)
+    return sources.resolve(keys)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """Networks with their weights.
+
+    Attributes:
+      predictors: the networks.
+      steps: the step of the checkpoint of each run.
+      weights: text that names the weights of each run with an average, such as 'average, ema.decay
+        0.999'; for published weights, the notes on their choice.
+      ending: of the names of files: 'average' or 'raw' for other weights than the run's; or empty.
+    """
+
+    predictors: tuple[Predictor, ...]
+    steps: tuple[int, ...] = ()
+    weights: tuple[str, ...] = ()
+    ending: str = ""
+
+    @property
+    def param_count(self) -> int:
+        """The number of parameters of all networks, without running statistics."""
+        trees = [each.variables["params"] for each in self.predictors]
+        return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(trees))
+
+
+def load(networks: Networks, changed: Mapping[str, Any]) -> Loaded:
+    """Loads the networks.
+
+    Args:
+      networks: the networks.
+      changed: config values of `of_run.OVERRIDABLE` for all runs.
+
+    Raises:
+      UserError: see `predictor.load`; or the networks have different classes.
+    """
+    if networks.runs:
+        return _of_runs(networks, changed)
+    size = networks.batch_size or BATCH_SIZE
+    names: Sequence[str | None] = networks.names or [None]
+    if len(names) == 1:
+        names = [*names] * len(networks.weights)
+    found = tuple(
+        predictor.load(source, name=name, batch_size=size)
+        for source, name in zip(networks.weights, names, strict=True)
+    )
+    return Loaded(found, weights=tuple("; ".join(each.notes) for each in found))
+
+
+def _of_runs(networks: Networks, changed: Mapping[str, Any]) -> Loaded:
+    predictors, steps, weights, endings = [], [], [], set()
+    for directory in networks.runs:
+        which = networks.checkpoint or "best"
+        found = predictor.restore(directory, which, trust=networks.trust, average=networks.average)
+        usual = found.plan.eval.weights
+        settings = found.plan
+        if changed:
+            values = {path.removeprefix("data."): value for path, value in changed.items()}
+            keys = _checked(dataclasses.replace(settings.data, **values))
+            found = found.with_plan(dataclasses.replace(settings, data=keys))
+        predictors.append(
+            predictor.of_parts(
+                *(found.plan, found.description, found.objective, found.variables),
+                batch_size=networks.batch_size or settings.eval.batch_size,
+            )
+        )
+        steps.append(found.step)
+        weights.append(found.title)
+        endings.add("" if found.weights == usual else found.weights)
+    return Loaded(tuple(predictors), tuple(steps), tuple(weights), "".join(sorted(endings)))
+
+
+def _outside(networks: Networks, directory: str) -> AbstractContextManager[None]:
+    """Returns a context that imports no module of a work directory or of a data set."""
+    if networks.trust:
+        return contextlib.nullcontext()
+    received = [workdir.load_plan(path).data.directory for path in networks.runs]
+    return imports.outside([*map(str, networks.runs), *received, directory])
