@@ -262,12 +262,11 @@ def _rows(evaluation: "Evaluation", split: str, which: str) -> dict[str, str]:
 def _thorough_rows(found: "Thorough") -> dict[str, str]:
     """Returns the rows of the printed table, without that of the written files."""
     about = found.content
-    data = f"{about['data']}, " if about["data"] else ""
     rows = {
         "model": " + ".join(about["models"]),
         "checkpoint": ", ".join(f"step {step}" for step in about.get("checkpoint_steps", [])),
         "weights": " + ".join(filter(None, about.get("weights", []))),
-        "split": f"{data}{about['split']}, {about['examples']:,} examples",
+        "split": f"{about['data']}, {about['split']}, {about['examples']:,} examples",
         "left out": f"{about['left_out']:,} of other classes" if "left_out" in about else "",
         "views": about.get("views", ""),
         "mean": f"of the {about['mean']}" if "mean" in about else "",
@@ -316,7 +315,8 @@ def _compared(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _classes(found: "Thorough") -> dict[str, str]:
     if len(found.class_names) > _MOST_CLASSES:
-        return {"classes": f"{len(found.class_names):,}; the .json file has the values of each"}
+        place = "--out writes" if found.path is None else "the .json file has"
+        return {"classes": f"{len(found.class_names):,}; {place} the values of each"}
     rows = {}
     for name, each in found.per_class.items():
         values = [f"{key} {each[key]:.4f}" for key in _OF_CLASS if each[key] is not None]

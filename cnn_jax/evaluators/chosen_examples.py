@@ -28,7 +28,7 @@ class Relabelled(Selected):
     """Examples with other labels; see `contracts.Examples`.
 
     Attributes:
-      new_labels: `[N]` int64.
+      new_labels: `[N]` int32.
     """
 
     new_labels: np.ndarray
@@ -101,7 +101,8 @@ def select(
     (first, described), *others = runs.items()
     selection.check_unchanged(described, {split: found[split]}, source.class_names)
     for name, other in others:
-        if other.hashes.get(split) != described.hashes.get(split):
+        hashes = [each.hashes.get(split) for each in (described, other)]
+        if None not in hashes and hashes[0] != hashes[1]:  # Old runs stored none.
             raise errors.UserError(
                 f"the split {split} of {name} has other examples than that of {first}, so one "
                 "network may have been trained on test examples of the other; name a split that "
@@ -173,7 +174,7 @@ def choose(
         indices = right_answers.subset_of(source_names, class_names).indices
     else:
         check_classes(wanted, found)
-    labels = indices[selected.labels()]
+    labels = indices[selected.labels()].astype(np.int32)
     if subset is None:
         return Chosen(class_names, Relabelled(selected.examples, selected.indices, labels))
     kept = np.flatnonzero(subset.contains(labels))

@@ -8,13 +8,14 @@ command. `thorough_files` writes the result, and `results_csv` adds a line to a 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnn_jax import errors
+from cnn_jax.data.selection import Selected
 from cnn_jax.evaluators import (
     calibration,
     chosen_examples,
@@ -96,8 +97,10 @@ def run(
     check(given, request)
     earlier = None if request.against is None else example_rows.read(request.against)
     data_set = networks.open_data(given, settings)
-    request = dataclasses.replace(request, split=_split(data_set, request.split))
-    job = _Job.prepare(request, data_set, networks.load(given, data_set.changed), earlier)
+    request = _resolved(request, data_set)
+    selected = _select(request, data_set)
+    loaded = networks.load(given, data_set.changed)
+    job = _Job.prepare(request, data_set, loaded, selected, earlier)
     found = job.measure(given, tell)
     if not sharding.is_primary():
         return found
@@ -134,22 +137,45 @@ def check(given: Networks, request: Request) -> None:
         raise errors.UserError(
             "--answers and --subset exclude each other: right answers are among all classes"
         )
+    _check_files(request)
+
+
+def _check_files(request: Request) -> None:
+    subset = None if request.subset in ("", chosen_examples.OF_DATA) else Path(request.subset)
+    for path in filter(None, (request.answers, subset)):
+        if not path.exists():
+            raise errors.UserError(f"there is no file {path}; check the path")
     if request.out is not None:
         thorough_files.check_out(request.out)
     if request.csv is not None:
         results_csv.check(request.csv)
 
 
-def _split(data_set: DataSet, split: str) -> str:
-    """Returns the split, by default 'test' or the only one."""
-    stored = [*data_set.source.splits]
-    if split or data_set.runs or "test" in stored:
-        return split or "test"
-    if len(stored) > 1:
-        raise errors.UserError(
-            f"the data set has no split 'test'; give --split, one of {', '.join(stored)}"
-        )
-    return stored[0]
+def _resolved(request: Request, data_set: DataSet) -> Request:
+    """Returns a request with the usual splits in place of empty ones."""
+    stored, split = [*data_set.source.splits], request.split
+    if not split:
+        split = "test" if data_set.runs or "test" in stored else stored[0]
+        if split != "test" and len(stored) > 1:
+            raise errors.UserError(
+                f"the data set has no split 'test'; give --split, one of {', '.join(stored)}"
+            )
+    fit_split = (request.fit_split or "validation") if request.calibrate else ""
+    return dataclasses.replace(request, split=split, fit_split=fit_split)
+
+
+def _select(request: Request, data_set: DataSet) -> list[Selected]:
+    """Returns the examples that are evaluated and, for a temperature, those that it is fitted on.
+
+    Raises:
+      UserError: no such split, or the two share examples.
+    """
+    wanted = [request.split, *filter(None, [request.fit_split])]
+    where = (data_set.source, data_set.keys)
+    selected = [chosen_examples.select(*where, split, data_set.runs) for split in wanted]
+    if len(selected) > 1:
+        chosen_examples.check_apart(selected[0], selected[1], *wanted)
+    return selected
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,7 +188,6 @@ class _Job:
       loaded: the networks.
       chosen: the examples.
       fitted: those that the temperature is fitted on; None without calibration.
-      fit_split: their split.
       subset: the classes that are compared; None for all.
       answers: the right answers, or None.
       earlier: the rows of an earlier result, or None.
@@ -174,7 +199,6 @@ class _Job:
     loaded: Loaded
     chosen: Chosen
     fitted: Chosen | None
-    fit_split: str
     subset: Subset | None
     answers: Answers | None
     earlier: ExampleRows | None
@@ -182,36 +206,33 @@ class _Job:
 
     @classmethod
     def prepare(
-        cls, request: Request, data_set: DataSet, loaded: Loaded, earlier: ExampleRows | None
+        cls,
+        request: Request,
+        data_set: DataSet,
+        loaded: Loaded,
+        selected: Sequence[Selected],
+        earlier: ExampleRows | None,
     ) -> "_Job":
-        """Finds the examples, and checks all that can be checked without the outputs."""
+        """Finds the classes, and checks all that can be checked without the outputs."""
         predictors = loaded.predictors
         if len(predictors) > 1:
             ensembles.check_members(predictors, "an ensemble")
         for each in predictors if request.views else ():
             _views(request).bind(each)
-        class_names = predictors[0].class_names
-        subset = chosen_examples.find_subset(request.subset, data_set.class_names, class_names)
-        where = (data_set.source, data_set.keys)
-        selected = chosen_examples.select(*where, request.split, data_set.runs)
-        pick = (data_set.class_names, class_names, subset)
-        chosen, fitted = chosen_examples.choose(selected, *pick), None
-        fit_split = request.fit_split or "validation"
-        if request.calibrate:
-            others = chosen_examples.select(*where, fit_split, data_set.runs)
-            chosen_examples.check_apart(selected, others, request.split, fit_split)
-            fitted = chosen_examples.choose(others, *pick)
+        names = (data_set.class_names, predictors[0].class_names)
+        subset = chosen_examples.find_subset(request.subset, *names)
+        chosen, *fitted = (chosen_examples.choose(each, *names, subset) for each in selected)
         answers = None
         if request.answers is not None:
             answers = right_answers.read_answers(
                 request.answers,
                 names=chosen.names,
-                num_classes=len(class_names),
+                num_classes=len(chosen.class_names),
                 labels=chosen.examples.labels(),
             )
         job = cls(
-            *(request, data_set, loaded, chosen, fitted, fit_split, subset, answers, earlier),
-            order=np.zeros(0, np.int64),
+            *(request, data_set, loaded, chosen, fitted[0] if fitted else None, subset, answers),
+            *(earlier, np.zeros(0, np.int64)),
         )
         if earlier is None:
             return job
@@ -293,7 +314,7 @@ class _Job:
         table = tables[f"temperature {temperature:.3g}"] = _bins(found)
         before, after = (each.rows() for each in tables.values())
         return {
-            "fit_split": self.fit_split,
+            "fit_split": self.request.fit_split,
             "fit_examples": len(labels[1]),
             "temperature": temperature,
             "calibrated_nll": float(found.nll.mean()),

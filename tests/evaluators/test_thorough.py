@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from cnn_jax import errors, plan, predictor
+from cnn_jax import data, errors, limits, plan, predictor
 from cnn_jax.data.sources import digits
 from cnn_jax.evaluators import (
     calibration,
@@ -196,6 +196,68 @@ def test_a_data_set_may_have_some_of_the_classes(
         thorough.run(first(runs), Request(), settings)
 
 
+def test_synsets_of_a_folder_match_the_english_names_of_weights() -> None:
+    synsets = ("n01440764", "n01443537", "n01484850")
+    english = ("tench", "goldfish", "great white shark")
+    arrays = data.from_arrays(
+        {"test": (np.zeros((3, 4, 4, 1), np.uint8), np.array([2, 0, 1]))}, class_names=synsets
+    )
+    selected = chosen_examples.select(arrays, plan.Data(), "test")
+    found = chosen_examples.choose(selected, synsets, english, None)
+    assert found.class_names == english
+    assert found.examples.labels().tolist() == [2, 0, 1]
+    # A set with some of the classes, such as ImageNet-A.
+    subset = chosen_examples.find_subset("data", synsets, ("cat", *english[::-1]))
+    found = chosen_examples.choose(selected, synsets, ("cat", *english[::-1]), subset)
+    assert found.examples.labels().tolist() == [1, 3, 2]
+    assert [example["label"] for example in map(found.examples.__getitem__, range(3))] == [1, 3, 2]
+    with pytest.raises(errors.UserError, match="other classes than the network"):
+        chosen_examples.choose(selected, synsets, ("cat", *english[1:]), None)
+
+
+def test_runs_with_other_splits_are_no_ensemble(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = shutil.copytree(runs[1], tmp_path / "other")
+    content = json.loads((other / workdir.DATASET).read_text())
+    content["hashes"]["validation"] = "0" * 64
+    (other / workdir.DATASET).write_text(json.dumps(content))
+    networks = Networks(runs=(runs[0], other))
+    with pytest.raises(errors.UserError, match=r"the split validation of .*other has other exampl"):
+        thorough.run(networks, Request(split="validation"))
+    thorough.run(networks, Request(split="test"))
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Path, name: str, content: object) -> None:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(workdir, "save", refuse)
+    out = tmp_path / "a.json"
+    found = thorough.run(first(runs), Request(out=out))
+    assert found.unwritten == (f"{out} cannot be written: Read-only file system",)
+    assert found.written == (out.with_suffix(".npz"), out.with_suffix(".png"))
+
+
+@pytest.mark.parametrize("confusion", [False, True])
+def test_a_large_confusion_matrix_is_an_array(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confusion: bool
+) -> None:
+    monkeypatch.setattr(limits, "MAX_CONFUSION_CLASSES", 5)
+    out = tmp_path / "a.json"
+    found = thorough.run(first(runs), Request(out=out, confusion=confusion))
+    assert "confusion" not in json.loads(out.read_text())
+    array = out.with_suffix(".npy")
+    assert set(found.written) == {out, out.with_suffix(".npz"), *([array] if confusion else [])}
+    if confusion:
+        np.testing.assert_array_equal(np.load(array), found.found.confusion())
+    with pytest.raises(errors.UserError, match=r"a\.json exists and is not overwritten"):
+        thorough.run(first(runs), Request(out=out))
+    out.unlink()
+    with pytest.raises(errors.UserError, match=r"a\.npz exists and is not overwritten"):
+        thorough.run(first(runs), Request(out=out))
+
+
 def test_right_answers_are_counted(
     runs: tuple[Path, Path], logits: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -371,6 +433,8 @@ def test_settings_of_published_weights_name_the_data_set_only(
         ({"mean": "logits"}, "--mean is for several networks or --views"),
         ({"fit_split": "train"}, "--fit_split is for --calibrate"),
         ({"subset": "data", "answers": Path("a")}, "--answers and --subset exclude each other"),
+        ({"answers": Path("none.json")}, "there is no file none.json; check the path"),
+        ({"subset": "none.txt"}, "there is no file none.txt; check the path"),
         ({"out": Path("a.txt")}, "--out must end in .json"),
         ({"csv": Path("a.txt")}, "--csv must end in .csv"),
         ({"csv": Path("nowhere/a.csv")}, "the folder of --csv nowhere/a.csv does not exist"),
