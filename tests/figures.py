@@ -23,4 +23,5 @@ def stand_in() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "curves", write)
         patch.setattr(plots, "confusion", write)
+        patch.setattr(plots, "reliability", write)
         yield

@@ -14,6 +14,9 @@
 - `ensembles.py`, `soups.py`: the mean of the outputs, or of the weights, of several networks
 - `batch_statistics.py`: running statistics, computed anew from training images
 - `of_run.py`: runs the evaluators of a run on one of its checkpoints, and writes the result
+- `thorough.py`: runs and published weights with intervals, calibration, views and comparisons;
+  `networks.py` and `chosen_examples.py` open them, `example_rows.py`, `results_csv.py` and
+  `thorough_files.py` write the result
 
 To add an evaluator, write a file with a function that returns it, and list it in `make` below.
 """
