@@ -338,7 +338,10 @@ def test_the_evaluation_crop_can_be_another(trained: Path, exit_status: ExitStat
         (["--config.model.activation=relu"], "model.activation is the run's and cannot be changed"),
         (["--config.data.sorce=npz"], "unknown config key 'data.sorce'; nearest: data.source"),
         (["--splt=test"], "unknown flag '--splt'; nearest: --split"),
-        (["--config.data.eval_crop=big"], "data.eval_crop must be fit or centre, got 'big'"),
+        (
+            ["--config.data.eval_crop=big"],
+            "data.eval_crop must be fit or centre, or empty, got 'big'",
+        ),
         (["--config.data.shorter_side=8"], "data.shorter_side must be at least 32 pixels"),
         (["--config.data.source=npz"], "data.directory is missing"),
         (["--config.data.classes=0,1"], "the data set has other classes than the network (2 and"),

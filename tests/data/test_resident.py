@@ -213,7 +213,7 @@ def test_the_description_is_complete_and_can_be_written_as_json() -> None:
         ({"train_split": ""}, "data.train_split must be a split, not empty, got ''"),
         (
             {"resize": "bicubik"},
-            "data.resize must be pad, bilinear or bicubic, got 'bicubik'",
+            "data.resize must be pad, bilinear or bicubic, or empty, got 'bicubik'",
         ),
         ({"channels": 2}, "train, image 0 has 1 channels (shape [8, 8, 1]), but 2 are wanted"),
         ({"channels": 17}, "data.channels must be at least 0 and below 17, got 17"),
