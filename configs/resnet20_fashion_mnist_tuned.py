@@ -5,7 +5,11 @@ for the kernels (a twentieth of its rate for the first and the last kernel and f
 label smoothing, random erasing of a tenth of the images, and an average of parameters and
 statistics, in fewer epochs.
 Command: python -m cnn_jax.main --config=configs/resnet20_fashion_mnist_tuned.py
-Result: not yet run.
+Result: with seed 0, the final parameters: test top-1 94.63 %, top-5 99.97 %, loss 0.2304 with the
+average; 94.64 %, 99.96 %, 0.2298 with the raw parameters; in 40 min while other work shared the
+machine; params_sha256 ad27349ca494992c6c1fe25d2663da1af4cbc8194562dd0dfb4e1bfedebcbcb1.
+Measured with cnn_jax 0.2.0 (commit d8ba317) on 2 cores of an AMD EPYC (Zen 4), Python 3.11.7, JAX
+0.10.2, Flax 0.12.8. The digest holds for the same versions and machine.
 """
 
 from ml_collections import ConfigDict
