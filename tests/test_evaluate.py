@@ -34,13 +34,23 @@ DRAW = plots.confusion
 @pytest.fixture(scope="module", autouse=True)
 def without_figures() -> Iterator[None]:
     """Lets evaluations draw no figures."""
-
-    def write(*arguments: Any) -> None:
-        files.write(arguments[-1], b"a figure")
-
-    with figures.stand_in(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "reliability", write)
+    with figures.stand_in():
         yield
+
+
+def assert_refused(
+    trained: Path,
+    exit_status: ExitStatus,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """Asserts that the command fails and writes nothing; RUN stands for `trained`."""
+    before = listing(trained)
+    given = [argument.replace("RUN", str(trained)) for argument in arguments]
+    assert exit_status(evaluate.main, *given) == 1
+    assert message in capsys.readouterr().err
+    assert listing(trained) == before
 
 
 def listing(directory: Path) -> set[Path]:
@@ -362,11 +372,7 @@ def test_what_an_evaluation_may_not_do_is_named(
     arguments: list[str],
     message: str,
 ) -> None:
-    before = listing(trained)
-    given = [argument.replace("RUN", str(trained)) for argument in arguments]
-    assert exit_status(evaluate.main, f"--workdir={trained}", *given) == 1
-    assert message in capsys.readouterr().err
-    assert listing(trained) == before
+    assert_refused(trained, exit_status, capsys, ["--workdir=RUN", *arguments], message)
 
 
 def test_out_names_another_file(trained: Path, tmp_path: Path, exit_status: ExitStatus) -> None:
@@ -534,11 +540,7 @@ def test_mistakes_in_the_flags_are_named(
     arguments: list[str],
     message: str,
 ) -> None:
-    before = listing(trained)
-    given = [argument.replace("RUN", str(trained)) for argument in arguments]
-    assert exit_status(evaluate.main, *given) == 1
-    assert message in capsys.readouterr().err
-    assert listing(trained) == before
+    assert_refused(trained, exit_status, capsys, arguments, message)
 
 
 def test_the_command_explains_itself(

@@ -78,6 +78,34 @@ class Selected:
         return result.hexdigest()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Relabelled(Selected):
+    """Some examples of a stored split with other labels; see `contracts.Examples`.
+
+    Attributes:
+      new_labels: `[N]` int32, the labels of the examples.
+    """
+
+    new_labels: np.ndarray
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns the fields of an example."""
+        return {**super().__getitem__(index), "label": int(self.new_labels[index])}
+
+    @property
+    def __getitems__(self) -> Many:
+        """Function that returns several examples, relabelled; see `Selected.__getitems__`."""
+        many = super().__getitems__
+        return lambda indices: [
+            {**example, "label": int(self.new_labels[index])}
+            for example, index in zip(many(indices), indices, strict=True)
+        ]
+
+    def labels(self) -> np.ndarray:
+        """Returns the labels, `[N]`."""
+        return self.new_labels
+
+
 def check(data: plan.Data) -> None:
     """Checks the keys of stratified splits, without reading files.
 

@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Description, Source
 from cnn_jax.data import imagenet, selection
-from cnn_jax.data.selection import Many, Selected
+from cnn_jax.data.selection import Relabelled, Selected
 from cnn_jax.evaluators import right_answers
 from cnn_jax.evaluators.of_predictor import check_classes
 from cnn_jax.evaluators.right_answers import Subset
@@ -21,34 +20,6 @@ OWN = ("train", "validation", "test")
 
 OF_DATA = "data"
 """The subset that consists of the classes of the data set."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Relabelled(Selected):
-    """Examples with other labels; see `contracts.Examples`.
-
-    Attributes:
-      new_labels: `[N]` int32.
-    """
-
-    new_labels: np.ndarray
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns the fields of an example."""
-        return {**super().__getitem__(index), "label": int(self.new_labels[index])}
-
-    @property
-    def __getitems__(self) -> Many:
-        """Function that returns several examples, relabelled; see `Selected.__getitems__`."""
-        many = super().__getitems__
-        return lambda indices: [
-            {**example, "label": int(self.new_labels[index])}
-            for example, index in zip(many(indices), indices, strict=True)
-        ]
-
-    def labels(self) -> np.ndarray:
-        """Returns the labels, `[N]`."""
-        return self.new_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

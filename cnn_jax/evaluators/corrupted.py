@@ -23,7 +23,7 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Examples, Result, Source
-from cnn_jax.data import dtypes, images, pillow, pixels, sources, splits
+from cnn_jax.data import dtypes, images, pillow, pixels, selection, sources
 from cnn_jax.data.selection import Many, Selected
 from cnn_jax.evaluators import classification, corruptions, of_predictor, whole_split
 from cnn_jax.evaluators.corruption_errors import ALEXNET_ERRORS, Sweep
@@ -239,16 +239,14 @@ class _Measurement:
     """Measurement of a split of several sources with one compiled function.
 
     Attributes:
-      stored: the stored split.
-      chosen: the indices of its examples.
+      split: the split.
       batch_size: examples per batch.
       evaluator: of classifiers.
       compiled: see `whole_split.measure`.
       layout: the devices.
     """
 
-    stored: str
-    chosen: range
+    split: str
     batch_size: int
     evaluator: Any
     compiled: whole_split.Measure
@@ -265,21 +263,19 @@ class _Measurement:
         """
         sources.check_source(stored)
         of_predictor.check_classes(predictor.class_names, tuple(stored.class_names))
-        sizes = {name: len(examples) for name, examples in stored.splits.items()}
-        name, first, last = splits.resolve(split, sizes)
+        examples = selection.pick(stored, {split: split})[split]
         evaluator = classification.make(len(predictor.class_names))
         layout = sharding.make_layout()
-        chosen = range(first, last)
-        feed = of_predictor.feed(predictor, Selected(stored.splits[name], chosen), layout)
+        feed = of_predictor.feed(predictor, examples, layout)
         compiled = whole_split.measure(feed.predict, feed.eval_batch, evaluator, layout)
-        return cls(name, chosen, batch_size or feed.batch_size, evaluator, compiled, layout)
+        return cls(split, batch_size or feed.batch_size, evaluator, compiled, layout)
 
     def __call__(self, predictor: Predictor, data: Source) -> Result:
         """Returns the result for a predictor with the network of `of`."""
-        examples = Selected(data.splits[self.stored], self.chosen)
+        examples = selection.pick(data, {self.split: self.split})[self.split]
         feed = of_predictor.feed(predictor, examples, self.layout)
         run = whole_split.prepare(feed.predict, feed, self.evaluator, self.layout, self.compiled)
-        return run(predictor.variables, self.stored, self.batch_size)
+        return run(predictor.variables, self.split, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,12 +23,12 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Result, Source
-from cnn_jax.evaluators import classification, of_predictor, scores
+from cnn_jax.evaluators import classification, of_predictor, scores, viewed
 from cnn_jax.evaluators.view_inputs import Views
 from cnn_jax.evaluators.whole_split import Tell
 from cnn_jax.predictor import Predictor
 
-MEANS = ("probabilities", "logits")
+MEANS = viewed.MEANS
 """The outputs that `combine` and `evaluate` can average."""
 
 

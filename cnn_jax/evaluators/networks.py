@@ -14,14 +14,12 @@ import numpy as np
 from cnn_jax import data, errors, plan, predictor
 from cnn_jax.contracts import Description, Source
 from cnn_jax.data import sources
-from cnn_jax.evaluators.of_run import OVERRIDABLE
+from cnn_jax.evaluators import of_run
 from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.predictor import Predictor
 from cnn_jax.predictor.predicting import BATCH_SIZE
 from cnn_jax.runs import workdir
 from cnn_jax.runtime import imports
-
-_PLACE = ("data.source", "data.name", "data.directory", "data.classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +114,15 @@ def open_data(networks: Networks, settings: Plan | None) -> DataSet:
             "published weights have no data set; name one, such as --config.data.source=folder "
             "--config.data.directory=DIR"
         )
-    changed = _changed(Plan() if stored is None else stored, given, stored is not None)
+    if stored is not None:
+        changed = of_run.changed(stored, given)
+    else:
+        owner = "that of the published weights"
+        changed = of_run.changed(Plan(), given, of_run.PLACE, owner)
     keys = given.data
     if changed or stored is None:
-        keys = _checked(keys)
-    own = stored is not None and changed.keys().isdisjoint(_PLACE)
+        keys = of_run.checked(keys)
+    own = stored is not None and changed.keys().isdisjoint(of_run.PLACE)
     if keys.source == GIVEN:
         raise errors.UserError(
             f"the data set of {networks.titles[0]} was given to train.run as an object, so no "
@@ -130,33 +132,6 @@ def open_data(networks: Networks, settings: Plan | None) -> DataSet:
         source = data.open_source(keys)
     runs = {str(path): workdir.load_description(path) for path in networks.runs} if own else {}
     return DataSet(source, keys, sources.title(keys), runs, changed)
-
-
-def _changed(stored: Plan, given: Plan, is_run: bool) -> dict[str, Any]:
-    """Returns the values of a plan that are not those of a run, by path.
-
-    Raises:
-      UserError: an evaluation may not change one of them.
-    """
-    changed = {path: new for path, (_, new) in plan.differences(stored, given).items()}
-    allowed = OVERRIDABLE if is_run else _PLACE
-    for path in changed:
-        if path not in allowed:
-            owner = "the run's" if is_run else "that of the published weights"
-            raise errors.UserError(
-                f"{path} is {owner} and cannot be changed for an evaluation; allowed: "
-                f"{', '.join(allowed)}"
-            )
-    return changed
-
-
-def _checked(keys: plan.Data) -> plan.Data:
-    """Returns the config of a data set, checked, with the source 'auto' replaced."""
-    keys = dataclasses.replace(keys, storage="auto")  # The run's may not fit the set.
-    if keys.source == GIVEN:
-        return keys
-    data.check(keys)
-    return sources.resolve(keys)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,7 +190,7 @@ def _of_runs(networks: Networks, changed: Mapping[str, Any]) -> Loaded:
         settings = found.plan
         if changed:
             values = {path.removeprefix("data."): value for path, value in changed.items()}
-            keys = _checked(dataclasses.replace(settings.data, **values))
+            keys = of_run.checked(dataclasses.replace(settings.data, **values))
             found = found.with_plan(dataclasses.replace(settings, data=keys))
         predictors.append(
             predictor.of_parts(

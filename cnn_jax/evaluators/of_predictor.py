@@ -11,7 +11,7 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Inputs, Outputs, Predict, Result, Source, Variables
-from cnn_jax.data import sources, splits
+from cnn_jax.data import selection, sources
 from cnn_jax.data.selection import Selected
 from cnn_jax.evaluators import classification, viewed, whole_split
 from cnn_jax.evaluators.view_inputs import Parts, Views
@@ -64,10 +64,8 @@ def evaluate(
         raise errors.UserError(f"batch_size must be at least 1, got {batch_size}")
     sources.check_source(source)
     check_classes(predictor.class_names, tuple(source.class_names))
-    sizes = {name: len(examples) for name, examples in source.splits.items()}
-    name, first, last = splits.resolve(split, sizes)
+    examples = selection.pick(source, {split: split})[split]
     layout = sharding.make_layout()
-    examples = Selected(source.splits[name], range(first, last))
     evaluator = classification.make(len(predictor.class_names), rows=rows, confusion=confusion)
     if views is not None:
         predictor = viewed.with_views(predictor, views)

@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import numpy as np
 from cnn_jax import data, errors, evaluators, limits, plan, predictor
 from cnn_jax.contracts import Feed, Objective, Source
 from cnn_jax.data import sources
-from cnn_jax.evaluators import classification
+from cnn_jax.evaluators import classification, result_files
 from cnn_jax.evaluators.of_predictor import check_classes
 from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.predictor import Restored
@@ -23,11 +20,11 @@ from cnn_jax.runs import logs, plots, workdir
 from cnn_jax.runtime import files, sharding
 
 _OWN_SPLITS = ("train", "validation", "test")
-_PLACE = ("data.source", "data.name", "data.directory", "data.classes")
+PLACE = ("data.source", "data.name", "data.directory", "data.classes")
+"""Config keys that say where a data set is."""
 _CROP = ("data.eval_crop", "data.eval_image_size", "data.resize", "data.shorter_side")
-OVERRIDABLE = (*_PLACE, *_CROP, "data.workers", "data.max_bad_images")
+OVERRIDABLE = (*PLACE, *_CROP, "data.workers", "data.max_bad_images")
 """Config keys that an evaluation may override: those of the set's place and the evaluation crop."""
-_LONGEST = 40  # letters of a split or a set in the name of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,26 +123,27 @@ def run(
         out = files.local(out, "out")
         _check_out(out)
     stored = workdir.load_plan(directory)
-    changed = {} if settings is None else _changed(stored, settings)
+    overridden = {} if settings is None else changed(stored, settings)
     with workdir.outside(directory, stored, *filter(None, [settings]), trust=trust):
         restored = predictor.restore(
             directory, which, objective=objective, trust=trust, average=average
         )
-        if settings is not None and changed:
-            restored = restored.with_plan(_checked(settings))
+        if settings is not None and overridden:
+            keys = checked(settings.data)
+            restored = restored.with_plan(dataclasses.replace(settings, data=keys))
         source = _opened(restored.plan, directory, source)
-        other_set = not changed.keys().isdisjoint(_PLACE)
+        other_set = not overridden.keys().isdisjoint(PLACE)
         own = split in _OWN_SPLITS and not other_set
         with contextlib.closing(_bind(restored, source, split, own)) as feed:
             size = batch_size or restored.plan.eval.batch_size
             values, details = _measure(restored, feed, split, size, tell, confusion)
     title = sources.title(restored.plan.data)
-    usual = own and changed.keys().isdisjoint(_CROP)
+    usual = own and overridden.keys().isdisjoint(_CROP)
     if restored.weights != stored.eval.weights:
         which = f"{which}-{restored.weights}"
     name = f"evaluation-{split}-{which}.json"
     if not usual:
-        name = _file_name(split, which, title if other_set else "", restored.plan.data, changed)
+        name = _file_name(split, which, title if other_set else "", restored.plan.data, overridden)
     evaluation = Evaluation(
         values=values,
         counts=details["counts"],
@@ -161,37 +159,45 @@ def run(
         return evaluation
     if show is not None:
         show(evaluation)
-    about = {} if usual else {"split": split, "overridden": changed}
+    about = {} if usual else {"split": split, "overridden": overridden}
     return _write(evaluation, f"{restored.plan.model.name}, {title}, {split}", about)
 
 
-def _changed(stored: Plan, settings: Plan) -> dict[str, Any]:
-    """Returns the values of a plan that are not those of the run, by path.
+def changed(
+    stored: Plan, settings: Plan, allowed: Sequence[str] = OVERRIDABLE, owner: str = "the run's"
+) -> dict[str, Any]:
+    """Returns the values of a plan that are not those of another one, by path.
+
+    Args:
+      stored: the other plan, such as that of a run.
+      settings: the plan.
+      allowed: the keys that an evaluation may change.
+      owner: whose values the others are, for the message.
 
     Raises:
       UserError: an evaluation may not change one of them.
     """
-    changed = {path: new for path, (_, new) in plan.differences(stored, settings).items()}
-    for path in changed:
-        if path not in OVERRIDABLE:
+    found = {path: new for path, (_, new) in plan.differences(stored, settings).items()}
+    for path in found:
+        if path not in allowed:
             raise errors.UserError(
-                f"{path} is the run's and cannot be changed for an evaluation; allowed: "
-                f"{', '.join(OVERRIDABLE)}"
+                f"{path} is {owner} and cannot be changed for an evaluation; allowed: "
+                f"{', '.join(allowed)}"
             )
-    return changed
+    return found
 
 
-def _checked(settings: Plan) -> Plan:
-    """Returns a plan whose values of `OVERRIDABLE` are allowed, with the source 'auto' replaced.
+def checked(keys: plan.Data) -> plan.Data:
+    """Returns the config of a data set to evaluate, with the source 'auto' replaced.
 
     Raises:
-      UserError: a value is not allowed, or two exclude each other.
+      UserError: a value of `OVERRIDABLE` is not allowed, or two exclude each other.
     """
-    section = dataclasses.replace(settings.data, storage="auto")  # The run's may not fit the set.
-    if section.source != GIVEN:
-        data.check(section)
-        section = sources.resolve(section)
-    return dataclasses.replace(settings, data=section)
+    keys = dataclasses.replace(keys, storage="auto")  # The run's may not fit the set.
+    if keys.source == GIVEN:
+        return keys
+    data.check(keys)
+    return sources.resolve(keys)
 
 
 def _opened(settings: Plan, directory: Path, given: Source | None) -> Source:
@@ -259,14 +265,7 @@ def _file_name(
       changed: the values that are not those of the run.
     """
     exact = {"directory": str(Path(keys.directory).absolute()), **changed}
-    digest = hashlib.sha256(json.dumps([split, exact], sort_keys=True).encode()).hexdigest()
-    words = split.replace("%", "pct").replace("[:", "-to-")
-    parts = ("evaluation", _safe(words), _safe(place), digest[:8], which)
-    return f"{'-'.join(filter(None, parts))}.json"
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:_LONGEST]
+    return result_files.name(split, [place], [split, exact], which)
 
 
 def _check_out(out: Path) -> None:
@@ -311,12 +310,5 @@ def _write(evaluation: Evaluation, subject: str, about: Mapping[str, Any]) -> Ev
         writers.append((picture, draw))
     elif matrix.size:
         writers.append((array, store))
-    written, reasons = [], []
-    for path, write in writers:
-        try:
-            write()
-            written.append(path)
-        except (OSError, RuntimeError, ValueError) as error:  # Matplotlib has no class of its own.
-            known = isinstance(error, errors.UserError)
-            reasons.append(str(error) if known else f"{path} cannot be written: {error}")
-    return dataclasses.replace(evaluation, written=tuple(written), unwritten=tuple(reasons))
+    written, unwritten = result_files.write(writers)
+    return dataclasses.replace(evaluation, written=written, unwritten=unwritten)

@@ -44,7 +44,7 @@ from cnn_jax.runtime import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is evaluated, and what is reported.
+    """Request of an evaluation: the split, the views, and the values to report.
 
     Attributes:
       split: 'train', 'validation' or 'test' of a run; or a stored split or a slice of one. Empty

@@ -1,19 +1,16 @@
 """The files of a thorough evaluation: JSON, rows of the examples, confusion matrix, reliability."""
 
 import dataclasses
-import hashlib
-import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnn_jax import errors, limits
-from cnn_jax.evaluators import example_rows
+from cnn_jax import limits
+from cnn_jax.evaluators import example_rows, result_files
 from cnn_jax.evaluators.example_rows import ExampleRows
 from cnn_jax.evaluators.scores import PerExample
 from cnn_jax.runs import plots, workdir
@@ -84,26 +81,15 @@ def name(split: str, words: Sequence[str], exact: Any, which: str) -> str:
       exact: all that the result depends on; the name has a digest of it.
       which: the checkpoint.
     """
-    text = json.dumps(exact, sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    shown = split.replace("%", "pct").replace("[:", "-to-")
-    parts = [*map(_safe, (shown, *words))]
-    return f"{'-'.join(filter(None, ('evaluation', *parts, 'scores', digest, which)))}.json"
+    return result_files.name(split, [*words, "scores"], exact, which)
 
 
 def write(result: Thorough) -> Thorough:
     """Writes the files of a result; returns it with those that were and were not written."""
     if result.path is None:
         return result
-    written, reasons = [], []
-    for path, writer in _writers(result, result.path):
-        try:
-            writer()
-            written.append(path)
-        except (OSError, RuntimeError, ValueError) as error:  # Matplotlib has no class of its own.
-            known = isinstance(error, errors.UserError)
-            reasons.append(str(error) if known else f"{path} cannot be written: {error}")
-    return dataclasses.replace(result, written=tuple(written), unwritten=tuple(reasons))
+    written, unwritten = result_files.write(_writers(result, result.path))
+    return dataclasses.replace(result, written=written, unwritten=unwritten)
 
 
 def _writers(result: Thorough, path: Path) -> list[tuple[Path, Callable[[], None]]]:
@@ -145,7 +131,3 @@ def _paths(path: Path) -> dict[str, Path]:
         "confusion": path.with_suffix(".npy"),
         "reliability": path.with_name(f"{path.stem}-reliability.png"),
     }
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:_LONGEST]

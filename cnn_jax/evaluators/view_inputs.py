@@ -43,7 +43,7 @@ class Views(Protocol):
 
     @property
     def mean(self) -> str:
-        """What is averaged over the views: 'probabilities' or 'logits'."""
+        """The outputs that are averaged over the views: 'probabilities' or 'logits'."""
         ...
 
     def bind(self, predictor: Predictor) -> Bound:

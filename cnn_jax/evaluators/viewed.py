@@ -13,15 +13,15 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Batch, Outputs, Predict, Variables
-from cnn_jax.data import images as image_functions
 from cnn_jax.evaluators.view_inputs import Bound, Parts, Views
 from cnn_jax.predictor import Prediction, Predictor, pictures
 from cnn_jax.predictor.pictures import Named, Picture, Pictures
+from cnn_jax.predictor.predicting import finite
 from cnn_jax.runtime import threads
 
 MEANS = ("probabilities", "logits")
-"""What is averaged over views: the softmax of each (Krizhevsky et al. 2012, doi:10.1145/3065386,
-section 4.1), or the logits."""
+"""The outputs that are averaged over views: the softmax of each (Krizhevsky et al. 2012,
+doi:10.1145/3065386, section 4.1), or the logits."""
 
 
 def average(logits: jax.Array, mean: str) -> jax.Array:
@@ -109,16 +109,7 @@ class Viewed(Predictor):
         """Yields the prediction of each image in order, or its error; see `Predictor.each`."""
         _, items = pictures.split(images, self.input_shape[-1])
         for place, row in self._rows(items):
-            if isinstance(row, errors.UserError):
-                yield row
-                continue
-            found = _prediction(row)
-            try:
-                self.ranked(found.probabilities, 0)
-            except errors.UserError as error:  # They are not finite.
-                yield errors.UserError(f"{place}: {error}")
-            else:
-                yield found
+            yield row if isinstance(row, errors.UserError) else finite(_prediction(row), place)
 
     @property
     def pictures_per_batch(self) -> int:
@@ -140,13 +131,8 @@ class Viewed(Predictor):
         Raises:
           UserError: it is unreadable, or of a kind, shape or range that is not allowed.
         """
-        given = image_functions.to_pixels(image, self.input_shape[-1], place)
-        try:
-            return self.bound.make(given)
-        except errors.UserError as error:
-            raise errors.UserError(f"{place}: {error}") from error
-        except MemoryError as error:  # It must not cost the answers for other images.
-            raise errors.UserError(f"{place}: there is not enough memory to scale it") from error
+        found: Parts = self._prepared(self.bound.make, image, place)
+        return found
 
     def logits(self, prepared: Sequence[Parts]) -> np.ndarray:
         """Returns the averages over the views of pictures.

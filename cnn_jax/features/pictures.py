@@ -4,12 +4,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Source
-from cnn_jax.data import selection, sources, splits
+from cnn_jax.data import selection, sources
 from cnn_jax.data.sources import folders as class_folders
 from cnn_jax.data.sources import listing
 from cnn_jax.data.sources.folders import FolderExamples
@@ -88,8 +89,7 @@ def in_source(source: Source, split: str) -> Pictures:
       UserError: `source` is not a source, or has no such split.
     """
     sources.check_source(source)
-    name, chosen = _range(source, split)
-    examples = selection.Selected(source.splits[name], chosen)
+    examples = selection.pick(source, {split: split})[split]
     return Pictures(
         [examples.name(index) for index in range(len(examples))],
         lambda index: examples[index]["image"],
@@ -125,23 +125,16 @@ def _by_class(root: Path, split: str) -> Pictures:
                 f"--split, such as --split={next(iter(source.splits))}"
             )
         (split,) = source.splits
-    name, chosen = _range(source, split)
-    examples = source.splits[name]
+    chosen = selection.pick(source, {split: split})[split]
+    examples = cast("FolderExamples", chosen.examples)
     folder = examples.folder.relative_to(root).as_posix()
     prefix = "" if folder == "." else f"{listing.text(Path(folder))}/"
     return Pictures(
-        [f"{prefix}{examples.name(index)}" for index in chosen],
-        lambda index: _file(examples, chosen[index]),
-        examples.labels()[chosen.start : chosen.stop],
+        [f"{prefix}{chosen.name(index)}" for index in range(len(chosen))],
+        lambda index: _file(examples, int(chosen.indices[index])),
+        chosen.labels(),
         source.class_names,
     )
-
-
-def _range(source: Source, split: str) -> tuple[str, range]:
-    """Returns the name of the stored split and the indices of its examples in `split`."""
-    sizes = {name: len(examples) for name, examples in source.splits.items()}
-    name, first, last = splits.resolve(split, sizes)
-    return name, range(first, last)
 
 
 def _file(examples: FolderExamples, index: int) -> Path:

@@ -51,6 +51,18 @@ class Prediction(NamedTuple):
     probabilities: np.ndarray
 
 
+def finite(found: "Prediction", place: str) -> "Prediction | errors.UserError":
+    """Returns a prediction, or the error of one whose probabilities are not finite.
+
+    Args:
+      found: the prediction of one image.
+      place: the name of the image, for the error message.
+    """
+    if np.isfinite(found.probabilities).all():
+        return found
+    return errors.UserError(f"{place}: {_NOT_FINITE}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """A trained network and the preprocessing of its images.
@@ -115,9 +127,7 @@ class Predictor:
             if isinstance(row, errors.UserError):
                 yield row
                 continue
-            found = Prediction(*row)
-            finite = np.isfinite(found.probabilities).all()
-            yield found if finite else errors.UserError(f"{place}: {_NOT_FINITE}")
+            yield finite(Prediction(*row), place)
 
     def top(self, image: Picture, top_k: int) -> list[tuple[str, float]]:
         """Returns the `top_k` most probable class names of an image, with their probabilities.
@@ -211,9 +221,13 @@ class Predictor:
         Raises:
           UserError: it is unreadable, or of a kind, shape or range that is not allowed.
         """
+        return self._prepared(self.preprocessing, image, place)
+
+    def _prepared(self, make: Callable[[np.ndarray], Any], image: Picture, place: str) -> Any:
+        """Returns what `make` returns for the pixels of one image; see `prepare`."""
         pixels = image_functions.to_pixels(image, self.input_shape[-1], place)
         try:
-            return self.preprocessing(pixels)
+            return make(pixels)
         except errors.UserError as error:
             raise errors.UserError(f"{place}: {error}") from error
         except MemoryError as error:  # It must not cost the answers for other images.

@@ -2,41 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Source
-from cnn_jax.data.selection import Many, Selected
-
-
-@dataclasses.dataclass(frozen=True)
-class _Subset(Selected):
-    """The examples of some classes; see `contracts.Examples`.
-
-    Attributes:
-      new_labels: `[N]` int32, the labels of the examples among the kept classes.
-    """
-
-    new_labels: np.ndarray
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns the fields of an example."""
-        return {**super().__getitem__(index), "label": int(self.new_labels[index])}
-
-    @property
-    def __getitems__(self) -> Many:
-        """Function that returns several examples, relabelled; see `Selected.__getitems__`."""
-        many = super().__getitems__
-        return lambda indices: [
-            {**example, "label": int(self.new_labels[index])}
-            for example, index in zip(many(indices), indices, strict=True)
-        ]
-
-    def labels(self) -> np.ndarray:
-        """Returns the labels, `[N]` int32."""
-        return self.new_labels
+from cnn_jax.data.selection import Relabelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +15,7 @@ class _SubsetSource:
     """Source; see `contracts.Source`."""
 
     class_names: tuple[str, ...]
-    splits: dict[str, _Subset]
+    splits: dict[str, Relabelled]
 
 
 def keep(source: Source, class_names: Sequence[str]) -> Source:
@@ -72,5 +43,5 @@ def keep(source: Source, class_names: Sequence[str]) -> Source:
         labels = new_label[examples.labels()]
         indices = np.flatnonzero(labels >= 0)
         if indices.size:
-            splits[split] = _Subset(examples, indices, labels[indices])
+            splits[split] = Relabelled(examples, indices, labels[indices])
     return _SubsetSource(tuple(class_names), splits)
