@@ -49,11 +49,11 @@ def main() -> int:
     """Runs the command line."""
     args, others = _parser().parse_known_args()
     flags.check_network(args)
-    workdirs = _listed(args.workdir)
     # Imported here, so that --help and mistakes in the flags answer at once.
     from cnn_jax.runs import workdir
     from cnn_jax.runtime import compilation_cache, sharding
 
+    workdirs = [workdir.last_phase(path) for path in _listed(args.workdir)]
     settings = _settings(workdirs[0] if workdirs else None, others) if others else None
     sharding.start()
     sharding.check_devices()

@@ -91,7 +91,7 @@ def _settings(args: argparse.Namespace, overrides: dict[str, str]) -> plan.Plan:
     from cnn_jax.runs import workdir
 
     own = files.local(args.workdir, "--workdir") if args.workdir else args.extend
-    holder = own if os.path.lexists(own / workdir.CONFIG) else args.extend
+    holder = own if os.path.lexists(own / workdir.CONFIG) else workdir.last_phase(args.extend)
     return config_files.override(workdir.load_plan(holder), overrides)
 
 

@@ -5,6 +5,7 @@ file than this one reads a config.
 
     plan.read(given)       # a ConfigDict, a mapping or a Plan -> Plan
     plan.config(a_plan)    # Plan -> ConfigDict, for config files and the command line
+    plan.phases(a_plan)    # Plan -> the plan of each phase
     plan.stored(text)      # the config.json of a run made by any version of cnn_jax -> Plan
 
 This file imports nothing heavy, so a mistake in a config is reported within a second. `train.check`
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from cnn_jax import errors, schema
-from cnn_jax.runtime import files
+from cnn_jax.runtime import files, seeds
 from cnn_jax.sections import (
     GIVEN,
     Checkpoint,
@@ -60,6 +61,7 @@ __all__ = [
     "flatten",
     "is_material",
     "keys",
+    "phases",
     "read",
     "stored",
     "to_dict",
@@ -68,6 +70,8 @@ __all__ = [
 _OPEN_SECTION = "model"
 _CLASSES = "model.num_classes"  # an argument of networks that no config sets
 _MOST_PROBLEMS = 20  # in one message
+# The sections whose keys can differ between phases. Keys of `train` need no section there.
+_OF_PHASES = ("train", "optim", "loss", "distill", "ema", "eval")
 _COUNTED = ("top1", "top5")  # metrics that are counts of examples
 
 # Options with other defaults before optim.decay came, by network: poolings rounded otherwise.
@@ -130,7 +134,9 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
     prefix = f"{_OPEN_SECTION}."
     named = {path.removeprefix(prefix): schema.as_tuple(value) for path, value in options.items()}
     plan = schema.build(Plan, checked)
-    return dataclasses.replace(plan, model=dataclasses.replace(plan.model, options=named))
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, options=named))
+    phases(plan)  # Raises the error of a mistake in one of them.
+    return plan
 
 
 def _values(given: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
@@ -195,6 +201,49 @@ def stored(text: str) -> Plan:
     if missing:
         raise errors.UserError(f"it lacks {errors.listed(missing, 3)}")
     return read(values)
+
+
+def phases(given: Plan) -> tuple[Plan, ...]:
+    """Returns the plan of each phase of a run: without phases of its own, and with its own seed.
+
+    >>> run = read({"phases": [{"epochs": 3, "trainable": "head"}, {"epochs": 10}]})
+    >>> [(phase.train.epochs, phase.train.trainable) for phase in phases(run)]
+    [(3.0, 'head'), (10.0, '')]
+
+    Args:
+      given: the plan of the run.
+
+    Raises:
+      UserError: a phase sets an unknown key, one that cannot differ between phases, or a value of
+        another type or out of range.
+    """
+    common = dataclasses.replace(given, phases=())
+    found = []
+    for number, settings in enumerate(given.phases, start=1):
+        try:
+            values = {_of_phase(path): value for path, value in _values(settings).items()}
+            seed = seeds.of_phase(given.seed, number)
+            found.append(read({**flatten(common), **values, "seed": seed}))
+        except errors.UserError as error:
+            raise errors.UserError(f"phases, entry {number}: {error}") from error
+    return tuple(found)
+
+
+def _of_phase(path: str) -> str:
+    """Returns the path of a key that a phase sets; `path` may lack the section `train`.
+
+    Raises:
+      UserError: the key cannot differ between phases.
+    """
+    if f"train.{path}" in _KEYS:
+        path = f"train.{path}"
+    if not path.startswith(tuple(f"{section}." for section in _OF_PHASES)):
+        owned = ", ".join(sorted(key for key in _KEYS if key.startswith("train.")))
+        raise errors.UserError(
+            f"{path!r} is no key that can differ between phases; allowed are those of the sections "
+            f"{', '.join(_OF_PHASES)}, such as {owned}"
+        )
+    return path
 
 
 def fill_automatic(given: Plan, known: Plan) -> Plan:

@@ -136,9 +136,16 @@ def _factor(entry: Any) -> tuple[str, float]:
     return pattern, _number(number)
 
 
+def _mapping(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        raise TypeError(entry)
+    return dict(entry)
+
+
 NUMBERS = Entries("numbers", _number)
 TEXTS = Entries("texts", _text)
 FACTORS = Entries("pairs of a pattern and a factor, at least 0", _factor)
+MAPPINGS = Entries("dictionaries", _mapping)
 NAMED = Entries("names, or pairs of a name and a dictionary of options", _named)
 
 

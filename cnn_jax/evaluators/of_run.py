@@ -116,7 +116,7 @@ def run(
         `settings` differs in other keys; the data set has other classes; `out` exists; or the
         config names a module that is not trusted.
     """
-    directory = files.local(directory, "directory")
+    directory = workdir.last_phase(files.local(directory, "directory"))
     if batch_size < 0:
         raise errors.UserError(f"the batch size must be at least 1, got {batch_size}")
     if out is not None:

@@ -82,7 +82,7 @@ def restore(
     trust: bool = False,
     average: bool | None = None,
 ) -> Restored:
-    """Returns a checkpoint of a run.
+    """Returns a checkpoint of a run, or of the last phase of a run in phases.
 
     Only the variables that are asked for are read.
 
@@ -101,7 +101,7 @@ def restore(
       NotImportableError: the run's network or loss cannot be imported. The message names the
         directory and the command of the run's last start.
     """
-    directory = files.local(directory, "directory")
+    directory = workdir.last_phase(files.local(directory, "directory"))
     plan, description, objective = describe(directory, objective=objective, trust=trust)
     weights = averaged.choose(plan, average, str(directory))
     layout = sharding.make_layout()
@@ -126,6 +126,7 @@ def describe(
     Raises:
       UserError: see `restore`.
     """
+    directory = workdir.last_phase(directory)
     plan = workdir.load_plan(directory)
     description = workdir.load_description(directory)
     with workdir.outside(directory, plan, trust=trust):

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,7 @@ class RunLog:
             stack.callback(self._events.close)
             stack.callback(self._file.close)
         self._place.check()
-        try:
-            plots.curves(self.rows, self._directory / workdir.CURVES)
-        except errors.UserError as error:  # A plot costs no result of the run.
-            logging.error("%s", error)
+        _draw(self.rows, self._directory)
 
 
 def read(directory: Path) -> list[Row]:
@@ -141,6 +138,47 @@ def read(directory: Path) -> list[Row]:
             "%s: no lines of the log, which are left out: %s", path, errors.listed(foreign)
         )
     return [row for row in rows if row is not None]
+
+
+def joined(histories: Sequence[Sequence[Row]]) -> list[Row]:
+    """Returns the lines of a run in phases: steps and epochs count from the start of the first.
+
+    Args:
+      histories: the lines of each phase. They get the number of the phase as the value 'phase'.
+    """
+    rows: list[Row] = []
+    step, epoch = 0, 0.0
+    for number, history in enumerate(histories, start=1):
+        for row in history:
+            place = {"step": step + row["step"], "epoch": round(epoch + row["epoch"], 4)}
+            rows.append({**row, **place, "phase": number})
+        if rows:
+            step, epoch = rows[-1]["step"], rows[-1]["epoch"]
+    return rows
+
+
+def join(directory: Path, count: int) -> None:
+    """Writes the log of a run in phases, and draws its curves, from the logs of the phases.
+
+    Args:
+      directory: the work directory of the run.
+      count: the number of its phases.
+
+    Raises:
+      UserError: a file cannot be read or written.
+    """
+    rows = joined([read(workdir.phase(directory, number)) for number in range(1, count + 1)])
+    if rows:
+        files.write(directory / workdir.METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
+        _draw(rows, directory)
+
+
+def _draw(rows: Sequence[Row], directory: Path) -> None:
+    """Draws the curves of a run, or reports why they cannot be drawn: a plot costs no result."""
+    try:
+        plots.curves(rows, directory / workdir.CURVES)
+    except errors.UserError as error:
+        logging.error("%s", error)
 
 
 def _is_kept(row: Row, start_step: int) -> bool:

@@ -17,13 +17,15 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
     Returns:
       One dictionary for each line of a `metrics.jsonl`: `run`, the work directory relative to
       `directory`; the config keys in which the runs differ; `step`, `epoch`, `split`, and values by
-      name. `pandas.DataFrame(runs.read(DIR))` makes a table of it.
+      name. A run in phases has the lines of all phases, with their number as `phase`.
+      `pandas.DataFrame(runs.read(DIR))` makes a table of it.
 
     Raises:
       UserError: there is no run, or a file of a run is damaged.
     """
     root = files.local(directory, "directory")
     found = sorted(path.parent for path in root.rglob(workdir.CONFIG))
+    found = [path for path in found if not _is_phase(path)]
     if not found:
         raise errors.UserError(f"{root} has no run: there is no {workdir.CONFIG} in or below it")
     configs = [plan.flatten(workdir.load_plan(path)) for path in found]
@@ -36,3 +38,9 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
         for path, config in zip(found, configs, strict=True)
         for row in logs.read(path)
     ]
+
+
+def _is_phase(directory: Path) -> bool:
+    """Returns True for the work directory of a phase, whose log is joined in that of its run."""
+    whole = directory.parent
+    return workdir.last_phase(whole) != whole and directory.name.startswith(workdir.PHASE)

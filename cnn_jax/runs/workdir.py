@@ -25,6 +25,7 @@ CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
+PHASE = "phase-"  # the beginning of the names of phases' work directories
 _LENGTH = ("train.epochs", "train.steps")  # keys of the length of a run
 _FOLDERS = (CHECKPOINTS, DAMAGED_CHECKPOINTS, "splits")
 # Files that a run writes, or whose directory it writes to. Only `checkpoints` may be a link.
@@ -70,6 +71,37 @@ def check(directory: Path, given: Plan) -> Plan:
             )
     _check_content(directory)
     return given
+
+
+def phase(directory: Path, number: int) -> Path:
+    """Returns the work directory of a phase.
+
+    Args:
+      directory: the work directory of the run.
+      number: the number of the phase, from 1.
+    """
+    return directory / f"{PHASE}{number}"
+
+
+def last_phase(directory: Path) -> Path:
+    """Returns the work directory of the last phase that has checkpoints.
+
+    It is the first phase if none has, and `directory` itself for a run without phases.
+    """
+    if not all(os.path.lexists(folder / CONFIG) for folder in (directory, phase(directory, 1))):
+        return directory
+    number = 1
+    while _has_entries(phase(directory, number + 1) / CHECKPOINTS):
+        number += 1
+    return phase(directory, number)
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.isdecimal() for entry in entries)
+    except OSError:
+        return False
 
 
 def changes(stored: Plan, given: Plan, free: Sequence[str] = ()) -> dict[str, str]:

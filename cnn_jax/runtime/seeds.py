@@ -3,8 +3,11 @@
 import operator
 from typing import SupportsIndex
 
+import numpy as np
+
 from cnn_jax import errors
 
+_PHASE = 0x7068617365  # 'phase' in ASCII, which keeps these seeds apart from other derived ones
 _END = 2**64
 _WORD = 2**32
 
@@ -27,6 +30,20 @@ def check(seed: SupportsIndex, name: str = "seed") -> int:
         words = number if abs(number) < _END**2 else f"an integer of {number.bit_length()} bits"
         raise errors.UserError(f"{name} must be at least 0 and below 2**64, got {words}")
     return number
+
+
+def of_phase(seed: int, number: int) -> int:
+    """Returns the seed of a phase of a run: another one of 64 bits for each phase.
+
+    Args:
+      seed: the seed of the run, that of its first phase.
+      number: the number of the phase, from 1.
+    """
+    if number == 1:
+        return seed
+    upper, lower = words(seed)
+    sequence = np.random.SeedSequence([_PHASE, number, lower, upper])
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def words(seed: int) -> tuple[int, int]:

@@ -67,7 +67,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A config, typed and checked: two keys of its own and one field per section."""
+    """A config, typed and checked: three keys of its own and one field per section."""
 
     seed: int = schema.key(
         0, "seed of initial parameters, order, augmentation, dropout", schema.within(0, 2**64)
@@ -77,6 +77,13 @@ class Plan:
         "keep compiled programs in ~/.cache/cnn_jax for the next run",
         material=False,
         since="0.1.0",
+    )
+    phases: tuple[Mapping[str, Any], ...] = schema.key(
+        (),
+        "of a run that goes on from its own weights with other settings: a dictionary of them for "
+        "each phase, such as {'epochs': 3, 'trainable': 'head', 'optim': {...}}; empty for none",
+        entries=schema.MAPPINGS,
+        since="0.2.0",
     )
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)

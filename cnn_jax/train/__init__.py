@@ -16,9 +16,11 @@ The path of a batch through the files:
 10. `state.py` makes the initial state; `contracts.py` says what it holds. `start.py` takes it from
     weights (`weights.py`, `defaults.py`), `extension.py` from a finished run. `teacher.py` opens
     the run to learn from.
+11. `phases.py` runs the phases of a config one after another, each as above.
 """
 
 from cnn_jax.train.job import check
-from cnn_jax.train.runner import Outcome, run
+from cnn_jax.train.outcome import Outcome
+from cnn_jax.train.runner import run
 
 __all__ = ["Outcome", "check", "run"]

@@ -71,17 +71,22 @@ def find(plan: Plan) -> tuple[Plan, Origin]:
       UserError: there is no such run, it is not finished or its last checkpoint is damaged, or the
         plan differs from its config in more than rates and length.
     """
-    directory = files.local(plan.init.extend, "init.extend")
-    stored = workdir.load_plan(directory)
-    plan = workdir.filled(directory, plan, stored)
+    origin = directory(plan)
+    stored = workdir.load_plan(origin)
+    plan = workdir.filled(origin, plan, stored)
     if changed := workdir.changes(stored, plan, _FREE):
         raise errors.UserError(
-            f"the run in {directory} can be extended with other learning rates and another length "
+            f"the run in {origin} can be extended with other learning rates and another length "
             "only; leave out --config to use its config, or give the same values:\n"
             + "\n".join(changed.values())
         )
-    step = _last_step(directory)
-    return plan, Origin(directory, stored, workdir.load_description(directory), step)
+    step = _last_step(origin)
+    return plan, Origin(origin, stored, workdir.load_description(origin), step)
+
+
+def directory(plan: Plan) -> Path:
+    """Returns the work directory that `init.extend` names; of a run in phases, the last one's."""
+    return workdir.last_phase(files.local(plan.init.extend, "init.extend"))
 
 
 def start(origin: Origin, job: Job) -> Extension:

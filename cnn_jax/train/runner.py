@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,71 +12,27 @@ import optax
 from ml_collections import ConfigDict
 
 from cnn_jax import data, errors, optim, plan
-from cnn_jax.contracts import Description, Evaluator, Objective, Source, TrainState, Tree, Variables
+from cnn_jax.contracts import Description, Evaluator, Objective, Source, TrainState, Variables
 from cnn_jax.data import pipeline, sources
 from cnn_jax.objectives import averaged
 from cnn_jax.objectives.distilled import TEACHER
 from cnn_jax.ops.native import library
-from cnn_jax.predictor import Predictor
 from cnn_jax.runs import logs
+from cnn_jax.runs import workdir as workdirs
 from cnn_jax.runs.checkpoint import Restored
 from cnn_jax.runtime import compilation_cache, console, determinism, files, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
-from cnn_jax.train import extension, loop, out_of_memory, start, state, teacher
+from cnn_jax.train import extension, loop, out_of_memory, phases, start, state, teacher, weights
 from cnn_jax.train import job as jobs
 from cnn_jax.train.extension import Extension
 from cnn_jax.train.given import Given
 from cnn_jax.train.job import Job
+from cnn_jax.train.outcome import Outcome
+from cnn_jax.train.phases import After, Part
 from cnn_jax.train.recorder import Recorder, Watch
 from cnn_jax.train.store import Directory, Memory, Store
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The end of a run.
-
-    Attributes:
-      step: the number of steps taken.
-      signal: the number of the signal that stopped the run early; 0 if it is complete, or if
-        `watch` stopped it.
-      params_sha256: the digest of the final parameters, which repeats only with the same versions
-        and machine; empty if the run was stopped.
-      early: True if early stopping has ended the run, which is complete.
-      best_step: the step of the best validation and of the checkpoint 'best'; 0 without a
-        validation.
-      test: metrics of the final parameters on the test split; empty without such a split.
-      validation: metrics of the last validation; empty without a validation.
-      history: the lines of metrics.jsonl, for `pandas.DataFrame(outcome.history)`.
-      params: the parameters after the last step.
-      batch_stats: the running statistics after the last step.
-      model: the network, a Linen module; None if a given objective has no attribute `model`.
-    """
-
-    step: int
-    signal: int = 0
-    params_sha256: str = ""
-    early: bool = False
-    best_step: int = 0
-    test: dict[str, float] = dataclasses.field(default_factory=dict)
-    validation: dict[str, float] = dataclasses.field(default_factory=dict)
-    history: list[logs.Row] = dataclasses.field(default_factory=list, repr=False, compare=False)
-    params: Tree = dataclasses.field(default=None, repr=False, compare=False)
-    batch_stats: Tree = dataclasses.field(default=None, repr=False, compare=False)
-    model: Any = dataclasses.field(default=None, repr=False, compare=False)
-    _load: Callable[[], Predictor] | None = dataclasses.field(
-        default=None, repr=False, compare=False
-    )
-
-    @functools.cached_property
-    def predictor(self) -> Predictor:
-        """The predictor of the best validated weights; of the last ones without a validation.
-
-        It is loaded at its first use. A run with a work directory reads it from there.
-        """
-        if self._load is None:
-            raise AttributeError("this outcome was not made by train.run, so it has no predictor")
-        return self._load()
+from cnn_jax.train.weights import Fitted
 
 
 def run(
@@ -116,37 +71,60 @@ def run(
         raise errors.UserError(f"watch= must be a function of a row, got {type(watch).__name__}")
     given = Given(source, objective, evaluators or {}, optimizer)
     plan_ = given.record(plan.read(config))
+    directory = None if workdir is None else files.local(workdir, "workdir")
     malloc.keep_freed_memory()
-    store = Memory() if workdir is None else _directory(workdir, plan_)
+
+    def one(part: Part) -> After:
+        return _one(part, given, watch, progress)
+
+    if plan_.phases:
+        if directory is not None:
+            number = phases.reached(directory, len(plan_.phases))
+            _prepare(plan_, Directory(workdirs.phase(directory, number)))
+        return phases.run(plan_, given, directory, one, progress=progress)
+    return one(Part(plan_, directory)).outcome
+
+
+def _one(part: Part, given: Given, watch: Watch | None, progress: bool) -> After:
+    """Runs a phase, or a run without phases."""
+    plan_ = given.record(part.plan)
+    store = Memory() if part.directory is None else _directory(part.directory, plan_)
+    _prepare(plan_, store)
+    advice = out_of_memory.for_training(plan_)
+    output = contextlib.nullcontext() if progress else library.silent()
+    with output, out_of_memory.explained(advice):
+        part = dataclasses.replace(part, plan=plan_)
+        return _begin(part, given, store, watch, progress and sharding.is_primary())
+
+
+def _prepare(plan_: plan.Plan, store: Store) -> None:
+    """Sets what JAX reads when it starts, starts it, and checks its devices."""
     store.pin_threads()
     if plan_.runtime.deterministic:
         determinism.enable()
     sharding.check_devices()
     if plan_.compilation_cache:
         compilation_cache.use_cache()
-    advice = out_of_memory.for_training(plan_)
-    output = contextlib.nullcontext() if progress else library.silent()
-    with output, out_of_memory.explained(advice):
-        return _begin(plan_, given, store, watch, progress and sharding.is_primary())
 
 
-def _directory(workdir: str | Path, plan_: plan.Plan) -> Directory:
+def _directory(directory: Path, plan_: plan.Plan) -> Directory:
     """Returns the store of a work directory, which knows the run that it extends."""
-    origin = files.local(plan_.init.extend, "init.extend") if plan_.init.extend else None
-    return Directory(files.local(workdir, "workdir"), origin)
+    origin = extension.directory(plan_) if plan_.init.extend else None
+    return Directory(directory, origin)
 
 
-def _begin(
-    plan_: plan.Plan, given: Given, store: Store, watch: Watch | None, progress: bool
-) -> Outcome:
+def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress: bool) -> After:
     """Checks everything, makes the parts of the run and runs them."""
+    plan_, before = part.plan, part.before
     jobs.check(plan_, given)
     plan_ = store.check(plan_)
-    begins = bool(plan_.init.extend or plan_.init.weights) and not store.has_checkpoint()
+    begins = not store.has_checkpoint()
     origin, found, fitted = None, None, None
-    if begins and plan_.init.extend:
+    if begins and before is not None:
+        fitted = Fitted(weights.by_path(before.variables))
+    elif begins and plan_.init.extend:
         plan_, origin = extension.find(plan_)
-    elif begins:
+    elif begins and plan_.init.weights:
         plan_, found = start.find(plan_, given.objective, progress=progress)
         jobs.check(plan_, given, warn=False)  # The network and the size of its images are known.
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
@@ -157,9 +135,12 @@ def _begin(
     if found is not None:
         fitted = start.fit(plan_, found, opened.class_names, progress=progress)
         found = None  # The arrays in it are not kept in memory for the run.
-    known = origin.description if origin is not None else store.description()
+    known, earlier = store.description(), origin or before
+    if known is None and earlier is not None:
+        known = earlier.description
     job = jobs.make(plan_, opened, known, given)
     with contextlib.closing(job.feed):
+        part.check_rest(job.plan)
         begin: Extension | Variables | None = None
         if origin is not None:
             begin = extension.start(origin, job)
@@ -184,7 +165,7 @@ def _run(
     watch: Watch | None,
     interruption: Interruption,
     progress: bool,
-) -> Outcome:
+) -> After:
     extended = begin if isinstance(begin, Extension) else None
     newest = store.newest()  # It moves damaged checkpoints out of the way of new ones.
     first = extended.origin.step if extended else newest or 0
@@ -211,7 +192,7 @@ def _run(
             if recorder.is_complete(step):
                 digest, test = recorder.finish(step, current)
     rows, last = recorder.log.rows, averaged.select(current, job.plan.eval.weights)
-    return Outcome(
+    outcome = Outcome(
         step=step,
         signal=0 if digest else interruption.signal,
         params_sha256=digest,
@@ -225,6 +206,7 @@ def _run(
         model=getattr(job.objective, "model", None),
         _load=store.loader(job, last),
     )
+    return After(outcome, job.plan, job.feed.description, last)
 
 
 def _last_validation(rows: Sequence[logs.Row]) -> dict[str, float]:

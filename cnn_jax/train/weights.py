@@ -121,13 +121,14 @@ def find(plan: Plan, objective: Objective | None = None) -> Weights:
     directory = files.local(plan.init.weights, _KEY)
     with _named(plan.init.weights):
         if is_run(directory):
-            return _of_run(plan, directory, objective)
+            return _of_run(plan, workdir.last_phase(directory), objective)
         return _published(plan, objective)
 
 
 def is_run(directory: Path) -> bool:
     """Returns True for a work directory, and False for published weights."""
     parts = (workdir.DATASET, workdir.CHECKPOINTS)
+    directory = workdir.last_phase(directory)
     return source.is_directory(directory) and any(
         os.path.lexists(directory / name) for name in parts
     )

@@ -8,7 +8,9 @@ Trains in WORKDIR until the process kills itself at the place `KILL`, a key of `
 import contextlib
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -17,13 +19,16 @@ from unittest import mock
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from cnn_jax import train
-from cnn_jax.runs import checkpoint
-from cnn_jax.train import out_of_memory, recorder
+from cnn_jax import data, train
+from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.train import job, out_of_memory, recorder, state
 from configs import quickstart
+from tests.caches import share_native_kernels
 from tests.toys import Noisy
 
+ROOT = Path(__file__).parents[2]
 STEPS = 24
+TIMES = ("images_per_second", "data_wait", "compile_seconds")
 
 
 def network(num_classes: int, dtype: Any) -> nn.Module:
@@ -58,7 +63,7 @@ def kill() -> NoReturn:
     raise AssertionError("the process is still alive")
 
 
-def _after(calls: int, owner: Any, name: str) -> Any:
+def after(calls: int, owner: Any, name: str) -> Any:
     """Returns a patch that kills the process in a call of a function, before its body."""
     original: Any = getattr(owner, name)
     count = iter(range(calls))
@@ -87,9 +92,9 @@ def _within_a_call() -> Any:
 
 KILLS = MappingProxyType(
     {
-        "training": lambda: _after(5, recorder.Recorder, "after_call"),
-        "validation": lambda: _after(3, recorder.Recorder, "_run"),
-        "save": lambda: _after(2, checkpoint.Checkpoints, "_add_digests"),
+        "training": lambda: after(5, recorder.Recorder, "after_call"),
+        "validation": lambda: after(3, recorder.Recorder, "_run"),
+        "save": lambda: after(2, checkpoint.Checkpoints, "_add_digests"),
         "call": _within_a_call,
     }
 )
@@ -97,14 +102,65 @@ KILLS = MappingProxyType(
 a checkpoint are written and before it is complete, and within a call of several steps."""
 
 
-def main() -> None:
-    """Trains the config."""
-    directory, *kills = sys.argv[1:]
+def rows(directory: Path) -> list[dict[str, Any]]:
+    """Returns the log without measured times."""
+    return [
+        {name: value for name, value in row.items() if name not in TIMES}
+        for row in logs.read(directory)
+    ]
+
+
+def content(directory: Path) -> tuple[str, Any, Any]:
+    """Returns the digest of the whole last state, and the other parts of its checkpoint."""
+    options = workdir.load_plan(directory)
+    source = data.open_source(options.data)
+    parts = job.make(options, source, workdir.load_description(directory))
+    shape = parts.feed.description.input_shape
+    like = state.abstract(parts.objective, parts.optimizer, shape, parts.layout)
+    step = checkpoint.choose(directory / workdir.CHECKPOINTS, "last")
+    restored = checkpoint.restore(directory / workdir.CHECKPOINTS, step, like)
+    assert set(restored.state.extra) == {"average"}
+    return state.sha256(restored.state), restored.pending, restored.course
+
+
+def assert_equal_ends(parts: Path, whole: Path) -> None:
+    assert rows(parts) == rows(whole)
+    assert content(parts) == content(whole)
+
+
+def start(directory: Path, devices: int, *kill: str, module: str = "tests.train.everything") -> int:
+    """Runs this file, or another one like it, in a process of its own.
+
+    Args:
+      directory: the work directory.
+      devices: the number of devices.
+      *kill: a key of `KILLS`, or nothing.
+      module: the file.
+
+    Returns:
+      The exit status.
+    """
+    cache = directory.parent / "cache"
+    share_native_kernels(cache)
+    count = f"--xla_force_host_platform_device_count={devices}"
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "XDG_CACHE_HOME": str(cache),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}",
+    }
+    command = [sys.executable, "-m", module, str(directory), *kill]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False).returncode
+
+
+def main(settings: ConfigDict, kills: Mapping[str, Callable[[], Any]]) -> None:
+    """Trains a config in the work directory of the command line, until its kill if it names one."""
+    directory, *names = sys.argv[1:]
     with contextlib.ExitStack() as stack:
-        for name in kills:
-            stack.enter_context(KILLS[name]())
-        train.run(config(), Path(directory), progress=False)
+        for name in names:
+            stack.enter_context(kills[name]())
+        train.run(settings, Path(directory), progress=False)
 
 
 if __name__ == "__main__":
-    main()
+    main(config(), KILLS)

@@ -236,7 +236,7 @@ from pathlib import Path
 from cnn_jax.runs import checkpoint
 from tests.train import everything, test_start_runs as tests
 directory, first, saves = sys.argv[1:]
-everything._after(int(saves), checkpoint.Checkpoints, "_add_digests").start()
+everything.after(int(saves), checkpoint.Checkpoints, "_add_digests").start()
 tests.run(Path(directory), **{"init.weights": first, **tests.TAKE})
 """
 
