@@ -145,20 +145,33 @@ def bind(
 
     plan = resolve(plan, source)
     selected = selection.select(source, plan.data)
-    if len(selected["train"]) < plan.train.batch_size:
-        raise errors.UserError(
-            f"train.batch_size {plan.train.batch_size} is larger than the "
-            f"{len(selected['train'])} training examples"
-        )
-    if plan.data.repeats > plan.train.batch_size:
-        raise errors.UserError(
-            f"data.repeats {plan.data.repeats} is larger than train.batch_size "
-            f"{plan.train.batch_size}, so a batch would show one example only; lower it"
-        )
+    check_batch_size(plan, len(selected["train"]))
     if description is not None:
         selection.check_unchanged(description, selected, source.class_names)
     make = streamed.bind if plan.data.storage == "streamed" else resident.bind
     return make(source.class_names, selected, plan, layout, description)
+
+
+def check_batch_size(plan: "Plan", examples: int) -> None:
+    """Checks the size of training batches.
+
+    Args:
+      plan: the plan.
+      examples: the number of training examples.
+
+    Raises:
+      UserError: a batch has more examples than there are, or shows one example only.
+    """
+    size = plan.train.batch_size
+    if examples < size:
+        raise errors.UserError(
+            f"train.batch_size {size} is larger than the {examples} training examples"
+        )
+    if plan.data.repeats > size:
+        raise errors.UserError(
+            f"data.repeats {plan.data.repeats} is larger than train.batch_size {size}, so a batch "
+            "would show one example only; lower it"
+        )
 
 
 def bind_evaluation(

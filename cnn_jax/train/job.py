@@ -272,6 +272,22 @@ def make(
     )
 
 
+def check_length(plan: Plan, given: Given, examples: int) -> None:
+    """Checks batch size, length and schedule of a run.
+
+    Args:
+      plan: the plan.
+      given: the objects that `train.run` received.
+      examples: the number of training examples.
+
+    Raises:
+      UserError: the batch size, the length or the schedule is not allowed.
+    """
+    data.check_batch_size(plan, examples)
+    epoch = examples // plan.train.batch_size
+    _make_optimizer(plan, given, schedule_steps(plan, epoch), epoch)
+
+
 def schedule_steps(plan: Plan, steps_per_epoch: int) -> int:
     """Returns the length of the learning-rate schedule in steps.
 

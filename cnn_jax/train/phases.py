@@ -48,13 +48,14 @@ class Part:
       directory: its work directory; None for a run in memory.
       before: the phase before, which has ended in this process; None for the first one, and for one
         that continues from a checkpoint.
-      check_rest: checks the phases that follow, given a config without automatic values.
+      check_rest: checks the phases that follow, given a config without automatic values and the
+        number of training examples.
     """
 
     plan: Plan
     directory: Path | None
     before: After | None = None
-    check_rest: Callable[[Plan], None] = lambda _: None
+    check_rest: Callable[[Plan, int], None] = lambda *_: None
 
 
 def run(
@@ -139,28 +140,33 @@ def _check(whole: Plan, plans: Sequence[Plan], given: Given) -> None:
     _check_each(plans, given, 1)
     values, defaults = plan.flatten(whole), plan.flatten(Plan())
     own = [plan.flatten(phase) for phase in plans]
-    for path in defaults.keys() - {"phases", "seed"}:
+    for path in defaults:
         unread = all(values[path] != phase[path] for phase in own)
-        if unread and values[path] != defaults[path]:
+        if unread and values[path] != defaults[path] and path not in ("phases", "seed"):
             logging.warning("%s %r has no effect: all phases set it", path, values[path])
 
 
-def _check_each(plans: Sequence[Plan], given: Given, first: int) -> None:
-    """Checks plans of phases; see `job.check`.
+def _check_each(
+    plans: Sequence[Plan], given: Given, first: int, examples: int | None = None
+) -> None:
+    """Checks plans of phases; see `job.check` and `job.check_length`.
 
     Args:
       plans: the plans.
       given: the objects that `train.run` received.
       first: the number of the first one.
+      examples: the number of training examples; None if it is not known yet.
     """
     for number, phase in enumerate(plans, start=first):
         try:
             job.check(phase, given, warn=False)
+            if examples is not None:
+                job.check_length(phase, given, examples)
         except errors.UserError as error:
             raise errors.UserError(f"phases, entry {number}: {error}") from error
 
 
-def _checker(plans: Sequence[Plan], given: Given, first: int) -> Callable[[Plan], None]:
+def _checker(plans: Sequence[Plan], given: Given, first: int) -> Callable[[Plan, int], None]:
     """Returns the function that checks phases once network and data set are known.
 
     Args:
@@ -169,8 +175,8 @@ def _checker(plans: Sequence[Plan], given: Given, first: int) -> Callable[[Plan]
       first: the number of the first one.
     """
 
-    def check(known: Plan) -> None:
-        _check_each([_filled(phase, known) for phase in plans], given, first)
+    def check(known: Plan, examples: int) -> None:
+        _check_each([_filled(phase, known) for phase in plans], given, first, examples)
 
     return check
 
@@ -231,8 +237,9 @@ def _opened(directory: Path | None, whole: Plan) -> Iterator[None]:
         try:
             yield
         except Exception:
+            with contextlib.suppress(errors.UserError):  # The first error is the one to show.
+                logs.join(directory, len(whole.phases))
             if is_new and not (workdir.phase(directory, 1) / workdir.CONFIG).exists():
                 (directory / workdir.CONFIG).unlink(missing_ok=True)
             raise
-        finally:
-            logs.join(directory, len(whole.phases))
+        logs.join(directory, len(whole.phases))

@@ -140,7 +140,7 @@ def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress
         known = earlier.description
     job = jobs.make(plan_, opened, known, given)
     with contextlib.closing(job.feed):
-        part.check_rest(job.plan)
+        part.check_rest(job.plan, job.feed.size("train"))
         begin: Extension | Variables | None = None
         if origin is not None:
             begin = extension.start(origin, job)

@@ -201,6 +201,8 @@ def test_a_killed_run_ends_with_the_bits_of_a_whole_run(tmp_path: Path, devices:
         ({"trainable": "conw"}, {}, r"^phases, entry 2: train\.trainable 'conw' matches none"),
         ({"trainable": "conw"}, {"data.image_size": 0}, r"^phases, entry 2: .* matches none"),
         ({"optim": {"rate_factors": [["x", 2]]}}, {}, r"^phases, entry 2: optim\.rate_factors 'x'"),
+        ({"batch_size": 32}, {}, r"^phases, entry 2: train\.batch_size 32 is larger than the 16 "),
+        ({"steps": 0, "epochs": 0.1}, {}, r"^phases, entry 2: train\.epochs 0\.1 is less than one"),
         ({"batch_size": 8, "microbatches": 3}, {}, r"^phases, entry 2: train\.microbatches 3"),
         ({"optim": {"name": "addam"}}, {}, r"^phases, entry 2: .*'addam'"),
         ({}, {"init.extend": "runs/x"}, r"init\.extend 'runs/x' continues one run, and the config"),
