@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import data, errors, plan
+from cnn_jax import data, errors, plan, train
 from cnn_jax.benchmark import data_stages, report
 from cnn_jax.benchmark.data_stages import Stage
 from cnn_jax.benchmark.processes import Memory, PeakMemory
@@ -123,7 +123,7 @@ def _open(settings: Plan) -> tuple[Job, Source]:
     """Returns the parts of a run with a streamed set, and the set."""
     keys = dataclasses.replace(sources.resolve(settings.data), storage="streamed")
     settings = dataclasses.replace(settings, data=keys)
-    jobs.check(settings)
+    train.check(settings)
     source = data.open_source(settings.data)
     return jobs.make(settings, source), source
 

@@ -3,7 +3,7 @@
 The path of a batch through the files:
 
 1. `runner.py` reads the plan, opens the source, locks the work directory, restores the state.
-2. `job.py` makes the parts: feed, objective, optimizer, compiled steps.
+2. `checks.py` checks the plan; `job.py` makes the parts: feed, objective, optimizer, programs.
 3. `loop.py` takes the inputs of each call from the feed and runs the compiled steps.
 4. `step.py` is one step, traced: batch, loss and gradient, update; `accumulation.py` computes the
    gradient from parts of the batch.
@@ -19,7 +19,7 @@ The path of a batch through the files:
 11. `phases.py` runs the phases of a config one after another, each as above.
 """
 
-from cnn_jax.train.job import check
+from cnn_jax.train.checks import check
 from cnn_jax.train.outcome import Outcome
 from cnn_jax.train.runner import run
 

@@ -18,7 +18,8 @@ from cnn_jax.runs.checkpoint import Restored
 from cnn_jax.runs.courses import Course
 from cnn_jax.runtime import files
 from cnn_jax.train import decisions, programs, state
-from cnn_jax.train.job import Job, schedule_steps
+from cnn_jax.train.job import Job
+from cnn_jax.train.lengths import schedule_steps
 from cnn_jax.train.store import Directory
 
 # Keys and sections that may differ between the two runs: rates, length, evaluation.

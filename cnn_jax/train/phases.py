@@ -17,7 +17,7 @@ from cnn_jax.contracts import Description, Variables
 from cnn_jax.plan import Init, Plan
 from cnn_jax.runs import checkpoint, logs, workdir
 from cnn_jax.runtime import sharding
-from cnn_jax.train import job
+from cnn_jax.train import checks
 from cnn_jax.train.given import Given
 from cnn_jax.train.outcome import Outcome
 
@@ -149,7 +149,7 @@ def _check(whole: Plan, plans: Sequence[Plan], given: Given) -> None:
 def _check_each(
     plans: Sequence[Plan], given: Given, first: int, examples: int | None = None
 ) -> None:
-    """Checks plans of phases; see `job.check` and `job.check_length`.
+    """Checks plans of phases; see `checks.check` and `checks.check_length`.
 
     Args:
       plans: the plans.
@@ -159,9 +159,9 @@ def _check_each(
     """
     for number, phase in enumerate(plans, start=first):
         try:
-            job.check(phase, given, warn=False)
+            checks.check(phase, given, warn=False)
             if examples is not None:
-                job.check_length(phase, given, examples)
+                checks.check_length(phase, given, examples)
         except errors.UserError as error:
             raise errors.UserError(f"phases, entry {number}: {error}") from error
 

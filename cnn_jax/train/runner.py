@@ -23,7 +23,17 @@ from cnn_jax.runs.checkpoint import Restored
 from cnn_jax.runtime import compilation_cache, console, determinism, files, malloc, sharding
 from cnn_jax.runtime.console import Progress
 from cnn_jax.runtime.signals import Interruption
-from cnn_jax.train import extension, loop, out_of_memory, phases, start, state, teacher, weights
+from cnn_jax.train import (
+    checks,
+    extension,
+    loop,
+    out_of_memory,
+    phases,
+    start,
+    state,
+    teacher,
+    weights,
+)
 from cnn_jax.train import job as jobs
 from cnn_jax.train.extension import Extension
 from cnn_jax.train.given import Given
@@ -116,7 +126,7 @@ def _directory(directory: Path, plan_: plan.Plan) -> Directory:
 def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress: bool) -> After:
     """Checks everything, makes the parts of the run and runs them."""
     plan_, before = part.plan, part.before
-    jobs.check(plan_, given)
+    checks.check(plan_, given)
     plan_ = store.check(plan_)
     begins = not store.has_checkpoint()
     origin, found, fitted = None, None, None
@@ -126,7 +136,7 @@ def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress
         plan_, origin = extension.find(plan_)
     elif begins and plan_.init.weights:
         plan_, found = start.find(plan_, given.objective, progress=progress)
-        jobs.check(plan_, given, warn=False)  # The network and the size of its images are known.
+        checks.check(plan_, given, warn=False)  # The network and the size of its images are known.
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
     if progress:
         title = errors.printable(sources.title(plan_.data))

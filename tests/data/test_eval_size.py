@@ -18,7 +18,6 @@ from cnn_jax.evaluators import of_run
 from cnn_jax.objectives import Classification, eval_size
 from cnn_jax.runs import workdir
 from cnn_jax.runtime import sharding
-from cnn_jax.train import job
 from tests import figures
 from tests.feeds import MOMENTS, WHOLE, bind, check_equal, evaluated, make_plan, numbered
 from tests.toys import Own
@@ -166,7 +165,7 @@ def test_a_work_directory_keeps_the_size_and_is_evaluated_at_any_other(
 def test_networks_for_one_size_are_refused_before_any_work(name: str, message: str) -> None:
     sizes = {"data.image_size": 32, "data.eval_image_size": 48}
     with pytest.raises(errors.UserError, match=message):
-        job.check(plan.read({**RUN, **sizes, "model.name": name, "data.source": "digits"}))
+        train.check(plan.read({**RUN, **sizes, "model.name": name, "data.source": "digits"}))
 
 
 class Auxiliary(Own):
