@@ -8,8 +8,12 @@ says 224x224; 227 fits its 55x55 outputs of the first layer, as in Caffe. Before
 central 256x256 pixels. The interpolation is not stated by the source; bilinear is torchvision's
 default. Colours vary along the principal components of the training set, with a standard deviation
 of 0.1. Biases have no weight decay, as in the author's cuda-convnet. The paper subtracts the mean
-only; here pixels are divided by the standard deviation, too. Evaluation with ten crops: not yet.
+only; here pixels are divided by the standard deviation, too. Validation takes the central crop; the
+second command evaluates with ten crops, as section 4.1 does. They come from the whole scaled image,
+and those of the paper from its central square.
 Command: python -m cnn_jax.main --config=configs/alexnet.py --config.data.directory=DIR
+  --workdir=RUN
+Command: python -m cnn_jax.evaluate --workdir=RUN --views=ten_crops
 Result: not yet run; the paper's Table 2 gives 59.3 % top-1, 81.8 % top-5 for one network.
 """
 

@@ -7,8 +7,12 @@ normalisation have no weight decay, as Goyal et al. 2017 (arXiv:1706.02677), sec
 this paper, which does not say it. The shifts of colours are AlexNet's, as in the paper. Crops are
 torchvision's: 8 to 100 % of the area, ratio 3/4 to 4/3. The paper scales the shorter side to a
 random 256 to 480 pixels and cuts 224x224 pixels at random. Evaluation crops the central 224x224
-pixels at a shorter side of 256. Evaluation with ten crops and several scales: not yet.
+pixels at a shorter side of 256. The second command evaluates with ten crops, as in Table 3, and the
+third on whole images at five scales, as in Table 4.
 Command: python -m cnn_jax.main --config=configs/resnet34.py --config.data.directory=DIR
+  --workdir=RUN
+Command: python -m cnn_jax.evaluate --workdir=RUN --views=ten_crops
+Command: python -m cnn_jax.evaluate --workdir=RUN --views=multi_scale
 Result: not yet run; the paper has 75.48 % top-1, 92.54 % top-5 with ten crops (Table 3, B).
 """
 
