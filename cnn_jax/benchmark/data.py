@@ -27,6 +27,7 @@ from cnn_jax.data.streamed import Streamed
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import files, sharding, threads
 from cnn_jax.train import job as jobs
+from cnn_jax.train import start
 from cnn_jax.train.job import Job
 from cnn_jax.train.waiting import Waiting
 
@@ -96,7 +97,8 @@ def run(
       out: a new JSON file for the measurements, or None.
 
     Raises:
-      UserError: a value or the config is not allowed, the file exists, or the data cannot be read.
+      UserError: a value or the config is not allowed, the file exists, or the data or the weights
+        of `init.weights` cannot be read.
     """
     if not seconds > 0:
         raise errors.UserError(f"--seconds must be greater than 0, got {seconds}")
@@ -120,10 +122,16 @@ def run(
 
 
 def _open(settings: Plan) -> tuple[Job, Source]:
-    """Returns the parts of a run with a streamed set, and the set."""
+    """Returns the parts of a run with a streamed set, and the set.
+
+    Network and preprocessing are those of `init.weights`, where the plan names weights.
+    """
     keys = dataclasses.replace(sources.resolve(settings.data), storage="streamed")
     settings = dataclasses.replace(settings, data=keys)
     train.check(settings)
+    if settings.init.weights:
+        settings, _ = start.find(settings, progress=True)
+        train.check(settings, warn=False)  # The network and the size of its images are known.
     source = data.open_source(settings.data)
     return jobs.make(settings, source), source
 

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnn_jax import data, train
 from cnn_jax.benchmark import __main__, data_stages, processes
 from cnn_jax.benchmark.data_stages import Clock, Stage
 from cnn_jax.data import crops, order
 from cnn_jax.data.batches import TrainBatches
 from cnn_jax.data.sources import folders
 from cnn_jax.plan import Data
+from tests.feeds import MOMENTS, WHOLE
 from tests.streams import write_folder
 
 Exit = Callable[..., int | str | None]
@@ -87,6 +89,35 @@ def test_command_prints_and_writes_the_figures(
     )
     assert exit_status(__main__.main, *command) == 1
     assert capsys.readouterr().err == f"error: {out} already exists; choose a new path\n"
+
+
+@pytest.mark.slow
+def test_network_and_preprocessing_are_those_of_the_weights(
+    folder: Path, tmp_path: Path, exit_status: Exit
+) -> None:
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    keys = {**WHOLE, **MOMENTS, "resize": "bicubic", "image_size": 8, "channels": 3}
+    train.run(
+        {
+            "model.name": "logistic_regression",
+            "train.steps": 1,
+            "train.batch_size": 4,
+            **{f"data.{key}": value for key, value in keys.items()},
+        },
+        tmp_path / "run",
+        source=data.from_arrays({"train": (images, [0, 1, 0, 1])}, ["cat", "dog"]),
+        progress=False,
+    )
+    automatic = {"model.name": "", "data.image_size": 0, "data.channels": 0, "data.resize": ""}
+    changes = {**automatic, "init.weights": tmp_path / "run"}
+    out = tmp_path / "figures.json"
+    flags = [f"--config.{key}={value}" for key, value in changes.items()]
+    flags += ["--workers=0", "--rounds=1", "--seconds=0.01", f"--out={out}"]
+    assert exit_status(__main__.main, *arguments(folder), *flags) == 0
+    found = json.loads(out.read_text())["config"]
+    assert found["model"]["name"] == "logistic_regression"
+    expected = {"image_size": 8, "channels": 3, "resize": "bicubic", "mean": [0.5, 0.4, 0.3]}
+    assert {key: found["data"][key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import data, errors
+from cnn_jax import config_files, data, errors, plan
 from cnn_jax.contracts import Augmentation, Batch, Description
 from cnn_jax.data import show
 from cnn_jax.data.show import Row, __main__
 from cnn_jax.data.show.shown import Version
 from tests.feeds import WHOLE, make_plan
+from tests.pretrained import checkpoints
 from tests.streams import write_folder
 
 pytestmark = [pytest.mark.xdist_group("feeds"), pytest.mark.usefixtures("shared_programs")]
@@ -132,6 +133,37 @@ def test_the_command_writes_the_picture(
         assert picture.format == "PNG"
         assert capsys.readouterr().out == f"{out}: {picture.width} x {picture.height} pixels\n"
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.slow
+def test_the_command_prepares_images_for_the_weights(exit_status: Exit, tmp_path: Path) -> None:
+    weights = checkpoints.write(tmp_path / "weights", checkpoints.state_dict())
+    write_folder(tmp_path / "pictures" / "train", [0, 1])
+    texts = {
+        "data.directory": str(tmp_path / "pictures"),
+        "data.train_split": "train",
+        "data.validation_split": "",
+        "data.test_split": "",
+        "data.split": "",
+        "train.batch_size": "2",
+    }
+    theirs: Any = checkpoints.CONFIG["pretrained_cfg"]
+    stated = {
+        "data.image_size": "40",
+        "data.channels": "3",
+        "data.resize": theirs["interpolation"],
+        "data.mean": str(tuple(theirs["mean"])),
+        "data.std": str(tuple(theirs["std"])),
+    }
+    flags = [f"--config.{key}={text}" for key, text in texts.items()]
+    flags += [f"--config.init.weights={weights}", "--examples=2", "--steps=2"]
+    out = tmp_path / "grid.png"
+    assert exit_status(__main__.main, "--config=finetune", f"--out={out}", *flags) == 0
+    settings = plan.read(config_files.load("finetune"))
+    settings = config_files.override(settings, texts | stated)
+    with Image.open(out) as picture:
+        expected = show.draw(show.rows(settings, examples=2, steps=2))
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
 
 
 @pytest.mark.parametrize(

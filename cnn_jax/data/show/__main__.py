@@ -5,7 +5,8 @@
 
 Each row has a stored image with its class and its versions in the first steps of training: cropped,
 augmented and mixed. Below a mixed image stand the shares of the classes in its target. The rows
-form one batch, so they are mixed with each other. An existing GRID.png is replaced.
+form one batch, so they are mixed with each other. An existing GRID.png is replaced. A config with
+`init.weights` has the preprocessing of these weights, as in training.
 """
 
 import argparse
@@ -31,6 +32,11 @@ def main() -> int:
     sharding.check_devices()
     if settings.compilation_cache:
         compilation_cache.use_cache()
+    show.check(settings, args.examples, args.steps)
+    if settings.init.weights:
+        from cnn_jax.train import start
+
+        settings, _ = start.find(settings, progress=True)
     picture = show.draw(show.rows(settings, args.examples, args.steps))
     with files.replacing(args.out, ".png") as temporary:
         picture.save(temporary)

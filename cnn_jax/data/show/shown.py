@@ -47,6 +47,18 @@ class Row(NamedTuple):
     versions: tuple[Version, ...]
 
 
+def check(settings: Plan, examples: int, steps: int) -> None:
+    """Checks the arguments of `rows` as far as no file needs to be read.
+
+    Raises:
+      UserError: a number is less than 1, or a key of the data set is not allowed.
+    """
+    for name, number in (("examples", examples), ("steps", steps)):
+        if number < 1:
+            raise errors.UserError(f"{name} must be at least 1, got {number}")
+    data.check(settings.data)
+
+
 def rows(
     settings: Plan, examples: int = 8, steps: int = 6, source: Source | None = None
 ) -> list[Row]:
@@ -58,7 +70,8 @@ def rows(
     examples, so its versions of an image differ from these.
 
     Args:
-      settings: the plan of a run.
+      settings: the plan of a run. Automatic values become those of the data set, not those of
+        `init.weights`; `train.start.find` replaces these first.
       examples: the number of images; fewer if the training split has fewer.
       steps: the number of versions of each.
       source: the data set, in place of `data.source`.
@@ -67,10 +80,7 @@ def rows(
       UserError: a number is less than 1, the data does not fit the plan, or more images are
         unreadable than the plan allows.
     """
-    for name, number in (("examples", examples), ("steps", steps)):
-        if number < 1:
-            raise errors.UserError(f"{name} must be at least 1, got {number}")
-    data.check(settings.data)
+    check(settings, examples, steps)
     if source is None:
         source = data.open_source(settings.data)
     else:
