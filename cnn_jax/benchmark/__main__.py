@@ -8,6 +8,10 @@ models: training steps and inference of whole networks:
 
     python -m cnn_jax.benchmark models --models=resnet50,vgg11@8 --against=torch,xla
 
+frozen: training steps of a part of the parameters, beside those of all of them:
+
+    python -m cnn_jax.benchmark frozen --models=resnet50,vgg11@8 --trainable=head
+
 augment: augmentations of training batches:
 
     python -m cnn_jax.benchmark augment --against=torch
@@ -29,6 +33,7 @@ from cnn_jax import config_files, errors, plan
 from cnn_jax.benchmark import (
     augment,
     compare_augment,
+    compare_frozen,
     compare_models,
     compare_ops,
     data,
@@ -36,6 +41,7 @@ from cnn_jax.benchmark import (
     ops,
     torch_ops,
 )
+from cnn_jax.objectives import frozen
 from cnn_jax.runtime import compilation_cache, console, flags, malloc, sharding
 
 _DATA_FLAGS = ("--config", "--workers", "--seconds", "--rounds", "--out")
@@ -58,6 +64,14 @@ the rate of a 2048x2048 matrix product in the same rounds. torch: its faster mem
 malloc: the same program in a new process with CNN_JAX_KEEP_MEMORY=0.
 speedup over an opponent: above 1, cnn_jax is faster. In bfloat16, torch uses autocast.
 """
+_FROZEN_HELP = """Time training steps of a part of the parameters (train.trainable) and of all.
+
+Both steps are SGD with momentum and run alternately. The frozen step has no backward pass below the
+first trained parameter, and no optimizer state for the frozen ones.
+
+full, frozen ms: median times of a step. speedup: above 1, the frozen step is faster. GFLOP:
+operations of a step, by XLA's analysis of the uncompiled program. MiB: arguments, results and
+temporary memory of the compiled step. optimizer MiB: the optimizer's state."""
 _AUGMENT_HELP = """Time augmentations in the compiled program that makes a training batch.
 
 The program takes images of 8 bits and returns them normalised, in float32.
@@ -86,10 +100,13 @@ def main() -> int:
     for name, add_flags, summary, description in (
         ("ops", _add_ops_flags, "time the operations of cnn_jax.ops", _OPS_HELP),
         ("models", _add_models_flags, "time whole networks", _MODELS_HELP),
+        ("frozen", _add_frozen_flags, "time training steps of a part", _FROZEN_HELP),
         ("augment", _add_augment_flags, "time augmentations of batches", _AUGMENT_HELP),
         ("data", _add_data_flags, "time the input pipeline of a config", _DATA_HELP),
     ):
-        command = commands.add_parser(name, help=summary, description=description)
+        command = commands.add_parser(
+            name, help=summary, description=description, allow_abbrev=False
+        )
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         add_flags(command)
     args, others = parser.parse_known_args()
@@ -107,6 +124,8 @@ def main() -> int:
         compare_augment.run(args.cases, args.batch, args.image_size, args.rounds, torch, args.csv)
     elif args.command == "ops":
         compare_ops.run(args.cases, args.rounds, args.against == "torch", args.csv)
+    elif args.command == "frozen":
+        compare_frozen.run(_cases(args), args.rounds, args.csv)
     else:
         cases = _cases(args)
         compare_models.run(cases, args.rounds, args.against, args.csv, args.plot, args.profile)
@@ -132,7 +151,8 @@ def _add_ops_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_models_flags(command: argparse.ArgumentParser) -> None:
+def _add_network_flags(command: argparse.ArgumentParser) -> None:
+    """Adds the flags that `models` and `frozen` share."""
     command.add_argument(
         "--models",
         type=_words,
@@ -141,12 +161,6 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         help="networks to time; @BATCH replaces --batch for one network",
     )
     command.add_argument("--batch", type=int, default=16, help="images per step; default: 16")
-    command.add_argument(
-        "--mode",
-        type=_words,
-        default=["train", "infer"],
-        help="some of train, loop and infer; default: train,infer",
-    )
     command.add_argument(
         "--dtype",
         type=_words,
@@ -162,16 +176,27 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--channels", type=int, default=0, help="channels of the images; default: as published"
     )
+    command.add_argument("--rounds", type=int, default=5, help="timed rounds; default: 5")
+    command.add_argument(
+        "--csv", action=flags.StorePath, help="also write the table to this new file"
+    )
+
+
+def _add_models_flags(command: argparse.ArgumentParser) -> None:
+    _add_network_flags(command)
+    command.set_defaults(trainable="")
+    command.add_argument(
+        "--mode",
+        type=_words,
+        default=["train", "infer"],
+        help="some of train, loop and infer; default: train,infer",
+    )
     command.add_argument(
         "--against",
         type=_words,
         default=[],
         help="opponents to time: some of torch, xla and malloc; torch needs torch, torchvision and "
         f"timm, which are {_TORCH_NOTE}",
-    )
-    command.add_argument("--rounds", type=int, default=5, help="timed rounds; default: 5")
-    command.add_argument(
-        "--csv", action=flags.StorePath, help="also write the table to this new file"
     )
     command.add_argument(
         "--plot", action=flags.StorePath, help="draw the speedups to this new PNG file"
@@ -181,6 +206,16 @@ def _add_models_flags(command: argparse.ArgumentParser) -> None:
         action=flags.StorePath,
         help="write traces of some steps of cnn_jax to this new directory and print the time by "
         "kind of operation",
+    )
+
+
+def _add_frozen_flags(command: argparse.ArgumentParser) -> None:
+    _add_network_flags(command)
+    command.set_defaults(mode=["train"])
+    command.add_argument(
+        "--trainable",
+        default=frozen.HEAD,
+        help="the value of train.trainable: head (default), or patterns of parameters",
     )
 
 
@@ -262,7 +297,8 @@ def _cases(args: argparse.Namespace) -> list[models.Case]:
                 f"--models: {batch!r} in {word!r} is not a batch size; write NAME or NAME@BATCH"
             )
         size = int(batch) if at else args.batch
-        cases.append(models.Case(name, mode, dtype, size, args.image_size, args.channels))
+        sizes = (size, args.image_size, args.channels)
+        cases.append(models.Case(name, mode, dtype, *sizes, args.trainable))
     return cases
 
 

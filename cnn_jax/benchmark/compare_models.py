@@ -22,9 +22,6 @@ from cnn_jax.benchmark import (
 from cnn_jax.runtime import malloc
 
 OPPONENTS = ("torch", "xla", "malloc")
-# A program whose step takes longer is timed once, such as plain XLA with many groups.
-_LONG_SECONDS = 20.0
-
 _COLUMNS = (
     *("model", "batch", "mode", "dtype", "images/s", "step ms", "spread ms", "compile s"),
     *("cached s", "memory MiB", "GFLOP/s", "of matmul", "torch"),
@@ -169,7 +166,7 @@ def _compare(
         cold, cached = _ours(case, stack)
         contenders = {"ours": cached.run, "matmul": models.matmul(case.dtype)}
         contenders |= _opponents(case, against, stack)
-        timings = timing.interleaved(contenders, rounds, table.advance, _LONG_SECONDS)
+        timings = timing.interleaved(contenders, rounds, table.advance, models.LONG_SECONDS)
         profile = {}
         if profile_directory is not None:
             profile = profiling.trace(cached.run, profile_directory / _trace_name(case))

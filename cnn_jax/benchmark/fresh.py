@@ -68,7 +68,8 @@ def main() -> None:
     """Compiles the case in the first argument, then takes a step for each line that it reads."""
     case = models.Case(**json.loads(sys.argv[1]))
     programs = models.compiled_twice(case)
-    print(json.dumps([{"seconds": one.seconds, "bytes": one.bytes} for one in programs]))
+    figures = ("seconds", "bytes", "flops")
+    print(json.dumps([{name: getattr(one, name) for name in figures} for one in programs]))
     sys.stdout.flush()
     for _ in sys.stdin:
         programs[1].run()

@@ -4,6 +4,7 @@ The training step is that of the package (`cnn_jax.train.step`) or that of a pla
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import optax
 
 from cnn_jax import errors, losses, models, objectives, ops, optim, plan
 from cnn_jax.benchmark import plain_loop
+from cnn_jax.contracts import Objective
 from cnn_jax.models import costs
 from cnn_jax.runtime import compilation_cache, imports, prng, sharding
 from cnn_jax.train import state, step
@@ -25,6 +27,8 @@ AUXILIARY_WEIGHT = 0.3
 # Small enough that no network diverges on random images and labels.
 LEARNING_RATE = 1e-4
 MOMENTUM = 0.9
+# A program whose step takes longer is timed once, such as plain XLA with many groups.
+LONG_SECONDS = 20.0
 # A training step computes three products for each convolution and dense layer: the output, the
 # kernel gradient and the input gradient.
 _PASSES = {"train": 3, "loop": 3, "infer": 1}
@@ -44,6 +48,7 @@ class Case:
       batch_size: images per step.
       image_size: height and width in pixels; 0 for the published size (`models.input_shape`).
       channels: channels of the images; 0 for the published number.
+      trainable: the value of `train.trainable` in the mode 'train'; '' trains all parameters.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Case:
     batch_size: int
     image_size: int = 0
     channels: int = 0
+    trainable: str = ""
 
     @property
     def label(self) -> str:
@@ -80,7 +86,10 @@ class Case:
         return models.create(self.name, num_classes=self.num_classes, dtype=self.dtype)
 
     def operations(self) -> int:
-        """Returns the floating-point operations of a step in convolutions and dense layers."""
+        """Returns the floating-point operations of a step in convolutions and dense layers.
+
+        Those of training are for a step that trains all parameters.
+        """
         layers = costs.rows(self.model(), self.image_shape, train=False)
         multiply_adds = sum(layer.multiply_adds for layer in layers)
         return 2 * multiply_adds * self.batch_size * _PASSES[self.mode]
@@ -90,7 +99,8 @@ def check(case: Case) -> None:
     """Checks a case without computing anything.
 
     Raises:
-      errors.UserError: the network, mode, dtype, batch size or image size is not allowed.
+      errors.UserError: the network, mode, dtype, batch size, image size or a pattern of parameters
+        is not allowed.
     """
     if case.mode not in MODES:
         raise errors.unknown("mode", case.mode, MODES)
@@ -115,11 +125,14 @@ class Program:
       seconds: time to trace and compile.
       bytes: memory of the step: arguments, results and temporary memory. Donated buffers count
         once.
+      flops: floating-point operations of the step, by XLA's analysis of the uncompiled program. It
+        counts our kernels, too. NaN on backends without such an analysis.
     """
 
     run: Callable[[], object]
     seconds: float
     bytes: int
+    flops: float
 
 
 def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +158,8 @@ def program(case: Case, *, plain: bool = False) -> Program:
     function, operands, run = build(case)
     start = time.perf_counter()
     with ops.lowering("plain" if plain else "native"):
-        compiled = function.lower(*operands).compile()
+        lowered = function.lower(*operands)
+        compiled = lowered.compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     needed = (
@@ -154,7 +168,8 @@ def program(case: Case, *, plain: bool = False) -> Program:
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    return Program(run(compiled), seconds, needed)
+    analysis = lowered.cost_analysis() or {}
+    return Program(run(compiled), seconds, needed, analysis.get("flops", math.nan))
 
 
 def compiled_twice(case: Case) -> tuple[Program, Program]:
@@ -170,15 +185,32 @@ def compiled_twice(case: Case) -> tuple[Program, Program]:
 _Built = tuple[Any, tuple[Any, ...], Callable[[Any], Callable[[], object]]]
 
 
-def _objective(case: Case) -> objectives.Classification:
+def optimizer_bytes(case: Case) -> int:
+    """Returns the size of the optimizer's state in training, in bytes."""
+    objective = _objective(case)
+    params = objectives.shapes(objective, case.image_shape)["params"]
+    kept = jax.eval_shape(_optimizer(objective).init, params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def _objective(case: Case) -> Objective:
     """Returns the network with the plain cross-entropy."""
-    return objectives.Classification(case.model(), losses.make(plan.Loss()), AUXILIARY_WEIGHT)
+    objective = objectives.Classification(case.model(), losses.make(plan.Loss()), AUXILIARY_WEIGHT)
+    return objectives.wrap(
+        objective, plan.read({"train.trainable": case.trainable}), case.image_shape
+    )
+
+
+def _optimizer(objective: Objective) -> optax.GradientTransformationExtraArgs:
+    """Returns SGD with momentum, for the parameters that the objective trains."""
+    optimizer = optim.make(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM)
+    return objectives.restrict(optimizer, objective)
 
 
 def _training(case: Case) -> _Built:
     """Returns the training step in the form of `_Built`."""
     layout, objective = sharding.make_layout(), _objective(case)
-    optimizer = optim.make(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = _optimizer(objective)
     train_steps = step.make_train_steps(
         objective,
         optimizer,
