@@ -3,13 +3,14 @@
 - `registry.py`: the names of all networks, and their construction
 - `own.py`: networks of the user, and the contract that they keep (`check`)
 - `structure.py`: endpoints and head of a network
+- `depth.py`: number of the layer of each module
 - `costs.py`: parameters and multiply-adds of each layer
 - a file for each family of networks; `layers.py`, `attention.py` and others for several families
 """
 
 from flax import linen as nn
 
-from cnn_jax.models import registry, structure
+from cnn_jax.models import depth, registry, structure
 from cnn_jax.models.own import check
 from cnn_jax.models.registry import (
     DTYPES,
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "check_options",
     "create",
+    "depths",
     "endpoints",
     "features",
     "head",
@@ -75,6 +77,24 @@ def head(network: str | nn.Module, input_shape: tuple[int, int, int] | None = No
     'fc'
     """
     return structure.head(*_traceable(network, input_shape))
+
+
+def depths(
+    network: str | nn.Module, input_shape: tuple[int, int, int] | None = None
+) -> dict[str, int]:
+    """Returns the number of the layer of each module, from 0 at the input; see `depth.depths`.
+
+    Args:
+      network: a network, or the name of one.
+      input_shape: as in `endpoints`.
+
+    Raises:
+      UserError: the name is unknown, the input shape is needed, or the network has no layers.
+
+    >>> depths("squeezenet1_1")["fire9"]
+    8
+    """
+    return depth.depths(*_traceable(network, input_shape))
 
 
 def _traceable(

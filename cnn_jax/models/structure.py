@@ -132,7 +132,7 @@ def _endpoint_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str
         order.extend(found)  # `eval_shape` sorts dictionaries.
         return found
 
-    shapes = jax.eval_shape(record, _variables(model, input_shape), _images(input_shape))
+    shapes = jax.eval_shape(record, variables_of(model, input_shape), _images(input_shape))
     return {name: shapes[name].shape for name in order}
 
 
@@ -167,10 +167,10 @@ def head(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
             "give the paths of the parameters instead of 'head'"
         )
     model, other = model.clone(num_classes=1), model.clone(num_classes=2)
-    variables = _variables(model, input_shape)
-    one, two = _flat(variables), _flat(_variables(other, input_shape))
-    called = _called(model, variables, input_shape)
-    paths = {path[:-1] for path in one if one[path] != two.get(path) and path[:-1] in called}
+    variables = variables_of(model, input_shape)
+    one, two = _flat(variables), _flat(variables_of(other, input_shape))
+    calls = called(model, variables, input_shape)
+    paths = {path[:-1] for path in one if one[path] != two.get(path) and path[:-1] in calls}
     if not paths:
         raise errors.UserError(
             f"{name} has no head: the shape of no parameter depends on num_classes; "
@@ -191,7 +191,7 @@ def _images(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
 
 
-def _variables(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
+def variables_of(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
     """Returns the shapes and dtypes of a network's variables."""
 
     def init(images: jax.Array) -> Any:
@@ -206,12 +206,16 @@ def _flat(variables: Mapping[str, Any]) -> dict[_Path, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in leaves.items()}
 
 
-def _called(model: nn.Module, variables: Any, input_shape: tuple[int, ...]) -> set[_Path]:
-    """Returns the paths of the submodules that a forward pass in evaluation mode calls."""
-    paths: set[_Path] = set()
+def called(model: nn.Module, variables: Any, input_shape: tuple[int, ...]) -> dict[_Path, str]:
+    """Returns the submodules that a forward pass in evaluation mode calls, in the order of calls.
+
+    Returns:
+      The name of the class of each module by its path.
+    """
+    paths: dict[_Path, str] = {}
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        paths.add(context.module.path)
+        paths.setdefault(context.module.path, type(context.module).__qualname__)
         return call(*args, **kwargs)
 
     def apply(given: Any, images: jax.Array) -> Any:

@@ -50,7 +50,7 @@ class Frozen:
     @property
     def model(self) -> nn.Module | None:
         """The network, or None if the wrapped objective has no single one."""
-        return _model(self.inner)
+        return network_of(self.inner)
 
     def init(
         self, key: jax.Array, batch: Batch, given: Variables | None = None
@@ -152,13 +152,14 @@ def _layers(objective: Any) -> Iterator[Any]:
         objective = getattr(objective, "inner", None)
 
 
-def _model(objective: Objective) -> nn.Module | None:
+def network_of(objective: Objective) -> nn.Module | None:
+    """Returns the network of an objective, or None if it has no single one."""
     found = (getattr(one, "model", None) for one in _layers(objective))
     return next((model for model in found if isinstance(model, nn.Module)), None)
 
 
 def _head(objective: Objective, input_shape: Any) -> str:
-    model = _model(objective)
+    model = network_of(objective)
     if model is None:
         raise errors.UserError(
             f"train.trainable {HEAD!r} needs an objective with the attribute 'model'; give the "

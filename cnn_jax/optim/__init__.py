@@ -5,6 +5,7 @@
 - `builder.py`: `make`, the builder of the optimizers that a config can name
 - `rules.py`: their update rules; `layerwise.py` has LARS and LAMB, `muon.py` has Muon
 - `clipping.py`, `groups.py`: limits of the gradient; patterns of parameters
+- `layer_decay.py`: rates that fall from the head to the input
 - `own.py`: optimizers of users, made to fit the training step
 - `values.py`: numbers that JAX may trace, and their checks
 
@@ -20,6 +21,7 @@ from cnn_jax import errors, plan
 from cnn_jax.optim import builder, groups, own, rules
 from cnn_jax.optim.builder import make
 from cnn_jax.optim.groups import KERNELS, decay_mask
+from cnn_jax.optim.layer_decay import layer_factors, scale_layers
 from cnn_jax.optim.own import check, fit
 from cnn_jax.optim.rules import OPTIMIZERS, weight_decay_kind
 from cnn_jax.optim.schedules import SCHEDULES, Schedule, make_schedule
@@ -36,10 +38,12 @@ __all__ = [
     "decay_mask",
     "fit",
     "has_patterns",
+    "layer_factors",
     "make",
     "make_schedule",
     "of_plan",
     "resolve",
+    "scale_layers",
     "scaled_rate",
     "weight_decay_kind",
 ]

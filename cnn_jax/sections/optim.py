@@ -129,6 +129,12 @@ class Optim:
         entries=schema.FACTORS,
         since="0.2.0",
     )
+    layer_decay: float = schema.key(
+        1.0,
+        "factor of the rate for each layer between a parameter and the head; 1 for equal rates",
+        schema.factor,
+        since="0.2.0",
+    )
     momentum: float = schema.key(
         0.9, "lars, muon, rmsprop, rmsprop_tf, sgd; 0 for none", schema.fraction
     )

@@ -14,7 +14,7 @@ from cnn_jax.objectives import averaged, eval_size
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import sharding
 from cnn_jax.runtime.sharding import Layout
-from cnn_jax.train import decisions, teacher
+from cnn_jax.train import decisions, layer_rates, teacher
 from cnn_jax.train.given import Given
 from cnn_jax.train.lengths import make_optimizer, schedule_steps
 
@@ -113,6 +113,8 @@ def _check_objective(plan: Plan) -> None:
         # The default of `optim.decay` fits all networks of this package; `make` checks it.
         if plan.optim.decay or plan.optim.rate_factors:
             check_decay(plan, objective, shape, sharding.make_layout())
+        if plan.optim.layer_decay != 1:
+            layer_rates.depths(objective, shape)
         return
     models.create(plan.model.name, num_classes=2, dtype=plan.model.dtype, **plan.model.options)
     losses.make(plan.loss)

@@ -14,7 +14,7 @@ from cnn_jax.objectives import Teacher, eval_size
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports, sharding
 from cnn_jax.runtime.sharding import Layout
-from cnn_jax.train import decisions, programs, state, step, teacher
+from cnn_jax.train import decisions, layer_rates, programs, state, step, teacher
 from cnn_jax.train.checks import check_decay, split_by_fit
 from cnn_jax.train.given import Given
 from cnn_jax.train.lengths import make_optimizer, run_steps, schedule_steps
@@ -195,6 +195,7 @@ def _compile(
         objective = objectives.make(plan, feed.description, learned_from)
     eval_size.check(objective, feed.description)
     optimizer = objectives.restrict(optimizer, objective)
+    optimizer = layer_rates.scale(optimizer, plan, objective, shape)
     if given.optimizer is not None or imports.is_reference(plan.optim.name):
         variables = objectives.abstract_variables(objective, shape, layout)
         optim.check(optimizer, variables["params"])
