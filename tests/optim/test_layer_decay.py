@@ -113,7 +113,8 @@ def test_updates_are_those_without_decay_times_the_factor(options: dict[str, Any
 def test_the_state_is_that_of_the_optimizer() -> None:
     plain = optim.make(name="adam", learning_rate=1.0)
     scaled = optim.scale_layers(plain, 0.5, DEPTHS)
-    assert jax.tree.structure(scaled.init(PARAMS)) == jax.tree.structure(plain.init(PARAMS))
+    with_decay, without = (jax.eval_shape(one.init, PARAMS) for one in (scaled, plain))
+    assert jax.tree.leaves_with_path(with_decay) == jax.tree.leaves_with_path(without)
     assert optim.scale_layers(plain, 1.0, DEPTHS) == plain
 
 
@@ -168,10 +169,10 @@ def test_a_run_equals_one_with_the_factors_as_patterns() -> None:
     factors = (("^hidden1/", 0.25), ("^hidden2/", 0.5))
     runs = [
         train.run({**SETTINGS, "optim": {**options, **given}}, progress=False)
-        for given in ({"layer_decay": 0.5}, {"rate_factors": factors}, {})
+        for given in ({"layer_decay": 0.5}, {"rate_factors": factors})
     ]
-    by_layer, by_pattern, plain = [run.history[-1]["params_sha256"] for run in runs]
-    assert by_layer == by_pattern != plain
+    by_layer, by_pattern = [run.history[-1]["params_sha256"] for run in runs]
+    assert by_layer == by_pattern
 
 
 def test_a_network_without_layers_stops_a_run_before_it_starts(tmp_path: Path) -> None:
