@@ -20,7 +20,7 @@ from cnn_jax.objectives import distilled, frozen
 from cnn_jax.objectives.averaged import Averaged
 from cnn_jax.objectives.classification import Classification
 from cnn_jax.objectives.distilled import Distilled, Teacher
-from cnn_jax.objectives.frozen import Frozen, network_of, restrict
+from cnn_jax.objectives.frozen import Frozen, restrict
 from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.runtime import imports, prng
 from cnn_jax.runtime.sharding import Layout
@@ -36,7 +36,6 @@ __all__ = [
     "check_classes",
     "init_batch",
     "make",
-    "network_of",
     "restrict",
     "shapes",
     "wrap",

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import optax
 
-from cnn_jax import errors, models, objectives, optim
+from cnn_jax import errors, models, optim
 from cnn_jax.contracts import Objective
+from cnn_jax.objectives import frozen
 from cnn_jax.plan import Plan
 
 
@@ -42,7 +43,7 @@ def depths(objective: Objective, input_shape: tuple[int, int, int]) -> Mapping[s
     Raises:
       UserError: the objective has no network, or the layers of its network are unknown.
     """
-    model = objectives.network_of(objective)
+    model = frozen.network_of(objective)
     if model is None:
         raise errors.UserError(
             "optim.layer_decay needs an objective with the attribute 'model', whose layers it "
