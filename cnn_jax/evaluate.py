@@ -18,16 +18,21 @@ eval_image_size, resize, shorter_side, workers and max_bad_images.
   python -m cnn_jax.evaluate --model=resnet50.a1_in1k --config.data.source=folder \
     --config.data.directory=IMAGENET --split=validation --csv=results.csv
   python -m cnn_jax.evaluate --workdir=DIR,DIR2,DIR3
+  python -m cnn_jax.evaluate --workdir=DIR --checkpoint=800,900,last --soup=uniform
   python -m cnn_jax.evaluate --workdir=DIR --views=ten_crops --calibrate --against=RESULT.json
+  python -m cnn_jax.evaluate --workdir=DIR --corruptions=imagenet_c --csv=results.csv
 
-evaluates published weights (--model, --weights), an ensemble, or several views of each image.
-These flags, and each one from --views on, also print calibration error, Brier score, precision,
-recall and F1, with 95 % intervals by bootstrap. The .json result then has an .npz file with the
-outcome of each example beside it. Published weights write files with --out and --csv only.
+evaluates published weights (--model, --weights), an ensemble, the mean of the weights of several
+checkpoints, several views of each image, or images with the corruptions of ImageNet-C. Without
+--corruptions, these flags also print calibration error, Brier score, precision, recall and F1, with
+95 % intervals by bootstrap. The .json result then has an .npz file with the outcome of each example
+beside it. Published weights write files with --out and --csv only.
 """
 
 import argparse
 import dataclasses
+import functools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,11 +43,10 @@ from cnn_jax.runtime import console, flags
 
 if TYPE_CHECKING:
     from cnn_jax.evaluators.of_run import Evaluation
+    from cnn_jax.evaluators.swept import Swept
     from cnn_jax.evaluators.thorough_files import Thorough
     from cnn_jax.evaluators.whole_split import Tell
     from cnn_jax.plan import Plan
-
-_MOST_CLASSES = 100  # that are printed; the .json file has all of them
 
 
 def main() -> int:
@@ -59,8 +63,10 @@ def main() -> int:
     sharding.check_devices()
     if all(workdir.load_plan(path).compilation_cache for path in workdirs):
         compilation_cache.use_cache()
-    tell = _show if sys.stderr.isatty() and sharding.is_primary() else None
-    if len(workdirs) != 1 or any(getattr(args, name) for name in _THOROUGH):
+    show = functools.partial(_show, "corruptions" if args.corruptions else "batches")
+    tell = show if sys.stderr.isatty() and sharding.is_primary() else None
+    several = len(workdirs) != 1 or "," in (args.checkpoint or "")
+    if several or any(getattr(args, name) for name in _THOROUGH):
         return _run_thorough(args, workdirs, settings, tell)
     return _run_usual(args, workdirs[0], settings, tell)
 
@@ -69,8 +75,11 @@ def _run_usual(
     args: argparse.Namespace, directory: Path, settings: "Plan | None", tell: "Tell | None"
 ) -> int:
     """Evaluates one checkpoint of a run."""
-    from cnn_jax.evaluators import of_run
+    from cnn_jax.evaluators import of_run, printed
     from cnn_jax.runtime import sharding
+
+    def rows_of(found: of_run.Evaluation) -> dict[str, str]:
+        return printed.of_evaluation(found, split, which)
 
     which, split = args.checkpoint or "best", args.split or "test"
     evaluation = of_run.run(
@@ -81,14 +90,12 @@ def _run_usual(
         tell,
         settings=settings,
         out=args.out,
-        show=lambda found: print(_table(_rows(found, split, which)), flush=True),
+        show=lambda found: print(_table(rows_of(found)), flush=True),
         trust=args.trust,
         average=args.average,
         confusion=args.confusion,
     )
-    if not sharding.is_primary():
-        return 0
-    return _say_written(_rows(evaluation, split, which), evaluation, args)
+    return _say_written(rows_of(evaluation), evaluation, args) if sharding.is_primary() else 0
 
 
 def _run_thorough(
@@ -97,9 +104,10 @@ def _run_thorough(
     settings: "Plan | None",
     tell: "Tell | None",
 ) -> int:
-    """Evaluates published weights, ensembles and views, with intervals and calibration."""
-    from cnn_jax.evaluators import thorough
+    """Evaluates published weights, ensembles, soups, views and corrupted images."""
+    from cnn_jax.evaluators import printed, swept, thorough
     from cnn_jax.evaluators.networks import Networks
+    from cnn_jax.evaluators.request import Request
     from cnn_jax.runtime import sharding
 
     names = tuple(filter(None, (args.model or "").split(",")))
@@ -113,23 +121,21 @@ def _run_thorough(
         trust=args.trust,
         batch_size=args.batch_size,
     )
-    asked = {
-        field.name: getattr(args, field.name) for field in dataclasses.fields(thorough.Request)
-    }
-    found = thorough.run(
-        networks,
-        thorough.Request(**asked),
-        settings,
-        tell,
-        show=lambda found: print(_table(_thorough_rows(found)), flush=True),
+    request = Request(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Request)}
     )
-    if not sharding.is_primary():
-        return 0
-    return _say_written(_thorough_rows(found), found, args)
+
+    def show(found: Any) -> None:
+        print(_table(rows_of(found)), flush=True)
+
+    rows_of: Any = printed.of_sweep if request.corruptions else printed.of_thorough
+    run: Any = swept.run if request.corruptions else thorough.run
+    found = run(networks, request, settings, tell, show)
+    return _say_written(rows_of(found), found, args) if sharding.is_primary() else 0
 
 
 def _say_written(
-    rows: dict[str, str], found: "Evaluation | Thorough", args: argparse.Namespace
+    rows: dict[str, str], found: "Evaluation | Thorough | Swept", args: argparse.Namespace
 ) -> int:
     """Prints the files that were and were not written; returns the exit status."""
     if found.written:
@@ -137,7 +143,7 @@ def _say_written(
         print(_table(rows).splitlines()[-1])
     for reason in found.unwritten:
         print(f"not written: {errors.printable(reason)}", file=sys.stderr)
-    return int(bool(found.unwritten) and args.out is not None)
+    return int(bool(found.unwritten) and (args.out is not None or args.csv is not None))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_thorough(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("views, calibration and comparison")
+    group = parser.add_argument_group("views, soups, calibration and comparison")
     group.add_argument(
         "--views", default="", help="of each image: mirrored, ten_crops, dense or multi_scale"
     )
@@ -174,12 +180,27 @@ def _add_thorough(parser: argparse.ArgumentParser) -> None:
         help="over networks and views: of their probabilities (default) or logits",
     )
     group.add_argument(
+        "--soup",
+        default="",
+        help="average the weights of several networks: uniform, or greedy, which keeps those that "
+        "do not lower the accuracy on --fit_split",
+    )
+    group.add_argument(
+        "--statistics_split",
+        default="",
+        help="the training images that the batch statistics of --soup are computed from; train for "
+        "a run",
+    )
+    group.add_argument(
         "--calibrate",
         action="store_true",
         help="fit a temperature on --fit_split and report the calibrated values too",
     )
     group.add_argument(
-        "--fit_split", default="", help="a split that is not evaluated; validation for a run"
+        "--fit_split",
+        default="",
+        help="of --calibrate and --soup=greedy: a split that is not evaluated; default for a run: "
+        "validation",
     )
     group.add_argument(
         "--answers",
@@ -199,13 +220,33 @@ def _add_thorough(parser: argparse.ArgumentParser) -> None:
         "McNemar's test",
     )
     group.add_argument(
-        "--csv", action=flags.StorePath, help="a table that gets a line, with timm's columns first"
+        "--csv",
+        action=flags.StorePath,
+        help="a table that gets a line, with timm's columns first; of --corruptions one for each "
+        "corruption and severity",
     )
+    group = parser.add_argument_group("corruptions of ImageNet-C")
+    group.add_argument(
+        "--corruptions",
+        default="",
+        help="evaluate one network or --soup on corrupted images: imagenet_c (15 corruptions), "
+        "extra, all, or names such as fog,snow",
+    )
+    group.add_argument(
+        "--severities", default="", help="of --corruptions, such as 1,3,5 (default: 1,2,3,4,5)"
+    )
+    group.add_argument(
+        "--corrupt",
+        default="",
+        help="the images that are corrupted: input, after resize and crop (default), or stored, "
+        "before them",
+    )
+    group.add_argument("--seed", default=0, type=int, help="of the noise (default: 0)")
 
 
 _THOROUGH = (
-    *("weights", "model", "views", "mean", "calibrate", "fit_split"),
-    *("answers", "subset", "against", "csv"),
+    *("weights", "model", "views", "mean", "soup", "statistics_split", "calibrate", "fit_split"),
+    *("answers", "subset", "against", "corruptions", "severities", "corrupt", "seed", "csv"),
 )
 _FLAGS = (
     *("--workdir", "--checkpoint", "--average", "--no-average", "--trust", "--confusion"),
@@ -215,7 +256,8 @@ _FLAGS = (
 
 def _listed(given: Path | None) -> list[Path]:
     """Returns the paths of a flag: those between commas, or one whose name has a comma."""
-    if given is None or "," not in str(given) or given.exists():
+    # Unlike Path.exists, lexists takes a list that is longer than a name may be.
+    if given is None or "," not in str(given) or os.path.lexists(given):
         return [] if given is None else [given]
     from cnn_jax.runtime import files
 
@@ -238,93 +280,9 @@ def _settings(directory: Path | None, words: Sequence[str]) -> "Plan":
     return config_files.override(settings, texts)
 
 
-def _show(done: int, total: int) -> None:
+def _show(unit: str, done: int, total: int) -> None:
     end = "\n" if done == total else ""
-    print(f"\r{done} of {total} batches", end=end, file=sys.stderr, flush=True)
-
-
-def _rows(evaluation: "Evaluation", split: str, which: str) -> dict[str, str]:
-    """Returns the rows of the printed table, without that of the written files."""
-    chosen = {"best": "the best by validation", "last": "the last"}.get(which, "as given")
-    examples = int(evaluation.counts.sum())
-    rows = {
-        "checkpoint": f"step {evaluation.step}, {chosen}",
-        **({"weights": evaluation.weights} if evaluation.weights else {}),
-        **({"data": evaluation.data} if evaluation.data else {}),
-        "split": f"{split}, {examples:,} examples",
-        **{name: f"{value:.4f}" for name, value in evaluation.values.items()},
-    }
-    for name, accuracy in evaluation.class_accuracies.items():
-        rows[f"class {name}"] = "no example" if accuracy is None else f"{accuracy:.4f}"
-    return rows
-
-
-def _thorough_rows(found: "Thorough") -> dict[str, str]:
-    """Returns the rows of the printed table, without that of the written files."""
-    about = found.content
-    rows = {
-        "model": " + ".join(about["models"]),
-        "checkpoint": ", ".join(f"step {step}" for step in about.get("checkpoint_steps", [])),
-        "weights": " + ".join(filter(None, about.get("weights", []))),
-        "split": f"{about['data']}, {about['split']}, {about['examples']:,} examples",
-        "left out": f"{about['left_out']:,} of other classes" if "left_out" in about else "",
-        "views": about.get("views", ""),
-        "mean": f"of the {about['mean']}" if "mean" in about else "",
-    }
-    rows = {name: text for name, text in rows.items() if text}
-    ends = about["intervals"]
-    for name in (*("top1", "top5", "nll", "brier", "ece"), *_MACRO):
-        if name in about:
-            interval = " ({:.4f} to {:.4f})".format(*ends[name]) if name in ends else ""
-            rows[name] = f"{about[name]:.4f}{interval}"
-    rows["intervals"] = (
-        f"{ends['level']:.0%}, {ends['resamples']:,} bootstrap resamples of the examples, seed "
-        f"{ends['seed']}"
-    )
-    rows |= _calibrated(about.get("calibration", {}))
-    real = about.get("real", {})
-    rows |= {name: f"{real[name]:.4f}" for name in ("real_top1", "real_top5") if name in real}
-    rows |= _compared(about.get("against", {}))
-    return rows | _classes(found)
-
-
-_MACRO = ("macro_precision", "macro_recall", "macro_f1")
-
-
-def _calibrated(found: Mapping[str, Any]) -> dict[str, str]:
-    if not found:
-        return {}
-    names = ("calibrated_nll", "calibrated_brier", "calibrated_ece")
-    where = f"fitted on {found['fit_examples']:,} examples of {found['fit_split']}"
-    return {
-        "temperature": f"{found['temperature']:.4f}, {where}",
-        **{name: f"{found[name]:.4f}" for name in names},
-    }
-
-
-def _compared(found: Mapping[str, Any]) -> dict[str, str]:
-    if not found:
-        return {}
-    rows = {"against": str(found["result"])}
-    for name in ("top1_difference", "nll_difference"):
-        low, high = found[f"{name}_interval"]
-        rows[name] = f"{found[name]:+.4f} ({low:+.4f} to {high:+.4f})"
-    counts = f"right only here {found['only_this']:,}, only there {found['only_earlier']:,}"
-    return {**rows, "McNemar's test": f"p = {found['p_value']:.3g}; {counts}"}
-
-
-def _classes(found: "Thorough") -> dict[str, str]:
-    if len(found.class_names) > _MOST_CLASSES:
-        place = "--out writes" if found.path is None else "the .json file has"
-        return {"classes": f"{len(found.class_names):,}; {place} the values of each"}
-    rows = {}
-    for name, each in found.per_class.items():
-        values = [f"{key} {each[key]:.4f}" for key in _OF_CLASS if each[key] is not None]
-        rows[f"class {name}"] = ", ".join(values) or "no example"
-    return rows
-
-
-_OF_CLASS = ("precision", "recall", "f1")
+    print(f"\r{done} of {total} {unit}", end=end, file=sys.stderr, flush=True)
 
 
 def _table(rows: Mapping[str, str]) -> str:

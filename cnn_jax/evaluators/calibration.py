@@ -158,7 +158,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     softmax(logits / temperature) is convex in the inverse of the temperature. Newton's method in a
     bracket finds its minimum. The temperature is limited to 1/100 to 100. Without a minimum between
     these limits, as where all predictions are right, the better limit is returned and a warning is
-    logged.
+    logged; `is_limit` recognises it.
 
     Args:
       logits: `[N, K]` float, of examples that the network was not trained on.
@@ -182,6 +182,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         )
         return 1 / limit
     return 1 / _root(derivatives, low, high)
+
+
+def is_limit(temperature: float) -> bool:
+    """Returns True if `fit_temperature` returned one of its limits, because it found no minimum."""
+    return temperature in (1 / _HOTTEST, _HOTTEST)
 
 
 def _root(derivatives: Callable[[float], tuple[float, float]], low: float, high: float) -> float:

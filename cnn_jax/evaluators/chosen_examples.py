@@ -23,6 +23,19 @@ OF_DATA = "data"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Splits:
+    """A source with the classes of a network and any splits; see `contracts.Source`.
+
+    Attributes:
+      class_names: the names of the network's classes.
+      splits: the examples by the name of their split, with the network's class indices.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Relabelled]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Chosen:
     """A source with one split, with the classes of a network; see `contracts.Source`.
 
@@ -83,7 +96,13 @@ def select(
 
 
 def check_apart(evaluated: Selected, fitted: Selected, split: str, fit_split: str) -> None:
-    """Checks that the temperature is not fitted on the examples that are evaluated.
+    """Checks that nothing is fitted on the examples that are evaluated.
+
+    Args:
+      evaluated: the evaluated examples.
+      fitted: those that a temperature is fitted on, or that choose the members of a soup.
+      split: the name of the split that is evaluated, for the message.
+      fit_split: that of the other one.
 
     Raises:
       UserError: the two splits share an example.
@@ -94,7 +113,7 @@ def check_apart(evaluated: Selected, fitted: Selected, split: str, fit_split: st
     if shared:
         raise errors.UserError(
             f"--fit_split {fit_split} and --split {split} share {shared:,} examples, which would "
-            "make the calibrated values too good; choose others, such as 'test[:50%]' and "
+            "make the result too good; choose others, such as 'test[:50%]' and "
             "'test[50%:]'"
         )
 

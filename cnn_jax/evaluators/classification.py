@@ -28,8 +28,8 @@ def make(
       An evaluator whose result has the values 'loss' (cross-entropy in nats), 'top1' and, for more
       than five classes, 'top5'. The details are `counts` and `correct`, `[K]` int64: the number of
       examples of each class, and of those that were predicted rightly; and `confusion`, `[K, K]`
-      int64 counts with a row for each true class. With `rows`, they also have `logits` `[N, K]` and
-      `labels` `[N]` of the examples whose weight is not 0, in their order.
+      int64 counts with a row for each true class. With `rows`, they also have `logits` `[N, K]`, at
+      least float32, and `labels` `[N]` of the examples whose weight is not 0, in their order.
     """
     has_top5 = num_classes is None or num_classes >= metrics.TOP5_MIN_CLASSES
     names = ("loss", "top1", "top5") if has_top5 else ("loss", "top1")
@@ -55,7 +55,9 @@ def _measure(outputs: Outputs, batch: Batch) -> Tree:
 
 
 def _measure_rows(outputs: Outputs, batch: Batch) -> Tree:
-    rows = {"logits": outputs["logits"], "labels": _labels(batch), "weight": batch["weight"]}
+    logits = outputs["logits"]
+    exact = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # NumPy has no bfloat16.
+    rows = {"logits": exact, "labels": _labels(batch), "weight": batch["weight"]}
     return {**_measure(outputs, batch), "rows": rows}
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "CorruptedSource",
     "Prepare",
     "Sweep",
+    "check_pairs",
     "source",
     "sweep",
 ]
@@ -106,7 +107,7 @@ class CorruptedExamples:
         """Returns the corrupted image `[h, w, C]` of the dtype of `image`; uint8 for files."""
         place = self.examples.name(index)
         given = (self.prepare or _read)(image, place)
-        rng = corruptions.generator(self.seed, int(index), self.corruption)
+        rng = corruptions.generator(self.seed, self._stored(index), self.corruption)
         try:
             found = corruptions.corrupt(
                 dtypes.to_bytes(given),
@@ -118,6 +119,11 @@ class CorruptedExamples:
         except errors.UserError as error:
             raise errors.UserError(f"{place}: {error}") from error
         return found if given.dtype == np.uint8 else found / np.float32(255)
+
+    def _stored(self, index: int) -> int:
+        """Returns the index of an example in the stored split, which decides on its noise."""
+        examples = self.examples
+        return int(examples.indices[index] if isinstance(examples, Selected) else index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +175,27 @@ def source(
     return CorruptedSource(tuple(stored.class_names), changed)
 
 
+def check_pairs(names: Sequence[str], severities: Sequence[int]) -> list[tuple[str, int]]:
+    """Returns the pairs of corruption and severity of a sweep, ordered by corruption.
+
+    Args:
+      names: the corruptions.
+      severities: the severities, integers from 1 to 5.
+
+    Raises:
+      UserError: there is none, or one of them is unknown or repeated.
+    """
+    for kind, values in (("names", names), ("severities", severities)):
+        if isinstance(values, str) or not len(values) or len(set(values)) < len(values):
+            raise errors.UserError(
+                f"{kind} must be a list of different values with at least one, got {values!r}"
+            )
+    return [
+        (name, corruptions.check(name, severity))
+        for name, severity in itertools.product(names, severities)
+    ]
+
+
 def sweep(
     predictor: Predictor,
     stored: Source,
@@ -205,17 +232,12 @@ def sweep(
         with `at` 'input', images that do not have one or three channels; also as for
         `evaluators.evaluate`.
     """
-    pairs = _pairs(names, severities)
-    if at not in PLACES:
-        raise errors.unknown("value of at", at, PLACES)
+    pairs = check_pairs(names, severities)
     if batch_size < 0:
         raise errors.UserError(f"batch_size must be at least 1, got {batch_size}")
     seeds.check(seed)
     corruptions.check_photographs(photographs)
-    if at == "input" and isinstance(predictor, Viewed):
-        raise errors.UserError(
-            "several views are cut from the stored image, so corrupt that one: at='stored'"
-        )
+    _check_place(predictor, at)
     network, prepare = _cropped(predictor) if at == "input" else (predictor, None)
     measure = _Measurement.of(predictor, stored, split, batch_size)
     clean = measure(predictor, stored)
@@ -225,6 +247,16 @@ def sweep(
         results.append(measure(network, changed).values)
         if tell is not None:
             tell(len(results), len(pairs))
+    return _summary(names, severities, results, clean)
+
+
+def _summary(
+    names: Sequence[str],
+    severities: Sequence[int],
+    results: Sequence[Mapping[str, float]],
+    clean: Result,
+) -> Sweep:
+    """Returns a sweep, of the values of each pair in order and of the images as they are."""
     shape = (len(names), len(severities))
     top1, loss = (
         np.array([values[key] for values in results]).reshape(shape) for key in ("top1", "loss")
@@ -232,6 +264,27 @@ def sweep(
     kept = {key: clean.values[key] for key in ("top1", "loss")}
     total = int(clean.details["counts"].sum())
     return Sweep(tuple(names), tuple(map(int, severities)), top1, loss, kept, total)
+
+
+def _check_place(predictor: Predictor, at: str) -> None:
+    """Checks the argument `at` of a sweep.
+
+    Raises:
+      UserError: it is unknown, or the network's input cannot be corrupted.
+    """
+    if at not in PLACES:
+        raise errors.unknown("value of at", at, PLACES)
+    if at == "stored":
+        return
+    if isinstance(predictor, Viewed):
+        raise errors.UserError(
+            "several views are cut from the stored image, so corrupt that one: at='stored'"
+        )
+    if (channels := predictor.input_shape[-1]) not in corruptions.CHANNELS:
+        raise errors.UserError(
+            f"corruptions need images of one or three channels, and the network's input has "
+            f"{channels}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,20 +370,3 @@ def _read(image: bytes | np.ndarray, place: str) -> np.ndarray:
     if isinstance(image, bytes):
         return images.decode(image, pillow.header(image, place).channels, place)
     return images.checked(image, place)
-
-
-def _pairs(names: Sequence[str], severities: Sequence[int]) -> list[tuple[str, int]]:
-    """Returns the corruptions and severities of a sweep, in order.
-
-    Raises:
-      UserError: there is none, or one of them is unknown or repeated.
-    """
-    for kind, values in (("names", names), ("severities", severities)):
-        if isinstance(values, str) or not len(values) or len(set(values)) < len(values):
-            raise errors.UserError(
-                f"{kind} must be a list of different values with at least one, got {values!r}"
-            )
-    return [
-        (name, corruptions.check(name, severity))
-        for name, severity in itertools.product(names, severities)
-    ]

@@ -101,7 +101,8 @@ def evaluate(
     Returns:
       The result of `classification.make` for the ensemble. Its details also have `members`, the
       values of each member in a tuple. With `rows`, they have `logits` `[N, K]` float32, which are
-      log-probabilities; `labels` `[N]` int32; and `names`, N texts.
+      log-probabilities; `member_logits`, those of each member in a tuple; `labels` `[N]` int32; and
+      `names`, N texts.
 
     Raises:
       UserError: there are fewer than two members, their classes differ, `mean` is unknown, or the
@@ -123,11 +124,13 @@ def evaluate(
     ]
     _check_examples(results)
     details = results[0].details
-    logits = combine([result.details["logits"] for result in results], mean)
+    each = tuple(result.details["logits"] for result in results)
+    logits = combine(each, mean)
     found = _measure(logits, details["labels"], confusion)
     further: dict[str, Any] = {"members": tuple(result.values for result in results)}
     if rows:
-        further |= {"logits": logits, "labels": details["labels"], "names": details["names"]}
+        further |= {"logits": logits, "member_logits": each}
+        further |= {name: details[name] for name in ("labels", "names")}
     return dataclasses.replace(found, details={**found.details, **further})
 
 

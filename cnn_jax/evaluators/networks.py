@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cnn_jax.contracts import Description, Source
 from cnn_jax.data import sources
 from cnn_jax.evaluators import of_run
 from cnn_jax.plan import GIVEN, Plan
-from cnn_jax.predictor import Predictor
+from cnn_jax.predictor import Predictor, Restored
 from cnn_jax.predictor.predicting import BATCH_SIZE
 from cnn_jax.runs import workdir
 from cnn_jax.runtime import imports
@@ -30,7 +31,8 @@ class Networks:
       runs: work directories; empty for published weights.
       weights: files, or names on the Hub; empty for runs.
       names: the network of each file that does not name its own; one name is that of all files.
-      checkpoint: of the runs: 'best', 'last' or a step; None for 'best'.
+      checkpoint: of the runs: 'best', 'last' or a step, or several of them between commas, which
+        are networks of their own; None for 'best'.
       average: of the runs: True for the average of the weights, False for the raw ones; None as
         their configs say.
       trust: see `predictor.restore`.
@@ -47,19 +49,35 @@ class Networks:
     batch_size: int = 0
 
     @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The checkpoints of each run."""
+        return tuple((self.checkpoint or "best").split(","))
+
+    @property
     def titles(self) -> tuple[str, ...]:
-        """The text that names each network."""
-        return tuple(map(str, self.runs or self.weights))
+        """The text that names each network; that of a run has the checkpoint if there are more."""
+        if len(self.checkpoints) == 1:
+            return tuple(map(str, self.runs or self.weights))
+        return tuple(f"{run} ({which})" for run, which in self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[Path, str]]:
+        """Yields the work directory and the checkpoint of each network of the runs."""
+        return itertools.product(self.runs, self.checkpoints)
 
     def check(self) -> None:
-        """Checks the numbers.
+        """Checks the networks, without reading files.
 
         Raises:
-          UserError: no network, runs and weights, a network given twice, a wrong number of names,
-            or a negative batch size.
+          UserError: no network, runs and weights, a network given twice, an empty checkpoint, a
+            wrong number of names, or a negative batch size.
         """
         if bool(self.runs) == bool(self.weights):
             raise errors.UserError("give either work directories or published weights")
+        if not all(self.checkpoints):
+            raise errors.UserError(
+                f"--checkpoint must be best, last or a step, or several of them between commas, "
+                f"such as 800,900,last; got {self.checkpoint!r}"
+            )
         for title in self.titles:
             if self.titles.count(title) > 1:
                 raise errors.UserError(f"{title} is given twice; an ensemble has different members")
@@ -143,12 +161,14 @@ class Loaded:
       steps: the step of the checkpoint of each run.
       weights: text that names the weights of each run with an average, such as 'average, ema.decay
         0.999'; for published weights, the notes on their choice.
+      soup: how their weights were averaged, for the JSON file; empty if they were not.
       ending: of the names of files: 'average' or 'raw' for other weights than the run's; or empty.
     """
 
     predictors: tuple[Predictor, ...]
     steps: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
+    soup: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ending: str = ""
 
     @property
@@ -158,18 +178,18 @@ class Loaded:
         return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(trees))
 
 
-def load(networks: Networks, changed: Mapping[str, Any]) -> Loaded:
+def load(networks: Networks, data_set: DataSet) -> Loaded:
     """Loads the networks.
 
     Args:
       networks: the networks.
-      changed: config values of `of_run.OVERRIDABLE` for all runs.
+      data_set: the data set. Its changed values replace those of all runs.
 
     Raises:
-      UserError: see `predictor.load`; or the networks have different classes.
+      UserError: see `predictor.load`; or two checkpoints of a run are one.
     """
     if networks.runs:
-        return _of_runs(networks, changed)
+        return _of_runs(networks, data_set)
     size = networks.batch_size or BATCH_SIZE
     names: Sequence[str | None] = networks.names or [None]
     if len(names) == 1:
@@ -181,27 +201,42 @@ def load(networks: Networks, changed: Mapping[str, Any]) -> Loaded:
     return Loaded(found, weights=tuple("; ".join(each.notes) for each in found))
 
 
-def _of_runs(networks: Networks, changed: Mapping[str, Any]) -> Loaded:
+def _of_runs(networks: Networks, data_set: DataSet) -> Loaded:
     predictors, steps, weights, endings = [], [], [], set()
-    for directory in networks.runs:
-        which = networks.checkpoint or "best"
+    seen: dict[tuple[Path, int], str] = {}
+    for directory, which in networks._pairs():
         found = predictor.restore(directory, which, trust=networks.trust, average=networks.average)
+        if (other := seen.setdefault((directory, found.step), which)) != which:
+            raise errors.UserError(
+                f"--checkpoint {other} and {which} of {directory} are both step {found.step}; "
+                "leave one of them out"
+            )
         usual = found.plan.eval.weights
-        settings = found.plan
-        if changed:
-            values = {path.removeprefix("data."): value for path, value in changed.items()}
-            keys = of_run.checked(dataclasses.replace(settings.data, **values))
-            found = found.with_plan(dataclasses.replace(settings, data=keys))
+        found = _with_changes(found, data_set)
         predictors.append(
             predictor.of_parts(
                 *(found.plan, found.description, found.objective, found.variables),
-                batch_size=networks.batch_size or settings.eval.batch_size,
+                batch_size=networks.batch_size or found.plan.eval.batch_size,
             )
         )
         steps.append(found.step)
         weights.append(found.title)
         endings.add("" if found.weights == usual else found.weights)
-    return Loaded(tuple(predictors), tuple(steps), tuple(weights), "".join(sorted(endings)))
+    return Loaded(tuple(predictors), tuple(steps), tuple(weights), ending="".join(sorted(endings)))
+
+
+def _with_changes(found: Restored, data_set: DataSet) -> Restored:
+    """Returns a checkpoint with the changed values of the data set in its plan.
+
+    All keys of the set's place are replaced. Those of the run may name a directory that is gone.
+    """
+    if not data_set.changed:
+        return found
+    paths = {*data_set.changed, *of_run.PLACE} if not data_set.runs else {*data_set.changed}
+    names = [path.removeprefix("data.") for path in paths]
+    values = {name: getattr(data_set.keys, name) for name in names}
+    keys = of_run.checked(dataclasses.replace(found.plan.data, **values))
+    return found.with_plan(dataclasses.replace(found.plan, data=keys))
 
 
 def _outside(networks: Networks, directory: str) -> AbstractContextManager[None]:

@@ -138,29 +138,43 @@ def run(
             size = batch_size or restored.plan.eval.batch_size
             values, details = _measure(restored, feed, split, size, tell, confusion)
     title = sources.title(restored.plan.data)
-    usual = own and overridden.keys().isdisjoint(_CROP)
     if restored.weights != stored.eval.weights:
         which = f"{which}-{restored.weights}"
-    name = f"evaluation-{split}-{which}.json"
-    if not usual:
-        name = _file_name(split, which, title if other_set else "", restored.plan.data, overridden)
-    evaluation = Evaluation(
-        values=values,
-        counts=details["counts"],
-        correct=details["correct"],
-        confusion=details.get("confusion", np.zeros((0, 0), np.int64)),
-        class_names=restored.description.class_names,
-        step=restored.step,
-        path=out or directory / name,
-        data=title if other_set else "",
-        weights=restored.title,
+    usual = own and overridden.keys().isdisjoint(_CROP)
+    place = title if other_set else ""
+    name = (
+        f"evaluation-{split}-{which}.json"
+        if usual
+        else _file_name(split, which, place, restored.plan.data, overridden)
     )
+    evaluation = _evaluation(restored, values, details, out or directory / name, place)
     if not sharding.is_primary():
         return evaluation
     if show is not None:
         show(evaluation)
     about = {} if usual else {"split": split, "overridden": overridden}
     return _write(evaluation, f"{restored.plan.model.name}, {title}, {split}", about)
+
+
+def _evaluation(
+    restored: Restored,
+    values: dict[str, float],
+    details: Mapping[str, Any],
+    path: Path,
+    place: str,
+) -> Evaluation:
+    """Returns the result of a checkpoint; `place` names the data set if it is not the run's."""
+    return Evaluation(
+        values=values,
+        counts=details["counts"],
+        correct=details["correct"],
+        confusion=details.get("confusion", np.zeros((0, 0), np.int64)),
+        class_names=restored.description.class_names,
+        step=restored.step,
+        path=path,
+        data=place,
+        weights=restored.title,
+    )
 
 
 def changed(
@@ -269,15 +283,10 @@ def _file_name(
 
 
 def _check_out(out: Path) -> None:
-    if out.suffix != ".json":
-        raise errors.UserError(f"--out must end in .json, got {out}; a .png file is written beside")
-    for path in (out, out.with_suffix(".png"), out.with_suffix(".npy")):
+    files.check_new(out, (".json",))
+    for path in (out.with_suffix(".png"), out.with_suffix(".npy")):
         if os.path.lexists(path):
-            raise errors.UserError(f"{path} exists and is not overwritten; choose another --out")
-    if not out.absolute().parent.is_dir():
-        raise errors.UserError(f"the folder of --out {out} does not exist; make it first")
-    if not os.access(out.absolute().parent, os.W_OK | os.X_OK):
-        raise errors.UserError(f"the folder of --out {out} cannot be written; choose another --out")
+            raise files.exists(path)
 
 
 def _write(evaluation: Evaluation, subject: str, about: Mapping[str, Any]) -> Evaluation:

@@ -21,7 +21,8 @@ _OF_TIMM = (
     *("param_count", "img_size", "crop_pct", "interpolation"),
 )
 _OWN = (
-    *("checkpoint", "data", "split", "examples", "views", "mean", "subset"),
+    *("checkpoint", "data", "split", "examples", "views", "mean", "soup", "subset"),
+    *("corruption", "severity"),
     *("top1_low", "top1_high", "nll", "brier", "ece"),
     *("macro_precision", "macro_recall", "macro_f1"),
     *("temperature", "calibrated_nll", "calibrated_brier", "calibrated_ece"),
@@ -31,7 +32,7 @@ COLUMNS = (*_OF_TIMM, *_OWN)
 """The columns: timm's, then ours. Those of accuracies are in percent, with `top1_low` and
 `top1_high`, the ends of the interval at 95 %."""
 
-_PERCENT = ("top1", "top5", "real_top1", "real_top5")
+_PERCENT = ("top1", "top5", "top1_low", "top1_high", "real_top1", "real_top5")
 
 
 def check(path: Path) -> None:
@@ -61,12 +62,12 @@ def check(path: Path) -> None:
         raise errors.UserError(f"{path} cannot be written; choose another --csv")
 
 
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends a line to a table; a new one gets a header.
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Appends lines to a table in one write; a new table gets a header.
 
     Args:
       path: the file.
-      row: the values of `COLUMNS`; those that are missing stay empty.
+      rows: the values of `COLUMNS` in each line; those that are missing stay empty.
 
     Raises:
       UserError: see `check`.
@@ -78,7 +79,7 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
     writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
     if not text:
         writer.writeheader()
-    writer.writerow({name: _cell(value) for name, value in row.items()})
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
             file.write(lines.getvalue())
@@ -90,22 +91,23 @@ def row(content: Mapping[str, Any], predictors: Sequence[Predictor]) -> dict[str
     """Returns the line of a result.
 
     Args:
-      content: the content of its JSON file.
+      content: the content of its JSON file. Of a corruption sweep, the content without the table,
+        with the values of one corruption and severity.
       predictors: its networks.
     """
     flat = {**content, **content.get("calibration", {}), **content.get("real", {})}
+    flat["soup"] = content.get("soup", {}).get("kind", "")
+    if "intervals" in content:
+        flat["top1_low"], flat["top1_high"] = content["intervals"]["top1"]
     found = {name: flat[name] for name in _OWN if name in flat}
     found |= {name: round(100 * flat[name], 3) for name in _PERCENT if name in flat}
     found |= {
         f"{name}_err": round(100 - 100 * flat[name], 3) for name in ("top1", "top5") if name in flat
     }
-    low, high = content["intervals"]["top1"]
     return {
         **found,
         "model": " + ".join(content["models"]),
         "checkpoint": " + ".join(map(str, content.get("checkpoint_steps", []))),
-        "top1_low": round(100 * low, 3),
-        "top1_high": round(100 * high, 3),
         "param_count": round(content["param_count"] / 1e6, 4),
         **_preprocessing(predictors),
     }
@@ -133,6 +135,10 @@ def _preprocessing(predictors: Sequence[Predictor]) -> dict[str, Any]:
 def _content(path: Path) -> str:
     try:
         return files.read(path, limits.MAX_JSON_BYTES).decode()
+    except FileNotFoundError as error:
+        raise errors.UserError(
+            f"{path} is a link to a file that does not exist; choose another --csv"
+        ) from error
     except UnicodeDecodeError as error:
         raise errors.UserError(f"{path} is no text in UTF-8; choose another --csv") from error
 

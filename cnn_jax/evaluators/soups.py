@@ -16,6 +16,7 @@ equal in all members, as those below frozen parameters, are kept.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,8 +33,9 @@ from cnn_jax.evaluators.batch_statistics import BATCH_SIZE, Statistics, leaves, 
 from cnn_jax.predictor import Predictor
 
 _INSTEAD = "or average their outputs with ensembles.evaluate"
-# Fields of networks that change no output in evaluation, beside rates of dropout and the like.
-_TRAINING = ("dtype", "momentum", "name", "parent")
+# Fields of networks that change no output in evaluation.
+_TRAINING = ("dtype", "momentum", "name", "parent", "rate")
+_RATES = re.compile(r"(drop|stochastic)\w*_rate$")  # of dropout, DropConnect, stochastic depth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -232,7 +234,7 @@ def _differences(own: Any, wanted: Any) -> list[str]:
     return [
         f"{name} {one!r} and {other!r}"
         for name, (one, other) in pairs.items()
-        if name not in _TRAINING and not name.endswith("rate") and one != other
+        if name not in _TRAINING and not _RATES.search(name) and one != other
     ]
 
 

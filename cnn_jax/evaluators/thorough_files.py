@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import limits
-from cnn_jax.evaluators import example_rows, result_files
+from cnn_jax.evaluators import example_rows, result_files, results_csv
 from cnn_jax.evaluators.example_rows import ExampleRows
 from cnn_jax.evaluators.scores import PerExample
 from cnn_jax.runs import plots, workdir
 from cnn_jax.runtime import files
 
-_LONGEST = 40  # letters of a split or a word in the name of a file
 _OF_CLASSES = ("precision", "recall", "f1", "examples", "predicted")
 
 
@@ -72,23 +71,20 @@ def check_out(out: Path) -> None:
             raise files.exists(path)
 
 
-def name(split: str, words: Sequence[str], exact: Any, which: str) -> str:
-    """Returns the name of a JSON file in a work directory: letters, digits and '-' only.
+def write(
+    result: Thorough, csv: Path | None = None, lines: Sequence[Mapping[str, Any]] = ()
+) -> Thorough:
+    """Writes the files of a result, and returns it with those that were and were not written.
 
     Args:
-      split: the split.
-      words: what was evaluated; empty ones are left out.
-      exact: all that the result depends on; the name has a digest of it.
-      which: the checkpoint.
+      result: the result. Without a path, only the table is written.
+      csv: a table that gets lines, or None.
+      lines: these lines; see `results_csv.append`.
     """
-    return result_files.name(split, [*words, "scores"], exact, which)
-
-
-def write(result: Thorough) -> Thorough:
-    """Writes the files of a result; returns it with those that were and were not written."""
-    if result.path is None:
-        return result
-    written, unwritten = result_files.write(_writers(result, result.path))
+    writers = [] if result.path is None else _writers(result, result.path)
+    if csv is not None:
+        writers.append((csv, lambda: results_csv.append(csv, lines)))
+    written, unwritten = result_files.write(writers)
     return dataclasses.replace(result, written=written, unwritten=unwritten)
 
 

@@ -117,7 +117,10 @@ def _parts(
     batch_size: int,
     tell: Tell | None,
 ) -> list[Tree]:
-    """Returns the parts of all batches; a few of them are computed at a time."""
+    """Returns the parts of all batches. A few are computed at a time; the others are on the host.
+
+    Rows of many classes would fill the memory of a device.
+    """
     size = feed.size(split)
     batch_size = min(batch_size, -(-max(size, 1) // _ROUNDING) * _ROUNDING)
     num_batches = -(-size // batch_size)
@@ -127,6 +130,8 @@ def _parts(
     for inputs in feed.eval_inputs(split, batch_size):
         results.append(compiled(variables, inputs))
         sharding.wait_for_earlier(results)
+        if (finished := len(results) - 1 - sharding.MAX_IN_FLIGHT) >= 0:
+            results[finished] = jax.device_get(results[finished])
         if tell is not None:
             tell(len(results), num_batches)
     counts = sum(jax.device_get([counts for counts, _ in results]), np.zeros(2))

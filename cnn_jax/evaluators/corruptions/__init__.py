@@ -41,6 +41,7 @@ from cnn_jax.evaluators.corruptions.severities import SEVERITIES
 from cnn_jax.runtime import seeds
 
 __all__ = [
+    "CHANNELS",
     "EXTRA",
     "NAMES",
     "SEVERITIES",
@@ -85,7 +86,8 @@ NAMES = tuple(TABLE)[:15]
 EXTRA = tuple(TABLE)[15:]
 """Corruptions that were published for choosing hyperparameters."""
 
-_CHANNELS = (1, 3)
+CHANNELS = (1, 3)
+"""The numbers of channels that an image may have."""
 
 
 def corrupt(
@@ -112,10 +114,10 @@ def corrupt(
       UserError: an unknown name or severity, or an image of another dtype or shape.
     """
     severity = check(name, severity)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in _CHANNELS:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in CHANNELS:
         raise errors.UserError(
             f"corruptions need an image [height, width, channels] of uint8 with "
-            f"{' or '.join(map(str, _CHANNELS))} channels, got shape {list(image.shape)} and dtype "
+            f"{' or '.join(map(str, CHANNELS))} channels, got shape {list(image.shape)} and dtype "
             f"{image.dtype}; convert it first"
         )
     if name == "frost":
