@@ -162,6 +162,7 @@ def test_temperatures_without_a_minimum(
     found = calibration.fit_temperature(np.array(values), np.array(labels))
     assert found == pytest.approx(expected)
     assert ("has no minimum" in caplog.text) == (expected != 1.0)
+    assert calibration.is_limit(found) == (expected != 1.0)
 
 
 def test_the_evaluator_fits_on_validation_and_scales_the_split() -> None:

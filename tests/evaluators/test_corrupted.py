@@ -339,6 +339,12 @@ def test_other_classes_and_splits_are_named(small: Predictor) -> None:
         corrupted.sweep(small, source(), "tset")
 
 
+def test_inputs_with_two_channels_are_named_before_images_are_read(small: Predictor) -> None:
+    deep = dataclasses.replace(small, input_shape=(8, 8, 2))
+    with pytest.raises(errors.UserError, match="and the network's input has 2"):
+        corrupted.sweep(deep, SimpleNamespace(), "test")
+
+
 def test_the_input_of_another_preprocessing_is_not_corrupted(small: Predictor) -> None:
     class Own:
         def __call__(self, image: np.ndarray) -> np.ndarray:

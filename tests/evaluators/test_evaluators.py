@@ -11,7 +11,7 @@ import pytest
 
 from cnn_jax import errors, evaluators, limits, plan
 from cnn_jax.contracts import Batch, Description, Evaluator, Inputs, Outputs, Result, Variables
-from cnn_jax.evaluators import classification
+from cnn_jax.evaluators import classification, scores
 from cnn_jax.objectives import Classification
 from cnn_jax.runtime import sharding
 from cnn_jax.train import state
@@ -230,6 +230,19 @@ def test_rows_are_kept_in_order_without_padding() -> None:
     np.testing.assert_array_equal(details["labels"], labels)
     np.testing.assert_allclose(details["logits"], logits(VARIABLES, images), rtol=1e-5, atol=1e-6)
     assert details["confusion"].sum() == SIZES["test"]
+
+
+def test_rows_of_bfloat16_are_float32() -> None:
+    def narrow(variables: Variables, batch: Batch) -> Outputs:
+        return {"logits": predict(variables, batch)["logits"].astype(jnp.bfloat16)}
+
+    evaluator = classification.make(CLASSES, rows=True)
+    found = evaluators.prepare(narrow, ArrayFeed(), evaluator, LAYOUT)(VARIABLES, "test", 3)
+    rows = found.details["logits"]
+    assert rows.dtype == np.float32
+    images, labels = ArrayFeed().arrays("test")
+    np.testing.assert_allclose(rows, logits(VARIABLES, images), rtol=0.01, atol=0.01)
+    assert scores.summary(rows, labels)["top1"] == found.values["top1"]
 
 
 def test_counts_of_each_class_are_those_of_numpy() -> None:

@@ -324,6 +324,15 @@ def test_statistics_need_the_module() -> None:
         batch_statistics.recompute(replaced(model=None), source())
 
 
+def test_rates_of_other_kinds_may_not_differ() -> None:
+    class Dilated(Small):
+        dilation_rate: int = 1
+
+    members = [replaced(model=Dilated(dilation_rate=rate)) for rate in (1, 2)]
+    with pytest.raises(errors.UserError, match="differ in their network: dilation_rate 2 and 1"):
+        soups.uniform(members, source())
+
+
 def test_rates_of_dropout_may_differ() -> None:
     other = replaced(model=Small(dropout_rate=0.2))
     check_equal(soups.uniform([replaced(), other], source()).variables, other.variables)

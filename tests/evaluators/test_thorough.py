@@ -6,31 +6,30 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from cnn_jax import data, errors, limits, plan, predictor
+from cnn_jax import data, errors, plan, predictor
 from cnn_jax.data.sources import digits
 from cnn_jax.evaluators import (
     calibration,
     chosen_examples,
     ensembles,
-    example_rows,
     intervals,
     of_run,
-    results_csv,
+    printed,
     scores,
     thorough,
 )
 from cnn_jax.evaluators.networks import Networks
-from cnn_jax.evaluators.thorough import Request
+from cnn_jax.evaluators.request import Request
 from cnn_jax.runs import workdir
 from tests import figures
-from tests.pretrained import checkpoints
+from tests.evaluators import given
+from tests.evaluators.given import first
 
 # In one process, so that its fixtures run once.
 pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
@@ -41,32 +40,6 @@ def without_figures() -> Iterator[None]:
     """Lets evaluations draw no figures."""
     with figures.stand_in():
         yield
-
-
-@pytest.fixture(scope="module")
-def runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two work directories, copies of a run."""
-    folder = tmp_path_factory.mktemp("runs")
-    return shutil.copytree(trained, folder / "a"), shutil.copytree(trained, folder / "b")
-
-
-def first(runs: tuple[Path, Path], which: str = "last") -> Networks:
-    return Networks(runs=runs[:1], checkpoint=which)
-
-
-@pytest.fixture(scope="module")
-def logits(runs: tuple[Path, Path]) -> dict[str, np.ndarray]:
-    """The logits of the last checkpoint, by split, and the labels."""
-    source = digits.source()
-    keys = workdir.load_plan(runs[0]).data
-    network = predictor.load(runs[0], "last")
-    found = {}
-    for split in ("validation", "test"):
-        examples = chosen_examples.select(source, keys, getattr(keys, f"{split}_split"))
-        images = np.stack([examples[index]["image"] for index in range(len(examples))])
-        found[split] = network(images).logits
-        found[f"{split} labels"] = examples.labels()
-    return found
 
 
 def test_the_scores_are_those_of_scikit_learn_and_of_the_usual_evaluation(
@@ -97,22 +70,6 @@ def test_the_scores_are_those_of_scikit_learn_and_of_the_usual_evaluation(
     low, high = intervals.bootstrap(predicted == labels, seed=0)
     assert content["intervals"]["top1"] == [low, high]
     assert content["intervals"]["seed"] == 0
-
-
-def test_the_rows_are_read_without_pickle(
-    runs: tuple[Path, Path], logits: dict[str, np.ndarray], tmp_path: Path
-) -> None:
-    out = tmp_path / "a.json"
-    thorough.run(first(runs), Request(out=out))
-    with np.load(out.with_suffix(".npz"), allow_pickle=False) as rows:
-        found = dict(rows)
-    expected = scores.per_example(logits["test"], logits["test labels"])
-    np.testing.assert_array_equal(found["labels"], logits["test labels"])
-    np.testing.assert_array_equal(found["predicted"], expected.predicted)
-    np.testing.assert_array_equal(found["right"], expected.right())
-    np.testing.assert_allclose(found["nll"], expected.nll, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(found["confidence"], expected.confidence, rtol=1e-3)
-    assert found["names"][3] == "test, image 3"
 
 
 def test_a_temperature_is_fitted_on_validation(
@@ -147,6 +104,70 @@ def test_several_runs_are_an_ensemble(
     expected = scores.summary(logits["test"], logits["test labels"])
     assert content["top1"] == pytest.approx(expected["top1"])
     assert content["nll"] == pytest.approx(expected["nll"], rel=1e-4)
+
+
+def test_the_members_of_an_ensemble_are_scored_alone(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    early, *_, late = given.steps(runs[0])
+    out = tmp_path / "a.json"
+    networks = Networks(runs=runs[:1], checkpoint=f"{early},{late}")
+    thorough.run(networks, Request(split="test[:50%]", out=out))
+    content = json.loads(out.read_text())
+    assert content["models"] == [f"{runs[0]} ({early})", f"{runs[0]} ({late})"]
+    assert content["checkpoint_steps"] == [int(early), int(late)]
+    for found, step in zip(content["members"], (early, late), strict=True):
+        alone = thorough.run(first(runs, step), Request(split="test[:50%]")).content
+        assert found["model"] == f"{runs[0]} ({step})"
+        values = {name: alone[name] for name in found if name != "model"}
+        assert {**found, "model": 0} == pytest.approx({**values, "model": 0})
+    assert content["members"][0]["nll"] != content["members"][1]["nll"]
+
+
+def test_the_same_checkpoint_is_no_second_member(runs: tuple[Path, Path]) -> None:
+    networks = Networks(runs=runs[:1], checkpoint=f"last,{given.steps(runs[0])[-1]}")
+    with pytest.raises(errors.UserError, match=r"--checkpoint last and \d+ of .* are both step"):
+        thorough.run(networks, Request())
+
+
+def test_calibration_without_a_validation_split_names_the_flag(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", test_images=np.zeros((10, 8, 8), "u1"), test_labels=range(10))
+    settings = given.on_another_set(runs[0], tmp_path / "a.npz")
+    message = (
+        "--calibrate uses the split 'validation' unless --fit_split names another one: unknown"
+    )
+    with pytest.raises(errors.UserError, match=message):
+        thorough.run(first(runs), Request(calibrate=True), settings)
+    with pytest.raises(errors.UserError, match=r"^unknown split 'val'"):
+        thorough.run(first(runs), Request(calibrate=True, fit_split="val"), settings)
+
+
+def test_a_temperature_at_its_limit_is_named(runs: tuple[Path, Path]) -> None:
+    found = thorough.run(first(runs), Request(calibrate=True, split="test[:50%]"))
+    assert found.content["calibration"]["is_limit"] is False
+    assert "limit" not in printed.of_thorough(found)["temperature"]
+    changed = {**found.content["calibration"], "is_limit": True}
+    found = dataclasses.replace(found, content={**found.content, "calibration": changed})
+    assert "the limit of the search" in printed.of_thorough(found)["temperature"]
+
+
+def test_members_may_come_from_sets_that_are_gone(
+    runs: tuple[Path, Path], logits: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    moved = shutil.copytree(runs[1], tmp_path / "moved")
+    content = json.loads((moved / workdir.CONFIG).read_text())
+    content["data"] |= {"source": "tfds", "name": "nowhere/1", "directory": "gone"}
+    (moved / workdir.CONFIG).write_text(json.dumps(content))
+    examples = digits.source().splits["test"]
+    images = np.stack([examples[index]["image"] for index in range(20)])
+    np.savez(tmp_path / "a.npz", test_images=images, test_labels=examples.labels()[:20])
+    settings = given.on_another_set(runs[0], tmp_path / "a.npz")
+    networks = Networks(runs=(runs[0], moved), checkpoint="last")
+    found = thorough.run(networks, Request(), settings)
+    expected = logits["test"][:20].argmax(-1)
+    np.testing.assert_array_equal(found.rows.predicted, expected)
 
 
 def test_views_have_a_file_of_their_own(runs: tuple[Path, Path]) -> None:
@@ -220,38 +241,6 @@ def test_runs_with_other_splits_are_no_ensemble(runs: tuple[Path, Path], tmp_pat
     thorough.run(networks, Request(split="test"))
 
 
-def test_a_file_that_cannot_be_written_is_named(
-    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(directory: Path, name: str, content: object) -> None:
-        raise OSError("Read-only file system")
-
-    monkeypatch.setattr(workdir, "save", refuse)
-    out = tmp_path / "a.json"
-    found = thorough.run(first(runs), Request(out=out))
-    assert found.unwritten == (f"{out} cannot be written: Read-only file system",)
-    assert found.written == (out.with_suffix(".npz"), out.with_suffix(".png"))
-
-
-@pytest.mark.parametrize("confusion", [False, True])
-def test_a_large_confusion_matrix_is_an_array(
-    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confusion: bool
-) -> None:
-    monkeypatch.setattr(limits, "MAX_CONFUSION_CLASSES", 5)
-    out = tmp_path / "a.json"
-    found = thorough.run(first(runs), Request(out=out, confusion=confusion))
-    assert "confusion" not in json.loads(out.read_text())
-    array = out.with_suffix(".npy")
-    assert set(found.written) == {out, out.with_suffix(".npz"), *([array] if confusion else [])}
-    if confusion:
-        np.testing.assert_array_equal(np.load(array), found.found.confusion())
-    with pytest.raises(errors.UserError, match=r"a\.json exists and is not overwritten"):
-        thorough.run(first(runs), Request(out=out))
-    out.unlink()
-    with pytest.raises(errors.UserError, match=r"a\.npz exists and is not overwritten"):
-        thorough.run(first(runs), Request(out=out))
-
-
 def test_right_answers_are_counted(
     runs: tuple[Path, Path], logits: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -284,90 +273,6 @@ def test_results_on_the_same_examples_are_compared(runs: tuple[Path, Path], tmp_
         thorough.run(first(runs), Request(split="test[:50%]", against=out))
 
 
-def test_examples_are_matched_by_name(tmp_path: Path) -> None:
-    names, classes = np.array(["a", "b", "c"]), np.array(["cat", "dog"])
-    labels, ones = np.array([0, 1, 1]), np.ones(3)
-    rows = example_rows.ExampleRows(names, labels, classes, labels, ones > 0, ones, ones)
-    turned = dataclasses.replace(rows, names=names[::-1], labels=labels[::-1])
-    path = tmp_path / "a.json"
-    example_rows.write(path.with_suffix(".npz"), turned)
-    earlier = example_rows.read(path)
-    np.testing.assert_array_equal(example_rows.match(rows, earlier, "a"), [2, 1, 0])
-    for changes, message in (
-        ({"labels": np.array([1, 1, 1])}, "another label for 'a' and 1 of 3 examples"),
-        ({"class_names": classes[::-1]}, "other classes"),
-        ({"names": np.array(["a", "b", "d"])}, "has other examples: 1 are only .* 1 only there"),
-        ({"names": np.array(["a", "b", "b"])}, "has other examples: 0 are only .* 1 only there"),
-    ):
-        with pytest.raises(errors.UserError, match=message):
-            example_rows.match(dataclasses.replace(rows, **changes), earlier, "a")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "there is no .*, the rows of"),
-        (b"PK damaged", "cannot be read"),
-        ({"names": np.array([{}])}, "cannot be read: Object arrays cannot be loaded"),
-        ({"names": np.zeros(3)}, "is not a file of an evaluation's rows"),
-        ({"labels": np.array([0, 1, 2])}, "is not a file of an evaluation's rows"),
-        ({"right": np.array([True])}, "is not a file of an evaluation's rows"),
-    ],
-)
-def test_damaged_rows_are_refused(tmp_path: Path, content: Any, message: str) -> None:
-    path = tmp_path / "a.json"
-    ones = np.ones(3)
-    columns = {
-        "names": np.array(["a", "b", "c"]),
-        "class_names": np.array(["cat", "dog"]),
-        "labels": np.array([0, 1, 1]),
-        "predicted": np.array([0, 1, 1]),
-        "right": ones > 0,
-        "confidence": ones,
-        "nll": ones,
-    }
-    if isinstance(content, bytes):
-        path.with_suffix(".npz").write_bytes(content)
-    elif content is not None:
-        np.savez(path.with_suffix(".npz"), **{**columns, **content})
-    with pytest.raises(errors.UserError, match=message):
-        example_rows.read(path)
-
-
-def test_lines_are_appended_to_a_table(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    results = [
-        thorough.run(first(runs), request)
-        for request in (Request(csv=path), Request(csv=path, calibrate=True, views="mirrored"))
-    ]
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2
-    assert tuple(rows[0]) == results_csv.COLUMNS
-    for row, result in zip(rows, results, strict=True):
-        content = result.content
-        assert row["model"] == str(runs[0])
-        assert float(row["top1"]) == pytest.approx(100 * content["top1"], abs=1e-3)
-        assert float(row["top1_err"]) == pytest.approx(100 - 100 * content["top1"], abs=1e-3)
-        assert float(row["ece"]) == content["ece"]
-        assert float(row["param_count"]) == pytest.approx(content["param_count"] / 1e6, abs=1e-4)
-        assert (row["img_size"], row["crop_pct"], row["split"]) == ("32", "1.0", "test")
-    assert rows[0]["temperature"] == ""
-    assert float(rows[1]["temperature"]) == results[1].content["calibration"]["temperature"]
-    assert rows[1]["views"] == "mirrored"
-    pandas = pytest.importorskip("pandas")
-    table = pandas.read_csv(path)
-    assert table["top1"].tolist() == pytest.approx([float(row["top1"]) for row in rows])
-
-
-def test_a_table_with_other_columns_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    path.write_text("model,top1\nresnet50,80\n")
-    with pytest.raises(errors.UserError, match="has other columns, model, top1, and is not chan"):
-        thorough.run(first(runs), Request(csv=path))
-    assert path.read_text() == "model,top1\nresnet50,80\n"
-
-
 def test_published_weights_write_nothing_by_themselves(
     photos: tuple[Path, plan.Plan], tmp_path: Path
 ) -> None:
@@ -387,69 +292,3 @@ def test_published_weights_write_nothing_by_themselves(
         (row,) = csv.DictReader(file)
     assert row["model"] == str(weights)
     assert (row["img_size"], row["crop_pct"], row["interpolation"]) == ("40", "0.909", "bicubic")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, plan.Plan]:
-    """Synthetic published weights, and the plan of a data set with their classes."""
-    folder = tmp_path_factory.mktemp("weights")
-    weights = checkpoints.write(folder / "weights", checkpoints.state_dict())
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (12, 50, 60, 3)).astype(np.uint8)
-    labels = np.arange(12) % 10
-    path = folder / "photos.npz"
-    np.savez(path, test_images=images, test_labels=labels)
-    keys = dataclasses.replace(plan.Plan().data, source="npz", directory=str(path))
-    return weights, dataclasses.replace(plan.Plan(), data=keys)
-
-
-def test_settings_of_published_weights_name_the_data_set_only(
-    photos: tuple[Path, plan.Plan],
-) -> None:
-    weights, settings = photos
-    networks = Networks(weights=(weights,))
-    with pytest.raises(errors.UserError, match="published weights have no data set; name one"):
-        thorough.run(networks, Request())
-    changed = dataclasses.replace(settings, seed=1)
-    with pytest.raises(errors.UserError, match="seed is that of the published weights and cannot"):
-        thorough.run(networks, Request(), changed)
-    with pytest.raises(errors.UserError, match="--calibrate of published weights needs --fit_sp"):
-        thorough.run(networks, Request(calibrate=True), settings)
-    with pytest.raises(errors.UserError, match="share 6 examples"):
-        thorough.run(networks, Request(calibrate=True, fit_split="test[:50%]"), settings)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"views": "ten_crop"}, "unknown --views 'ten_crop'; did you mean 'ten_crops'"),
-        ({"mean": "logit", "views": "mirrored"}, "unknown --mean 'logit'; did you mean 'logits'"),
-        ({"mean": "logits"}, "--mean is for several networks or --views"),
-        ({"fit_split": "train"}, "--fit_split is for --calibrate"),
-        ({"subset": "data", "answers": Path("a")}, "--answers and --subset exclude each other"),
-        ({"answers": Path("none.json")}, "there is no file none.json; check the path"),
-        ({"subset": "none.txt"}, "there is no file none.txt; check the path"),
-        ({"out": Path("a.txt")}, "--out must end in .json"),
-        ({"csv": Path("a.txt")}, "--csv must end in .csv"),
-        ({"csv": Path("nowhere/a.csv")}, "the folder of --csv nowhere/a.csv does not exist"),
-        ({"against": Path("a.npz")}, "--against must name the .json file"),
-        ({"against": Path("a.json")}, "there is no a.npz"),
-    ],
-)
-def test_bad_requests_fail_before_anything_is_loaded(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(errors.UserError, match=message):
-        thorough.run(Networks(runs=(Path("nowhere"),)), Request(**changes))
-
-
-@pytest.mark.parametrize(
-    ("networks", "message"),
-    [
-        (Networks(), "give either work directories or published weights"),
-        (Networks(runs=(Path("a"), Path("a"))), "a is given twice"),
-        (Networks(weights=("a", "b", "c"), names=("x", "y")), "names 2 networks for 3 files"),
-        (Networks(runs=(Path("a"),), batch_size=-1), "batch size must be at least 1, got -1"),
-    ],
-)
-def test_networks_are_checked(networks: Networks, message: str) -> None:
-    with pytest.raises(errors.UserError, match=message):
-        thorough.run(networks, Request())

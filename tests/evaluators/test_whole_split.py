@@ -59,3 +59,18 @@ def test_a_batch_is_at_most_the_split_rounded_up(size: int, batch_size: int, exp
     assert result.values == {"count": size}
     assert feed.asked == [expected]
     assert told[-1] == (-(-size // expected),) * 2
+
+
+def test_parts_of_earlier_batches_are_on_the_host() -> None:
+    kept: list[Any] = []
+    rows = Evaluator(
+        measure=lambda outputs, batch: batch["weight"],
+        finish=lambda parts, fitted: kept.extend(parts) or Result({}),
+        names=(),
+    )
+    evaluate = whole_split.prepare(
+        lambda variables, batch: {}, Feed(60), rows, sharding.make_layout()
+    )
+    evaluate({}, "test", 10)
+    assert [isinstance(part, np.ndarray) for part in kept] == [True] * 4 + [False] * 2
+    np.testing.assert_array_equal(np.concatenate([np.asarray(part) for part in kept]), np.ones(60))
