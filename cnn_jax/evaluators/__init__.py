@@ -14,9 +14,12 @@
 - `ensembles.py`, `soups.py`: the mean of the outputs, or of the weights, of several networks
 - `batch_statistics.py`: running statistics, computed anew from training images
 - `of_run.py`: runs the evaluators of a run on one of its checkpoints, and writes the result
-- `thorough.py`: runs and published weights with intervals, calibration, views and comparisons;
-  `networks.py` and `chosen_examples.py` open them, `example_rows.py`, `results_csv.py` and
-  `thorough_files.py` write the result
+- `thorough.py`: runs and published weights with intervals, calibration, views and comparisons
+- `swept.py`: runs and published weights on corrupted images
+- `request.py`: the request of both; `networks.py` and `chosen_examples.py` open networks and
+  examples, `soup_networks.py` averages the weights; `descriptions.py`, `example_rows.py`,
+  `results_csv.py`, `thorough_files.py` and `result_files.py` write the result; `printed.py` makes
+  the printed tables
 
 To add an evaluator, write a file with a function that returns it, and list it in `make` below.
 """

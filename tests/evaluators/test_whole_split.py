@@ -1,6 +1,6 @@
 """Tests of evaluations of whole splits: any batch size is possible, and changes no count."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -63,11 +63,12 @@ def test_a_batch_is_at_most_the_split_rounded_up(size: int, batch_size: int, exp
 
 def test_parts_of_earlier_batches_are_on_the_host() -> None:
     kept: list[Any] = []
-    rows = Evaluator(
-        measure=lambda outputs, batch: batch["weight"],
-        finish=lambda parts, fitted: kept.extend(parts) or Result({}),
-        names=(),
-    )
+
+    def finish(parts: Iterable[Any], fitted: Any) -> Result:
+        kept.extend(parts)
+        return Result({})
+
+    rows = Evaluator(lambda outputs, batch: batch["weight"], finish, names=())
     evaluate = whole_split.prepare(
         lambda variables, batch: {}, Feed(60), rows, sharding.make_layout()
     )
