@@ -21,7 +21,7 @@ from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, plots, workdir
 from cnn_jax.runtime import files
 from tests import figures
-from tests.pretrained import checkpoints
+from tests.outputs import listing, table
 
 ROOT = Path(__file__).parents[1]
 # In one process, so that its fixtures run once.
@@ -51,23 +51,6 @@ def assert_refused(
     assert exit_status(evaluate.main, *given) == 1
     assert message in capsys.readouterr().err
     assert listing(trained) == before
-
-
-def listing(directory: Path) -> set[Path]:
-    return set(directory.rglob("*"))
-
-
-def table(output: str) -> dict[str, str]:
-    """Returns the rows of an aligned table of two columns, by the first column."""
-    lines = output.splitlines()
-    width = max(len(line.partition("  ")[0].rstrip()) for line in lines) + 2
-    for line in lines:
-        assert line[width - 2 : width] == "  "
-        assert line[width] != " "
-        assert line[:width].rstrip().endswith(":")
-    rows = {line[:width].rstrip().removesuffix(":"): line[width:] for line in lines}
-    assert len(rows) == len(lines)
-    return rows
 
 
 def test_counts_are_the_same_at_any_batch_size(trained: Path) -> None:
@@ -465,60 +448,6 @@ def test_the_command_fails_with_one_message(
     assert message.startswith(f"error: {tmp_path} is not a work directory")
 
 
-def test_the_command_evaluates_an_ensemble_with_views(
-    trained: Path, tmp_path: Path, exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = shutil.copytree(trained, tmp_path / "other")
-    out, results = tmp_path / "a.json", tmp_path / "results.csv"
-    arguments = [f"--workdir={trained},{other}", "--checkpoint=last", "--views=mirrored"]
-    arguments += ["--calibrate", f"--out={out}", f"--csv={results}"]
-    assert exit_status(evaluate.main, *arguments) == 0
-    rows = table(capsys.readouterr().out)
-    content = json.loads(out.read_text())
-    steps = content["checkpoint_steps"]
-    low, high = content["intervals"]["top1"]
-    calibrated = content["calibration"]
-    classes = content["per_class"]
-    beside = [out.with_suffix(".npz"), out.with_suffix(".png"), tmp_path / "a-reliability.png"]
-    expected = {
-        "model": f"{trained} + {other}",
-        "checkpoint": f"step {steps[0]}, step {steps[1]}",
-        "split": "digits, test, 360 examples",
-        "views": "mirrored",
-        "mean": "of the probabilities",
-        "top1": f"{content['top1']:.4f} ({low:.4f} to {high:.4f})",
-        "brier": f"{content['brier']:.4f}",
-        "intervals": "95%, 2,000 bootstrap resamples of the examples, seed 0",
-        "temperature": f"{calibrated['temperature']:.4f}, fitted on 144 examples of validation",
-        "class 3": "precision {precision:.4f}, recall {recall:.4f}, f1 {f1:.4f}".format(
-            **classes["3"]
-        ),
-        "written": ", ".join(map(str, [out, *beside, results])),
-    }
-    assert {name: rows[name] for name in expected} == expected
-    assert len(results.read_text().splitlines()) == 2
-    assert exit_status(evaluate.main, f"--workdir={trained}", f"--against={out}") == 0
-    rows = table(capsys.readouterr().out)
-    assert rows["against"] == str(out)
-    assert rows["McNemar's test"].startswith("p = ")
-    path = Path(rows["written"].partition(",")[0])
-    assert re.fullmatch(r"evaluation-test-scores-[0-9a-f]{8}-best.json", path.name)
-
-
-def test_the_command_evaluates_published_weights(
-    tmp_path: Path, exit_status: ExitStatus, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = checkpoints.write(tmp_path / "weights", checkpoints.state_dict())
-    images = np.random.default_rng(0).integers(0, 256, (12, 50, 60, 3)).astype(np.uint8)
-    np.savez(tmp_path / "set.npz", train_images=images, train_labels=np.arange(12) % 10)
-    before = listing(tmp_path)
-    directory = f"--config.data.directory={tmp_path / 'set.npz'}"
-    assert exit_status(evaluate.main, f"--weights={weights}", directory) == 0
-    rows = table(capsys.readouterr().out)
-    assert (rows["model"], rows["split"]) == (str(weights), "npz set.npz, train, 12 examples")
-    assert listing(tmp_path) == before
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -531,6 +460,9 @@ def test_the_command_evaluates_published_weights(
         (["--weights=a", "--config.data.split=stratified"], "data.split is that of the published"),
         (["--workdir=RUN", "--views=four"], "unknown --views 'four'"),
         (["--workdir=RUN,nowhere"], "nowhere is not a work directory"),
+        ([f"--workdir={','.join(['nowhere'] * 50)}"], "nowhere is not a work directory"),
+        (["--workdir=RUN", "--soup=uniform"], "--soup averages the weights of several networks"),
+        (["--workdir=RUN", "--severities=1"], "--severities is for --corruptions"),
     ],
 )
 def test_mistakes_in_the_flags_are_named(
@@ -550,7 +482,8 @@ def test_the_command_explains_itself(
     output = capsys.readouterr().out
     usual = ("--workdir", "--checkpoint", "--split", "--batch_size", "--out")
     further = ("--weights", "--views", "--calibrate", "--answers", "--subset", "--against", "--csv")
-    for flag in (*usual, *further):
+    averaged = ("--soup", "--statistics_split")
+    for flag in (*usual, *further, *averaged, "--corruptions", "--severities"):
         assert flag in output
 
 

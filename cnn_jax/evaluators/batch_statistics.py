@@ -112,7 +112,9 @@ def select(predictor: Predictor, source: Source, split: str) -> Selected:
 def batches(
     predictor: Predictor, examples: Selected, batch_size: int
 ) -> Iterator[tuple[range, np.ndarray]]:
-    """Yields batches of few shapes, without padding: see `recompute`.
+    """Yields all examples of a split in batches of at most two sizes, which differ by one.
+
+    There is no padding. Consecutive examples are in different batches; see `recompute`.
 
     Args:
       predictor: prepares the images.

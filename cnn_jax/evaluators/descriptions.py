@@ -1,4 +1,4 @@
-"""What an evaluation evaluated, for its JSON file, and the place of this file."""
+"""Description of an evaluation for its JSON file, and the path of this file."""
 
 import dataclasses
 from pathlib import Path

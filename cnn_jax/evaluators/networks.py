@@ -162,7 +162,8 @@ class Loaded:
       weights: text that names the weights of each run with an average, such as 'average, ema.decay
         0.999'; for published weights, the notes on their choice.
       soup: how their weights were averaged, for the JSON file; empty if they were not.
-      ending: of the names of files: 'average' or 'raw' for other weights than the run's; or empty.
+      ending: suffix of the names of result files: 'average' or 'raw' if the weights are not those
+        that `eval.weights` of the run names; else empty.
     """
 
     predictors: tuple[Predictor, ...]

@@ -15,13 +15,16 @@ _LONGEST = 40  # letters of a split or a set in the name of a file
 def name(split: str, words: Sequence[str], exact: Any, which: str) -> str:
     """Returns the name of a JSON file in a work directory: letters, digits and '-' only.
 
-    Two splits or sets may be spelled alike, so the name has a digest.
+    Different splits or sets may lead to the same letters, so the name also has a digest.
 
     Args:
       split: the split.
-      words: what was evaluated; empty ones are left out.
-      exact: all that the result depends on; the name has a digest of it.
-      which: the checkpoint.
+      words: parts of the name, such as the name of the data set; empty ones are left out.
+      exact: all that the result depends on, for the digest.
+      which: the checkpoint, the last part of the name.
+
+    >>> name("test[:50%]", ["folder photos"], ["test[:50%]", "photos"], "best")
+    'evaluation-test-to-50pct-folder-photos-9021cc08-best.json'
     """
     text = json.dumps(exact, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

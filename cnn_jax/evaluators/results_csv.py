@@ -29,8 +29,11 @@ _OWN = (
     *("real_top1", "real_top5"),
 )
 COLUMNS = (*_OF_TIMM, *_OWN)
-"""The columns: timm's, then ours. Those of accuracies are in percent, with `top1_low` and
-`top1_high`, the ends of the interval at 95 %."""
+"""The columns: timm's, then ours.
+
+Accuracies and errors are in percent, parameters in millions. `top1_low` and `top1_high` are the
+ends of the interval at 95 %. Only lines of corruption sweeps have a `corruption` and a `severity`.
+"""
 
 _PERCENT = ("top1", "top5", "top1_low", "top1_high", "real_top1", "real_top5")
 

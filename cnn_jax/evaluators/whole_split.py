@@ -53,7 +53,9 @@ def measure(
     evaluator: Evaluator,
     layout: Layout,
 ) -> Measure:
-    """Returns the compiled measurement of one batch. It closes over its arguments only.
+    """Returns the compiled measurement of one batch.
+
+    It holds no arrays, so it can measure other variables and other examples of the same shape.
 
     Args:
       predict: the network in evaluation mode.

@@ -36,7 +36,7 @@ def test_a_soup_of_checkpoints_is_the_mean_of_their_weights(
     validation = workdir.load_plan(runs[0]).data.validation_split
     titles = [f"{runs[0]} ({step})" for step in steps]
     if kind == "uniform":
-        soup, kept = soups.uniform(members), range(len(members))
+        soup, kept = soups.uniform(members), tuple(range(len(members)))
     else:
         found = soups.greedy(members, digits.source(), validation)
         soup, kept = found.predictor, found.members

@@ -1,6 +1,7 @@
 """Tests of sweeps over corruptions by command, compared with `corrupted.sweep` of the run."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from tests.evaluators.given import first
 # In the process of the other tests with these fixtures.
 pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
 
-REQUEST = {"corruptions": "impulse_noise,contrast", "severities": "1,5", "corrupt": "stored"}
+REQUEST = Request(corruptions="impulse_noise,contrast", severities="1,5", corrupt="stored")
 
 
 def test_a_sweep_of_a_run_is_that_of_its_predictor(runs: tuple[Path, Path], tmp_path: Path) -> None:
     table, told = tmp_path / "results.csv", []
-    request = Request(split="test[90%:]", seed=3, csv=table, **REQUEST)
+    request = dataclasses.replace(REQUEST, split="test[90%:]", seed=3, csv=table)
     found = swept.run(first(runs), request, tell=lambda *counts: told.append(counts))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     # A slice has the noise of the stored split, as `corrupted.sweep` has it.
