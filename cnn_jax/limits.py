@@ -74,6 +74,10 @@ MAX_SET_BYTES = 16 * 2**30
 MAX_CONFUSION_CLASSES = 1_000
 """Classes up to which evaluations keep the confusion matrix without being asked: 4 MB of JSON."""
 
+MAX_ROWS_BYTES = 2 * 2**30
+"""Bytes of the unpacked outcomes of the examples of an evaluation: those of ImageNet's 1.3 million
+training images have half a gigabyte."""
+
 # Work directories.
 
 MAX_LOG_BYTES = 128 * 2**20

@@ -5,13 +5,12 @@ The file is an `.npz` of NumPy without pickled objects. `numpy.load` reads it.
 
 import dataclasses
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from cnn_jax import errors
+from cnn_jax import errors, limits
 from cnn_jax.data import imagenet
 from cnn_jax.evaluators import intervals
 from cnn_jax.evaluators.scores import PerExample
@@ -29,11 +28,6 @@ _KINDS = {
     "nll": "f",
     "class_names": "U",
 }
-# What NumPy and the modules of zip files raise for a damaged file.
-_DAMAGED = (
-    *(EOFError, KeyError, MemoryError, NotImplementedError, OSError, RuntimeError, ValueError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,19 +101,37 @@ def read(result: Path) -> ExampleRows:
         )
     path = result.with_suffix(".npz")
     try:
-        with files.open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in _KINDS}
+        with files.open_regular(path) as file:
+            _check_size(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                columns = {name: arrays[name] for name in _KINDS}
     except FileNotFoundError as error:
         raise errors.UserError(
             f"there is no {path}, the rows of {result}; --against compares with a result that was "
             "written with --views, --calibrate, --csv or another of these flags"
         ) from error
-    except _DAMAGED as error:
+    except Exception as error:  # Damaged files raise many types, such as zlib.error.
         raise errors.UserError(f"{path} cannot be read: {error}; evaluate again") from error
     rows = ExampleRows(**columns)
     if not _is_valid(rows):
         raise errors.UserError(f"{path} is not a file of an evaluation's rows; evaluate again")
     return rows
+
+
+def _check_size(file: BinaryIO) -> None:
+    """Checks the size of the unpacked arrays, and that the file is an archive.
+
+    Raises:
+      ValueError: the arrays exceed the limit.
+      zipfile.BadZipFile: it is another kind of file.
+    """
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > limits.MAX_ROWS_BYTES:
+        raise ValueError(
+            f"its arrays have {size:,} bytes, more than the limit of {limits.MAX_ROWS_BYTES:,}"
+        )
+    file.seek(0)
 
 
 def _is_valid(rows: ExampleRows) -> bool:

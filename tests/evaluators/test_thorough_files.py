@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,11 +96,19 @@ def test_examples_are_matched_by_name(tmp_path: Path) -> None:
             example_rows.match(dataclasses.replace(rows, **changes), earlier, "a")
 
 
+def npy() -> bytes:
+    """Returns the content of an array of NumPy, which is no archive of arrays."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "there is no .*, the rows of"),
         (b"PK damaged", "cannot be read"),
+        (npy(), "cannot be read: File is not a zip file"),
         ({"names": np.array([{}])}, "cannot be read: Object arrays cannot be loaded"),
         ({"names": np.zeros(3)}, "is not a file of an evaluation's rows"),
         ({"labels": np.array([0, 1, 2])}, "is not a file of an evaluation's rows"),
@@ -178,3 +187,12 @@ def test_a_link_to_a_missing_table_is_refused(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "gone.csv")
     with pytest.raises(errors.UserError, match="is a link to a file that does not exist"):
         results_csv.check(path)
+
+
+def test_rows_that_take_too_much_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_ROWS_BYTES", 10_000)
+    np.savez_compressed(tmp_path / "a.npz", names=np.zeros(10_000))
+    with pytest.raises(errors.UserError, match=r"80,\d+ bytes, more than the limit of 10,000"):
+        example_rows.read(tmp_path / "a.json")

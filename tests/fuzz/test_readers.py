@@ -30,7 +30,7 @@ from cnn_jax.data import images, opencv
 from cnn_jax.data.pack import writer
 from cnn_jax.data.sources import idx, npz, shards
 from cnn_jax.data.sources import tfds as tfds_source
-from cnn_jax.evaluators import right_answers
+from cnn_jax.evaluators import example_rows, right_answers
 from cnn_jax.pretrained.formats import files
 from cnn_jax.runs import checkpoint, environment, logs, workdir
 from tests.data import test_tfds
@@ -193,6 +193,19 @@ def labels(directory: Path) -> Iterator[Target]:
     read = functools.partial(right_answers.read_subset, class_names=names)
     yield Target("\n".join(names[1:]).encode(), damaged_bytes, of_file("classes.txt", read))
     yield Target(b"0\n3\n1\n", damaged_bytes, of_file("classes.txt", read))
+    example_rows.write(directory / "rows.npz", OUTCOMES)
+    rows = (directory / "rows.npz").read_bytes()
+    yield Target(rows, damaged_bytes, of_file("rows.npz", read_rows))
+
+
+OUTCOMES = example_rows.ExampleRows(
+    *(np.array(["a", "b"]), np.array([0, 1]), np.array(["cat", "dog"]), np.array([0, 0])),
+    *(np.array([True, False]), np.array([0.9, 0.8]), np.array([0.1, 1.6])),
+)
+
+
+def read_rows(path: Path) -> None:
+    example_rows.read(path.with_suffix(".json"))
 
 
 def read_answers(path: Path) -> None:
