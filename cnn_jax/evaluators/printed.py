@@ -60,7 +60,7 @@ def of_sweep(found: Swept) -> dict[str, str]:
     rows = _about(about)
     rows["corrupted"] = f"the {about['corrupt']} image, seed {about['seed']}"
     rows["top1"] = f"{sweep.clean['top1']:.4f} without corruptions"
-    rows["severity"] = " ".join(f"{severity:6}" for severity in sweep.severities) + "   mean"
+    rows["severity"] = " ".join(f"{title:<6}" for title in (*sweep.severities, "mean")).rstrip()
     for name, accuracies in zip(sweep.corruptions, sweep.accuracy, strict=True):
         values = (*accuracies, accuracies.mean())
         rows[f"top1 {name}"] = " ".join(f"{value:.4f}" for value in values)
