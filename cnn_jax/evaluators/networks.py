@@ -28,7 +28,8 @@ class Networks:
     """Networks as the flags of a command name them: runs, or published weights.
 
     Attributes:
-      runs: work directories; empty for published weights.
+      runs: work directories, that of a run in phases as its last phase; empty for published
+        weights.
       weights: files, or names on the Hub; empty for runs.
       names: the network of each file that does not name its own; one name is that of all files.
       checkpoint: of the runs: 'best', 'last' or a step, or several of them between commas, which
@@ -47,6 +48,10 @@ class Networks:
     average: bool | None = None
     trust: bool = False
     batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Replaces the work directory of a run in phases by that of its last phase."""
+        object.__setattr__(self, "runs", tuple(map(workdir.last_phase, self.runs)))
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

@@ -106,9 +106,10 @@ def begin(job: Job, given: Fitted, *, progress: bool = False) -> Variables:
         count = sum(path.startswith(_PARAMS) for path in taken)
         note = f"init.take {job.plan.init.take!r} takes {count} of {total} parameter arrays"
         _print(job.plan, [note], progress)
-    values = {**{path: given.variables[path] for path in taken}, **_initial(job, fresh)}
+    values: dict[str, Any] = {path: given.variables[path] for path in taken}
+    values |= _initial(job, fresh)
     result: Variables = jax.tree_util.tree_map_with_path(
-        lambda keys, _: values[patterns.path(keys)], wanted
+        lambda keys, leaf: values[patterns.path(keys)].astype(leaf.dtype), wanted
     )
     return result
 
@@ -165,12 +166,14 @@ def _taken(job: Job, paths: Collection[str], new: Collection[str]) -> set[str]:
     model = getattr(job.objective, "model", None)
     shape = job.feed.description.input_shape
     taken = set[str]()
-    for pattern in _regular(job.plan, model, shape, names):
+    for given, pattern in zip(
+        _given(job.plan), _regular(job.plan, model, shape, names), strict=True
+    ):
         matched = {name for name in names if re.search(pattern, name)}
         there = {name for name in matched if _PARAMS + name not in new}
         if not there:
             raise errors.UserError(
-                f"{_TAKE} {job.plan.init.take!r}: the pattern {pattern!r} matches only the head, "
+                f"{_TAKE} {job.plan.init.take!r}: the pattern {given!r} matches only the head, "
                 f"such as {min(matched)!r}, which is for other classes in init.weights "
                 f"{job.plan.init.weights!r}; remove the pattern"
             )

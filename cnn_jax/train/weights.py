@@ -169,13 +169,14 @@ def _of_run(plan: Plan, directory: Path, objective: Objective | None) -> Weights
     """Returns the weights of a run's best checkpoint, by its `eval.weights` raw or averaged."""
     options = workdir.load_plan(directory)
     is_given = options.train.objective == GIVEN
+    name, overrides = ("", dict[str, Any]()) if is_given else _wanted(plan, objective)
+    if not is_given:  # Before the network of the run, which may be code, is imported.
+        _check_name(options.model.name, name, is_needed=objective is None)
     found = predictor.restore(directory, objective=objective if is_given else None)
     description = found.description
     variables = {path: np.asarray(leaf) for path, leaf in by_path(found.variables).items()}
-    checkpoint, network, overrides = None, None, dict[str, Any]()
+    checkpoint, network = None, None
     if not is_given:
-        name, overrides = _wanted(plan, objective)
-        _check_name(options.model.name, name, is_needed=objective is None)
         checkpoint = Checkpoint(
             str(directory),
             options.model.name,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -169,7 +170,9 @@ def test_mistakes_are_found_before_the_data_set_is_read(
 
 
 def test_a_pattern_of_a_head_of_other_classes_is_refused(first: Path) -> None:
-    with pytest.raises(errors.UserError, match=r"matches only the head, such as 'output/bias'"):
+    with pytest.raises(
+        errors.UserError, match=r"pattern 'head' matches only the head, such as 'output/"
+    ):
         still(first, names="abc", **{"init.take": "conv, head"})
 
 
@@ -314,6 +317,9 @@ def test_variables_in_memory_are_given_to_a_job(first: Path) -> None:
     fitted = weights.Fitted(weights.by_path(variables))
     job = jobs.make(settings(), source())
     check_same(weights.by_path(start.begin(job, fitted)), variables)
+    double = {path: np.asarray(leaf, np.float64) for path, leaf in fitted.variables.items()}
+    begun = start.begin(job, weights.Fitted(double))
+    assert {np.asarray(leaf).dtype.name for leaf in jax.tree.leaves(begun)} == {"float32"}
     less = {path: leaf for path, leaf in fitted.variables.items() if "norm" not in path}
     with pytest.raises(errors.UserError, match=r"4 arrays differ, such as .* missing there"):
         start.begin(job, dataclasses.replace(fitted, variables=less))
