@@ -204,7 +204,7 @@ def stored(text: str) -> Plan:
 
 
 def phases(given: Plan) -> tuple[Plan, ...]:
-    """Returns the plan of each phase of a run: without phases of its own, and with its own seed.
+    """Returns the plan of each phase of a run: `phases` is empty in it, and `seed` is its own.
 
     >>> run = read({"phases": [{"epochs": 3, "trainable": "head"}, {"epochs": 10}]})
     >>> [(phase.train.epochs, phase.train.trainable) for phase in phases(run)]
@@ -214,14 +214,18 @@ def phases(given: Plan) -> tuple[Plan, ...]:
       given: the plan of the run.
 
     Raises:
-      UserError: a phase sets an unknown key, one that cannot differ between phases, or a value of
-        another type or out of range.
+      UserError: a phase sets an unknown key, one that cannot differ between phases, a key twice, or
+        a value of another type or out of range.
     """
     common = dataclasses.replace(given, phases=())
     found = []
     for number, settings in enumerate(given.phases, start=1):
         try:
-            values = {_of_phase(path): value for path, value in _values(settings).items()}
+            values: dict[str, Any] = {}
+            for name, value in _values(settings).items():
+                if (path := _of_phase(name)) in values:
+                    raise errors.UserError(f"{path} is given twice; leave one of them out")
+                values[path] = value
             seed = seeds.of_phase(given.seed, number)
             found.append(read({**flatten(common), **values, "seed": seed}))
         except errors.UserError as error:
@@ -230,7 +234,7 @@ def phases(given: Plan) -> tuple[Plan, ...]:
 
 
 def _of_phase(path: str) -> str:
-    """Returns the path of a key that a phase sets; `path` may lack the section `train`.
+    """Returns the whole path of a key that a phase sets: 'train.steps' for 'steps'.
 
     Raises:
       UserError: the key cannot differ between phases.

@@ -141,10 +141,12 @@ def read(directory: Path) -> list[Row]:
 
 
 def joined(histories: Sequence[Sequence[Row]]) -> list[Row]:
-    """Returns the lines of a run in phases: steps and epochs count from the start of the first.
+    """Returns the lines of a run in phases, each with the number of its phase as 'phase'.
+
+    Steps and epochs count from the start of the first phase.
 
     Args:
-      histories: the lines of each phase. They get the number of the phase as the value 'phase'.
+      histories: the lines of each phase.
     """
     rows: list[Row] = []
     step, epoch = 0, 0.0
@@ -157,17 +159,30 @@ def joined(histories: Sequence[Sequence[Row]]) -> list[Row]:
     return rows
 
 
-def join(directory: Path, count: int) -> None:
-    """Writes the log of a run in phases, and draws its curves, from the logs of the phases.
+def read_phases(directory: Path, count: int) -> list[Row]:
+    """Returns the lines of the first phases of a run, from their own logs; see `joined`.
 
     Args:
       directory: the work directory of the run.
-      count: the number of its phases.
+      count: the number of phases.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    return joined([read(workdir.phase(directory, number)) for number in range(1, count + 1)])
+
+
+def join(directory: Path, count: int) -> None:
+    """Writes `metrics.jsonl` and `curves.png` of a run in phases, from the logs of its phases.
+
+    Args:
+      directory: the work directory of the run.
+      count: the number of phases to include.
 
     Raises:
       UserError: a file cannot be read or written.
     """
-    rows = joined([read(workdir.phase(directory, number)) for number in range(1, count + 1)])
+    rows = read_phases(directory, count)
     if rows:
         files.write(directory / workdir.METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
         _draw(rows, directory)

@@ -25,7 +25,7 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
     """
     root = files.local(directory, "directory")
     found = sorted(path.parent for path in root.rglob(workdir.CONFIG))
-    found = [path for path in found if not _is_phase(path)]
+    found = [path for path in found if workdir.whole(path) == path]
     if not found:
         raise errors.UserError(f"{root} has no run: there is no {workdir.CONFIG} in or below it")
     configs = [plan.flatten(workdir.load_plan(path)) for path in found]
@@ -36,11 +36,15 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
     return [
         {"run": str(path.relative_to(root)), **{key: config.get(key) for key in differing}, **row}
         for path, config in zip(found, configs, strict=True)
-        for row in logs.read(path)
+        for row in _rows(path, len(config["phases"]))
     ]
 
 
-def _is_phase(directory: Path) -> bool:
-    """Returns True for the work directory of a phase, whose log is joined in that of its run."""
-    whole = directory.parent
-    return workdir.last_phase(whole) != whole and directory.name.startswith(workdir.PHASE)
+def _rows(directory: Path, phases: int) -> list[logs.Row]:
+    """Returns the lines of a run; those of a run in phases also while a phase is running.
+
+    Args:
+      directory: the work directory of the run.
+      phases: the number of its phases; 0 for none.
+    """
+    return logs.read_phases(directory, phases) or logs.read(directory)

@@ -5,6 +5,7 @@ import errno
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -25,7 +26,7 @@ CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 DAMAGED_CHECKPOINTS = "damaged_checkpoints"
 _LOCK = ".lock"
-PHASE = "phase-"  # the beginning of the names of phases' work directories
+_PHASE = re.compile(r"phase-([1-9][0-9]{0,5})")  # the names of phases' work directories
 _LENGTH = ("train.epochs", "train.steps")  # keys of the length of a run
 _FOLDERS = (CHECKPOINTS, DAMAGED_CHECKPOINTS, "splits")
 # Files that a run writes, or whose directory it writes to. Only `checkpoints` may be a link.
@@ -33,7 +34,9 @@ _OWN = (CONFIG, DATASET, METRICS, CURVES, ENVIRONMENT, _LOCK, *_FOLDERS[1:])
 _MOST_REASONS = 3  # in the message on a damaged file
 _LONGEST_VERSION = 40  # letters of a stored version in a message
 _LONGEST_FILE = 300  # bytes of a path below the work directory
-_EVENTS = "events.out.tfevents."  # the beginning of names of TensorBoard's files
+_ALSO_OWN = re.compile(
+    rf"events\.out\.tfevents\.|{_PHASE.pattern}$"
+)  # files of TensorBoard, phases
 
 
 def check(directory: Path, given: Plan) -> Plan:
@@ -80,20 +83,40 @@ def phase(directory: Path, number: int) -> Path:
       directory: the work directory of the run.
       number: the number of the phase, from 1.
     """
-    return directory / f"{PHASE}{number}"
+    return directory / f"phase-{number}"
 
 
 def last_phase(directory: Path) -> Path:
-    """Returns the work directory of the last phase that has checkpoints.
+    """Returns the work directory of the last phase that has checkpoints, damaged ones included.
 
     It is the first phase if none has, and `directory` itself for a run without phases.
     """
-    if not all(os.path.lexists(folder / CONFIG) for folder in (directory, phase(directory, 1))):
+    numbers = _phases(directory)
+    if not numbers:
         return directory
-    number = 1
-    while _has_entries(phase(directory, number + 1) / CHECKPOINTS):
-        number += 1
-    return phase(directory, number)
+    begun = [number for number in numbers if _has_entries(phase(directory, number) / CHECKPOINTS)]
+    return phase(directory, max(begun, default=min(numbers)))
+
+
+def whole(directory: Path) -> Path:
+    """Returns the work directory of the run that a phase belongs to.
+
+    It is `directory` itself if that is no phase.
+    """
+    is_phase = _PHASE.fullmatch(directory.name) and _phases(directory.parent)
+    return directory.parent if is_phase else directory
+
+
+def _phases(directory: Path) -> list[int]:
+    """Returns the numbers of the phases that have a config; none for a run without phases."""
+    if not os.path.lexists(directory / CONFIG) or os.path.lexists(directory / DATASET):
+        return []  # Only the phases of a run have a data set.
+    try:
+        with os.scandir(directory) as entries:
+            found = [match for entry in entries if (match := _PHASE.fullmatch(entry.name))]
+    except OSError:
+        return []
+    return [int(one[1]) for one in found if os.path.lexists(directory / one[0] / CONFIG)]
 
 
 def _has_entries(folder: Path) -> bool:
@@ -150,13 +173,13 @@ def outside(directory: Path, *settings: Plan, trust: bool) -> AbstractContextMan
     An untrusted work directory is data, never code; see `imports.outside`.
 
     Args:
-      directory: the work directory.
+      directory: the work directory; that of a phase stands for the whole run.
       *settings: the plans of the run and of its evaluation.
       trust: True to import modules from everywhere.
     """
     if trust:
         return nullcontext()
-    return imports.outside([str(directory), *(each.data.directory for each in settings)])
+    return imports.outside([str(whole(directory)), *(each.data.directory for each in settings)])
 
 
 @contextmanager
@@ -350,7 +373,7 @@ def _check_content(directory: Path) -> None:
     try:
         with os.scandir(directory) as entries:
             names = [entry.name for entry in entries if entry.is_symlink()]
-        links = [name for name in names if name in _OWN or name.startswith(_EVENTS)]
+        links = [name for name in names if name in _OWN or _ALSO_OWN.match(name)]
         folder = directory / CHECKPOINTS
         if folder.is_dir():
             with os.scandir(folder) as entries:

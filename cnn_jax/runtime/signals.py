@@ -4,6 +4,7 @@ A SIGTERM to one of several hosts stops all of them at the same step.
 """
 
 import contextlib
+import itertools
 import signal
 from types import FrameType, TracebackType
 from typing import Self
@@ -12,6 +13,9 @@ import jax
 
 from cnn_jax.runtime import exits
 from cnn_jax.runtime.jax_internals import multihost_utils
+
+# Numbers of a process, not of a run: JAX stops all hosts at a number that none of them has passed.
+_sync_points = itertools.count(1)
 
 
 class Interruption:
@@ -31,7 +35,6 @@ class Interruption:
         self.signal = 0
         self._is_deferred = False
         self._needs_handlers = False
-        self._sync_points = 0
         self._contexts = contextlib.ExitStack()
         self._previous: dict[int, exits.Handler] = {}
 
@@ -65,13 +68,11 @@ class Interruption:
 
     def requested(self) -> bool:
         """Returns True if the run should stop now; the n-th call returns the same on all hosts."""
-        self._sync_points += 1
+        number = next(_sync_points)
         # JAX's preemption service sends a SIGTERM of any host to all hosts. It stops them at the
         # sync point after the largest one that a host has passed. The numbers must be consecutive:
         # step numbers would not do, because a call takes several steps.
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
-            self._sync_points
-        ):
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(number):
             self.signal = signal.SIGTERM
         return self.signal != 0
 

@@ -73,6 +73,7 @@ def find(plan: Plan) -> tuple[Plan, Origin]:
         plan differs from its config in more than rates and length.
     """
     origin = directory(plan)
+    _check_phases(files.local(plan.init.extend, "init.extend"), origin)
     stored = workdir.load_plan(origin)
     plan = workdir.filled(origin, plan, stored)
     if changed := workdir.changes(stored, plan, _FREE):
@@ -86,8 +87,23 @@ def find(plan: Plan) -> tuple[Plan, Origin]:
 
 
 def directory(plan: Plan) -> Path:
-    """Returns the work directory that `init.extend` names; of a run in phases, the last one's."""
+    """Returns the work directory that `init.extend` names; of a run in phases, that of the last."""
     return workdir.last_phase(files.local(plan.init.extend, "init.extend"))
+
+
+def _check_phases(given: Path, last: Path) -> None:
+    """Raises a UserError if `given` is a run in phases, and not all of them have begun.
+
+    Args:
+      given: the work directory that the user names.
+      last: that of its last phase with a checkpoint.
+    """
+    count = len(workdir.load_plan(given).phases)
+    if count and last != workdir.phase(given, count):
+        raise errors.UserError(
+            f"the run in {given} is not finished: it stopped in {last.name} of {count} phases; "
+            f"finish it first, by its own command with --workdir={given}, or extend {last}"
+        )
 
 
 def start(origin: Origin, job: Job) -> Extension:
@@ -190,12 +206,13 @@ def _last_step(directory: Path) -> int:
         at = "before its first checkpoint" if newest is None else f"at step {newest:,}"
         raise errors.UserError(
             f"the run in {directory} is not finished: it stopped {at}; finish it first, by its own "
-            f"command with --workdir={directory}"
+            f"command with --workdir={workdir.whole(directory)}"
         )
     if newest is None or newest != ends[-1]:
         rest = "none is undamaged" if newest is None else f"the newest undamaged one is {newest}"
         raise errors.UserError(
             f"the run in {directory} lacks the checkpoint of its last step {ends[-1]}: {rest}; "
-            f"repeat its own command with --workdir={directory} to train the lost steps again"
+            f"repeat its own command with --workdir={workdir.whole(directory)} to train the lost "
+            "steps again"
         )
     return newest

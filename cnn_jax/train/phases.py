@@ -6,16 +6,22 @@ own. DIR has the config with `phases`, and the joined log of all phases.
 
 import contextlib
 import dataclasses
+import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+import jax
 from absl import logging
 
-from cnn_jax import errors, plan
+from cnn_jax import errors, plan, unread
 from cnn_jax.contracts import Description, Variables
 from cnn_jax.plan import Init, Plan
 from cnn_jax.runs import checkpoint, logs, workdir
+from cnn_jax.runs.place import Place
 from cnn_jax.runtime import sharding
 from cnn_jax.train import checks
 from cnn_jax.train.given import Given
@@ -24,16 +30,35 @@ from cnn_jax.train.outcome import Outcome
 
 @dataclasses.dataclass(frozen=True)
 class After:
-    """A run at its end.
+    """A phase, or a run without phases, that has ended or was stopped.
 
     Attributes:
       outcome: the result.
-      plan: its config, without automatic values.
+      plan: its config, with values in place of automatic ones.
       description: the description of its data set.
       variables: the weights after its last step, by `eval.weights` raw or averaged.
+      stopped: True if a signal or `watch` asked to stop, even if the last step was already taken.
+      signal: the number of that signal; 0 without one.
     """
 
     outcome: Outcome
+    plan: Plan
+    description: Description
+    variables: Variables
+    stopped: bool
+    signal: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """The end of a phase, for the phase that follows it.
+
+    Attributes:
+      plan: its config, with values in place of automatic ones.
+      description: the description of its data set.
+      variables: its weights, as NumPy arrays, so that they take no memory of the devices.
+    """
+
     plan: Plan
     description: Description
     variables: Variables
@@ -41,21 +66,23 @@ class After:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A phase, or a run without phases.
+    """A phase, or a run without phases, that is to start or to continue.
 
     Attributes:
       plan: its config.
       directory: its work directory; None for a run in memory.
       before: the phase before, which has ended in this process; None for the first one, and for one
         that continues from a checkpoint.
-      check_rest: checks the phases that follow, given a config without automatic values and the
-        number of training examples.
+      ready: called before anything is written, with the config, which has values in place of
+        automatic ones, and with the number of training examples.
+      warn: True to log warnings of keys without effect.
     """
 
     plan: Plan
     directory: Path | None
-    before: After | None = None
-    check_rest: Callable[[Plan, int], None] = lambda *_: None
+    before: Before | None = None
+    ready: Callable[[Plan, int], None] = lambda *_: None
+    warn: bool = True
 
 
 def run(
@@ -66,7 +93,7 @@ def run(
     *,
     progress: bool,
 ) -> Outcome:
-    """Runs phases one after another, from the first that has not ended.
+    """Runs the phases of a config one after another, from the first one that has not ended.
 
     Args:
       whole: the config with `phases`.
@@ -83,31 +110,74 @@ def run(
     """
     plans = plan.phases(whole)
     _check(whole, plans, given)
-
-    def part(number: int, before: After | None = None) -> Part:
-        if progress and sharding.is_primary():
-            print(_heading(whole, plans[number - 1], number), file=sys.stderr)
-        folder = None if directory is None else workdir.phase(directory, number)
-        phase = plans[number - 1]
-        if number > 1:
-            phase = _following(phase, folder, before)
-        return Part(phase, folder, before, _checker(plans[number:], given, number + 1))
-
-    with _opened(directory, whole):
-        first = 1 if directory is None else reached(directory, len(plans))
-        histories = [*_histories(directory, first)]
-        after = one(part(first))
-        histories.append(after.outcome.history)
-        for number in range(first + 1, len(plans) + 1):
-            if not after.outcome.params_sha256:  # A signal or `watch` has stopped the phase.
-                break
-            after = one(part(number, after))
+    if directory is not None:
+        _check_directories(directory, whole, plans)
+    first = 1 if directory is None else reached(directory, len(plans))
+    histories = [*_histories(directory, first)]
+    before: Before | None = None
+    with _Directory(directory, whole) as opened:
+        for number in itertools.count(first):
+            if progress and sharding.is_primary():
+                print(_heading(whole, plans[number - 1], number), file=sys.stderr)
+            opened.begin(number)
+            after = one(_part(plans, number, given, before, opened))
             histories.append(after.outcome.history)
-    return dataclasses.replace(after.outcome, history=logs.joined(histories))
+            is_last = number == len(plans)
+            if is_last or after.stopped or not after.outcome.params_sha256:
+                return _outcome(after, logs.joined(histories), is_last)
+            before = Before(after.plan, after.description, _on_host(after.variables))
+            del after  # Its arrays are in the memory of the devices.
+    raise AssertionError("the last phase returns")
+
+
+def _outcome(after: After, history: list[logs.Row], is_last: bool) -> Outcome:
+    """Returns the outcome of a run; a run that ends before its last phase was stopped.
+
+    Args:
+      after: the phase that ran last.
+      history: the log of all phases.
+      is_last: True if no phase follows.
+    """
+    outcome = dataclasses.replace(after.outcome, history=history)
+    if is_last:
+        return outcome
+    return dataclasses.replace(outcome, signal=after.signal, params_sha256="", early=False, test={})
+
+
+def _part(
+    plans: Sequence[Plan], number: int, given: Given, before: Before | None, opened: "_Directory"
+) -> Part:
+    """Returns a phase, ready to start or to continue.
+
+    Args:
+      plans: the plans of all phases.
+      number: the number of the phase, from 1.
+      given: the objects that `train.run` received.
+      before: the phase before; see `Part`.
+      opened: the work directory of the run.
+    """
+    folder = None if opened.path is None else workdir.phase(opened.path, number)
+    phase = plans[number - 1]
+    if number > 1:
+        phase = _following(phase, folder, before)
+
+    def ready(known: Plan, examples: int) -> None:
+        rest = [_filled(each, known) for each in plans[number:]]
+        _check_each(rest, given, number + 1, examples)
+        opened.write()
+
+    return Part(phase, folder, before, ready, warn=False)
+
+
+def _on_host(variables: Variables) -> Variables:
+    """Returns a copy of variables in the memory of each host, as NumPy arrays."""
+    whole = jax.jit(lambda tree: tree, out_shardings=sharding.make_layout().whole)
+    copied: Variables = jax.device_get(whole(variables))
+    return copied
 
 
 def reached(directory: Path, count: int) -> int:
-    """Returns the number of the last phase that has a checkpoint; 1 if none has.
+    """Returns the number of the last phase that has an undamaged checkpoint; 1 if none has.
 
     Args:
       directory: the work directory of the run.
@@ -120,14 +190,19 @@ def reached(directory: Path, count: int) -> int:
 
 
 def _histories(directory: Path | None, first: int) -> Iterator[list[logs.Row]]:
-    """Yields the logs of the phases before the `first` one that runs in this process."""
+    """Yields the log of each phase that ended in an earlier process: those before `first`."""
     if directory is not None:
         for number in range(1, first):
             yield logs.read(workdir.phase(directory, number))
 
 
 def _check(whole: Plan, plans: Sequence[Plan], given: Given) -> None:
-    """Checks all phases as far as network and data set are known.
+    """Checks the configs of all phases before the data is read, and logs their warnings.
+
+    Args:
+      whole: the config with `phases`.
+      plans: the plans of the phases.
+      given: the objects that `train.run` received.
 
     Raises:
       UserError: the settings of a phase are not allowed, or the run extends another one.
@@ -141,21 +216,55 @@ def _check(whole: Plan, plans: Sequence[Plan], given: Given) -> None:
     values, defaults = plan.flatten(whole), plan.flatten(Plan())
     own = [plan.flatten(phase) for phase in plans]
     for path in defaults:
-        unread = all(values[path] != phase[path] for phase in own)
-        if unread and values[path] != defaults[path] and path not in ("phases", "seed"):
+        is_unread = all(values[path] != phase[path] for phase in own)
+        if is_unread and values[path] != defaults[path] and path not in ("phases", "seed"):
             logging.warning("%s %r has no effect: all phases set it", path, values[path])
+    found = [unread.warnings(given.record(phase)) for phase in plans]
+    for sentence in dict.fromkeys(itertools.chain.from_iterable(found)):
+        numbers = [str(number) for number, each in enumerate(found, start=1) if sentence in each]
+        place = "" if len(numbers) == len(plans) else f"phases, entry {', '.join(numbers)}: "
+        logging.warning("%s%s", place, errors.printable(sentence))
+
+
+def _check_directories(directory: Path, whole: Plan, plans: Sequence[Plan]) -> None:
+    """Checks that a run in phases may use `directory`; changes nothing.
+
+    Args:
+      directory: the work directory of the run.
+      whole: the config with `phases`.
+      plans: the plans of the phases.
+
+    Raises:
+      UserError: it, or the directory of a phase, holds another run, is a link within the directory,
+        is locked, or cannot be written.
+    """
+    workdir.check(directory, whole)
+    is_new = not os.path.lexists(directory / workdir.CONFIG)
+    for number, phase in enumerate(plans, start=1):
+        folder = workdir.phase(directory, number)
+        if is_new and os.path.lexists(folder / workdir.CONFIG):
+            raise errors.UserError(
+                f"{directory} has {folder.name} but no {workdir.CONFIG}, so its run is unknown; "
+                "choose another --workdir"
+            )
+        workdir.check(folder, phase if number == 1 else dataclasses.replace(phase, init=Init()))
 
 
 def _check_each(
     plans: Sequence[Plan], given: Given, first: int, examples: int | None = None
 ) -> None:
-    """Checks plans of phases; see `checks.check` and `checks.check_length`.
+    """Checks plans of phases, each with `checks.check`.
+
+    Batch size and length are checked, too, if the number of training examples is known.
 
     Args:
       plans: the plans.
       given: the objects that `train.run` received.
       first: the number of the first one.
-      examples: the number of training examples; None if it is not known yet.
+      examples: the number of training examples; None before the data is read.
+
+    Raises:
+      UserError: a plan is not allowed; the message has the number of the phase.
     """
     for number, phase in enumerate(plans, start=first):
         try:
@@ -166,23 +275,8 @@ def _check_each(
             raise errors.UserError(f"phases, entry {number}: {error}") from error
 
 
-def _checker(plans: Sequence[Plan], given: Given, first: int) -> Callable[[Plan, int], None]:
-    """Returns the function that checks phases once network and data set are known.
-
-    Args:
-      plans: the plans of the phases.
-      given: the objects that `train.run` received.
-      first: the number of the first one.
-    """
-
-    def check(known: Plan, examples: int) -> None:
-        _check_each([_filled(phase, known) for phase in plans], given, first, examples)
-
-    return check
-
-
-def _following(phase: Plan, folder: Path | None, before: After | None) -> Plan:
-    """Returns the plan of a phase after the first, with the network and the data of the run.
+def _following(phase: Plan, folder: Path | None, before: Before | None) -> Plan:
+    """Returns the plan of a phase after the first: network and data as the earlier phases had them.
 
     Args:
       phase: the plan.
@@ -202,44 +296,99 @@ def _following(phase: Plan, folder: Path | None, before: After | None) -> Plan:
 
 
 def _filled(phase: Plan, known: Plan) -> Plan:
-    """Returns a phase's plan with the automatic values of another one in `model` and `data`."""
+    """Returns the plan of a phase that follows another one, which needs no `init`.
+
+    Args:
+      phase: the plan of the phase; its sections `model` and `data` may have automatic values.
+      known: a plan of the run with the values that replace these.
+    """
     filled = plan.fill_automatic(phase, known)
     return dataclasses.replace(phase, model=filled.model, data=filled.data, init=Init())
 
 
 def _heading(whole: Plan, phase: Plan, number: int) -> str:
-    """Returns a line with the number of a phase and the settings of its own."""
+    """Returns the line that announces a phase: its number, and its values that `whole` lacks."""
     changed = plan.differences(dataclasses.replace(whole, phases=()), phase)
     settings = (f"{path} {new!r}" for path, (_, new) in changed.items() if path != "seed")
     title = f"phase {number} of {len(whole.phases)}: {', '.join(settings)}"
     return errors.printable(title.removesuffix(": "))
 
 
-@contextlib.contextmanager
-def _opened(directory: Path | None, whole: Plan) -> Iterator[None]:
-    """Locks a work directory of phases; writes its config and, at the end, its joined log.
+class _Directory:
+    """Work directory of a run in phases: its lock, its config and its joined log.
 
-    If a new run fails before its first phase has a config, that of the directory is removed.
+    On processes other than the primary one, and for a run in memory, nothing is written.
 
-    Raises:
-      UserError: the directory holds another run, is locked, or cannot be written.
+    Attributes:
+      path: the directory; None for a run in memory.
     """
-    if directory is None:
-        yield
-        return
-    workdir.check(directory, whole)
-    if not sharding.is_primary():
-        yield
-        return
-    with workdir.lock(directory):
-        is_new = not (directory / workdir.CONFIG).exists()
-        workdir.save_plan(directory, whole)
-        try:
-            yield
-        except Exception:
-            with contextlib.suppress(errors.UserError):  # The first error is the one to show.
-                logs.join(directory, len(whole.phases))
-            if is_new and not (workdir.phase(directory, 1) / workdir.CONFIG).exists():
-                (directory / workdir.CONFIG).unlink(missing_ok=True)
-            raise
-        logs.join(directory, len(whole.phases))
+
+    def __init__(self, path: Path | None, whole: Plan) -> None:
+        """Keeps the arguments; nothing is made before `write`.
+
+        Args:
+          path: the directory; None for a run in memory.
+          whole: the config with `phases`.
+        """
+        self.path = path
+        self._whole = whole
+        self._number = 0
+        self._is_new = False
+        self._place: Place | None = None
+        self._lock = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def begin(self, number: int) -> None:
+        """Notes the phase that begins, after the log of the phases before it is joined.
+
+        Raises:
+          UserError: the directory was deleted or moved, or a file cannot be read or written.
+        """
+        if self._place is not None:
+            self._place.check()
+            self._join()
+        self._number = number
+
+    def write(self) -> None:
+        """Locks the directory and writes the config; does nothing if that was done before.
+
+        Raises:
+          UserError: another process has locked the directory, or it cannot be written.
+        """
+        if self.path is None or self._place is not None or not sharding.is_primary():
+            return
+        self._lock.enter_context(workdir.lock(self.path))
+        self._place = Place(self.path)
+        self._is_new = not os.path.lexists(self.path / workdir.CONFIG)
+        workdir.save_plan(self.path, self._whole)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Joins the logs and unlocks the directory.
+
+        If a new run fails before its first phase has a config, that of the directory is removed.
+        """
+        with self._lock:
+            if self.path is None or self._place is None:
+                return
+            if kind is None:
+                self._place.check()
+                self._join()
+                return
+            with contextlib.suppress(errors.UserError, OSError):  # The first error is shown.
+                self._place.check()
+                self._join()
+                first = workdir.phase(self.path, 1)
+                if self._is_new and not os.path.lexists(first / workdir.CONFIG):
+                    (self.path / workdir.CONFIG).unlink(missing_ok=True)
+
+    def _join(self) -> None:
+        if self.path is not None:
+            logs.join(self.path, self._number)

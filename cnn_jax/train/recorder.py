@@ -34,6 +34,7 @@ class Recorder:
     Attributes:
       waiting: measures the time that the devices wait for data.
       log: the log.
+      stopped: True once `watch` has asked to stop.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Recorder:
         self._window = Window(begin.pending)
         self._throughput = logs.Throughput()
         self._watch = watch
-        self._stopped = False
+        self.stopped = False
         self.waiting = Waiting()
         self.log: Log = store.log(start)
         self._checkpoints: Checkpoints = store.checkpoints(job.plan)
@@ -148,7 +149,7 @@ class Recorder:
         rank = self._validate(step, state) if validate else None
         if rank is not None:
             self._decide(step, rank)
-        stop = stop or self._stopped or self._course.stopped
+        stop = stop or self.stopped or self._course.stopped
         if validate or stop or job.is_due(SAVE, step):
             # A state that has diverged is not saved: totals raises DivergedError.
             self._checkpoints.save(step, state, self._window.totals(), rank, self._course)
@@ -263,4 +264,4 @@ class Recorder:
         self.log.write(row)
         if self._watch is not None:
             wants_to_stop = bool(self._watch(dict(row))) if sharding.is_primary() else False
-            self._stopped |= sharding.agree(wants_to_stop)
+            self.stopped |= sharding.agree(wants_to_stop)

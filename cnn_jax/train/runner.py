@@ -89,8 +89,7 @@ def run(
 
     if plan_.phases:
         if directory is not None:
-            number = phases.reached(directory, len(plan_.phases))
-            _prepare(plan_, Directory(workdirs.phase(directory, number)))
+            _prepare(plan_, Directory(workdirs.last_phase(directory)))
         return phases.run(plan_, given, directory, one, progress=progress)
     return one(Part(plan_, directory)).outcome
 
@@ -126,7 +125,7 @@ def _directory(directory: Path, plan_: plan.Plan) -> Directory:
 def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress: bool) -> After:
     """Checks everything, makes the parts of the run and runs them."""
     plan_, before = part.plan, part.before
-    checks.check(plan_, given)
+    checks.check(plan_, given, warn=part.warn)
     plan_ = store.check(plan_)
     begins = not store.has_checkpoint()
     origin, found, fitted = None, None, None
@@ -150,12 +149,12 @@ def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress
         known = earlier.description
     job = jobs.make(plan_, opened, known, given)
     with contextlib.closing(job.feed):
-        part.check_rest(job.plan, job.feed.size("train"))
         begin: Extension | Variables | None = None
         if origin is not None:
             begin = extension.start(origin, job)
         elif fitted is not None:
             begin = start.begin(job, fitted, progress=progress)
+        part.ready(job.plan, job.feed.size("train"))
         with store.opened(job, opened), Interruption() as interruption:
             return _run(job, store, begin, watch, interruption, progress)
 
@@ -201,6 +200,7 @@ def _run(
             test: dict[str, float] = {}
             if recorder.is_complete(step):
                 digest, test = recorder.finish(step, current)
+            stopped = interruption.requested() or recorder.stopped
     rows, last = recorder.log.rows, averaged.select(current, job.plan.eval.weights)
     outcome = Outcome(
         step=step,
@@ -216,7 +216,8 @@ def _run(
         model=getattr(job.objective, "model", None),
         _load=store.loader(job, last),
     )
-    return After(outcome, job.plan, job.feed.description, last)
+    signal = interruption.signal
+    return After(outcome, job.plan, job.feed.description, last, stopped, signal)
 
 
 def _last_validation(rows: Sequence[logs.Row]) -> dict[str, float]:
