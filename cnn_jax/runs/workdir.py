@@ -99,10 +99,7 @@ def last_phase(directory: Path) -> Path:
 
 
 def whole(directory: Path) -> Path:
-    """Returns the work directory of the run that a phase belongs to.
-
-    It is `directory` itself if that is no phase.
-    """
+    """Returns the work directory of the run of a phase; `directory` itself if it is no phase."""
     is_phase = _PHASE.fullmatch(directory.name) and _phases(directory.parent)
     return directory.parent if is_phase else directory
 
