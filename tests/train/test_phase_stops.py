@@ -14,6 +14,7 @@ import pytest
 from cnn_jax import errors, plan, predictor, runs
 from cnn_jax.runs import logs, workdir
 from cnn_jax.runtime import signals
+from cnn_jax.runtime.jax_internals import multihost_utils
 from cnn_jax.train import extension, job, phases, recorder, runner
 from tests.train import everything
 from tests.train.test_phases import FIRST, NETWORK, SECOND, run
@@ -118,7 +119,8 @@ def test_a_new_run_that_is_interrupted_early_leaves_no_config(
 def test_devices_do_not_hold_the_weights_of_the_phase_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original, held = runner._run, []
+    original = runner._run
+    held: list[weakref.ref[Any]] = []
 
     def watched(*arguments: Any) -> Any:
         after = original(*arguments)
@@ -192,7 +194,7 @@ def test_sync_points_of_several_hosts_are_counted_by_the_process(
         return False
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(signals.multihost_utils, "reached_preemption_sync_point", reached)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
     for _ in range(2):  # As in two phases.
         interruption = signals.Interruption()
         assert not interruption.requested()
