@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with ImageNet weights on the stamps of Tux Paint, in two phases.
 
-`data.name` chooses 269 photographs in 12 classes (default) or 236 drawings in 11 classes, which
+`data.name` chooses 267 photographs in 12 classes (default) or 237 drawings in 11 classes, which
 `experiments/transfer/sources.py` lists. Half of each class is for training, 20 % for validation and
 30 % for the test. The variant 'scratch' trains the same network from initial parameters.
 
@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     config = lite0(variant)
     config.data.update(source="experiments.transfer.sources:tuxpaint", name="photographs")
-    config.train.batch_size = 16  # 9 steps per epoch
+    config.train.batch_size = 16  # 8 steps per epoch
     return base.finish(config, "" if variant == "scratch" else variant, smoke_image_size=32)
 
 

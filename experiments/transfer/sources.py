@@ -63,6 +63,7 @@ _KINDS = MappingProxyType({"photographs": PHOTOGRAPHS, "drawings": DRAWINGS})
 # Drawings that neither a folder 'cartoon' nor an SVG file marks. They were found by looking at all
 # stamps of the classes above.
 _DRAWN = (
+    "animals/mammals/echidna.png",
     "animals/mammals/hedgehog.png",
     "clothes/button.png",
     "clothes/t_",
@@ -73,6 +74,7 @@ _DRAWN = (
     "symbols/chess/",
     "symbols/math/",
     "symbols/music/",
+    "vehicles/7spoke256.png",
 )
 _MIRRORED = re.compile(r"_(mirror|flip)\.png$")
 
