@@ -64,9 +64,10 @@ def lite0(variant: str) -> ConfigDict:
         config.train.epochs = 100.0
         return config
     config.init.weights = "" if variant else weights()
+    config.optim.learning_rate = 0.01  # of the second phase
     config.phases = (
         {"epochs": 10.0, "trainable": "head", "optim": {"learning_rate": 0.1}},
-        {"epochs": 20.0, "trainable": "", "optim": {"learning_rate": 0.01}},
+        {"epochs": 20.0},
     )
     return config
 

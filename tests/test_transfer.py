@@ -1,5 +1,6 @@
 """The pictures, configs and comparison of `experiments/transfer`."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import config_files, errors, models, objectives, plan
+from cnn_jax import config_files, errors, models, objectives, plan, pretrained
 from cnn_jax.contracts import Source
 from cnn_jax.data import selection
+from cnn_jax.evaluators import thorough
 from cnn_jax.runtime import patterns
 from cnn_jax.train import start
 from configs import xception_flowers
 from experiments.transfer import compare, sources
 from experiments.transfer.compare import Arm, Trial
+from tests import figures
 
 needs_stamps = pytest.mark.skipif(
     not Path(sources.TUXPAINT).is_dir(), reason="needs Debian's package tuxpaint-stamps-default"
@@ -172,7 +175,7 @@ def test_the_second_phase_trains_what_the_book_trains() -> None:
         xception_flowers.FROM_SIXTH_BLOCK,
     ]
     model = models.create("xception", num_classes=5)
-    objective = objectives.Classification(model, lambda *_: None)  # type: ignore[arg-type,return-value]
+    objective = objectives.Classification(model, lambda *_: None)  # type: ignore[arg-type]
     batch = objectives.init_batch((71, 71, 3))
     params, *_ = jax.eval_shape(objective.init, jax.random.key(0), batch)
     sizes = {
@@ -187,10 +190,10 @@ def test_the_second_phase_trains_what_the_book_trains() -> None:
 
 
 def test_the_rate_of_the_last_phase_is_tuned() -> None:
-    given = plan.read({"phases": ({"epochs": 1.0}, {"optim": {"learning_rate": 1.0, "b1": 0.5}})})
+    given = plan.read(config_files.load("tuxpaint"))
     first, last = plan.phases(compare.with_rate(given, 0.25))
-    assert (first.optim.learning_rate, last.optim.learning_rate, last.optim.b1) == (0.1, 0.25, 0.5)
-    assert compare.with_rate(plan.Plan(), 0.25).optim.learning_rate == 0.25
+    assert (first.optim.learning_rate, last.optim.learning_rate) == (0.1, 0.25)
+    assert (first.train.trainable, last.train.trainable) == ("head", "")
 
 
 def test_the_loss_decides_between_equal_accuracies() -> None:
@@ -216,3 +219,48 @@ def test_the_report_compares_the_same_examples() -> None:
         r"features minus scratch: 40.00% \(2\d.\d\d% to 5\d.\d\d%\), p 5e-07, 100 test examples",
         lines[4],
     )
+
+
+@pytest.mark.slow
+@needs_stamps
+def test_the_comparison_runs_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With LeNet, whose weights are initial ones, for two steps."""
+    monkeypatch.setattr(compare, "RATES", {"fine-tuned": (0.01,), "scratch": (0.1,)})
+    model = models.create("lenet", num_classes=10)
+    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 1)), train=False)
+    pretrained.save(tmp_path / "lenet.safetensors", "lenet", variables)
+    changes = {
+        "init.weights": tmp_path / "lenet.safetensors",
+        "model.name": "lenet",
+        "data.name": "drawings",
+        "data.image_size": 32,
+        "data.channels": 1,
+        "data.mean": "(0.5,)",
+        "data.std": "(0.5,)",
+        "data.resize": "bilinear",
+        "data.eval_crop": "fit",
+        "data.shorter_side": 0,
+        "data.workers": 0,
+        "train.steps": 2,
+    }
+    flags = [f"--config.{path}={value}" for path, value in changes.items()]
+    arguments = ["compare", "--config=configs/tuxpaint.py", f"--out={tmp_path / 'out'}", *flags]
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setattr("sys.argv", arguments)
+    with figures.stand_in():
+        compare.main()
+    lines = capsys.readouterr().out.splitlines()
+    report = (tmp_path / "out" / "report.md").read_text().splitlines()
+    assert lines[-len(report) :] == report
+    assert [line.split("|")[1].strip() for line in report[2:5]] == [
+        *("fine-tuned", "features", "scratch")
+    ]
+    assert report[-1].endswith(", 72 test examples")
+    trials = json.loads((tmp_path / "out" / "trials.json").read_text())
+    assert [len(trials[name]) for name in ("fine-tuned", "features", "scratch")] == [1, 4, 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(thorough, "run", None)  # The test examples are not read again.
+        compare.main()
+    assert (tmp_path / "out" / "report.md").read_text().splitlines() == report

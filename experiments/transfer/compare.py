@@ -10,7 +10,6 @@ setting of each arm. A trial that was interrupted continues, and a finished one 
 """
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -96,12 +95,8 @@ def trained(name: str, settings: plan.Plan, out: Path) -> Arm:
 
 
 def with_rate(settings: plan.Plan, rate: float) -> plan.Plan:
-    """Returns a plan with another learning rate, in its last phase if it has phases."""
-    if not settings.phases:
-        return plan.read({**plan.flatten(settings), "optim.learning_rate": rate})
-    *before, last = settings.phases
-    last = {**last, "optim": {**last["optim"], "learning_rate": rate}}
-    return dataclasses.replace(settings, phases=(*before, last))
+    """Returns a plan with another learning rate, which its first phase does not read."""
+    return plan.read({**plan.flatten(settings), "optim.learning_rate": rate})
 
 
 def probed(settings: plan.Plan) -> Arm:
