@@ -37,12 +37,12 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     Raises:
       UserError: the plot cannot be drawn or written.
     """
-    with _as_user_errors(path):
+    with as_user_errors(path):
         _draw_curves(rows, path)
 
 
 def _draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    figure = _figure(15, 4)
+    figure = new_figure(15, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
     for split, marker, prefix in _SERIES:
         for axes, name in ((loss, "loss"), (accuracy, "top1"), (rate, "learning_rate")):
@@ -65,7 +65,7 @@ def _draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (loss, accuracy):
         if axes.lines:
             axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> None:
@@ -80,25 +80,25 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: 
     Raises:
       UserError: the plot cannot be drawn or written.
     """
-    with _as_user_errors(path):
+    with as_user_errors(path):
         _draw_confusion(matrix, class_names, title, path)
 
 
 def _draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> None:
     named = len(class_names) <= MAX_NAMED_CLASSES
     side = 2.5 + 0.45 * min(len(class_names), MAX_NAMED_CLASSES)
-    figure = _figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true")
     # Names come from files. Without `parse_math`, a name such as '$1 to $5' is text and no formula.
-    axes.set_title(_drawable(title, title, _LONGEST_TITLE), parse_math=False)
+    axes.set_title(drawable(title, title, _LONGEST_TITLE), parse_math=False)
     if named:
         ticks = range(len(class_names))
         names = [
-            _drawable(name, str(index), _LONGEST_NAME) for index, name in enumerate(class_names)
+            drawable(name, str(index), _LONGEST_NAME) for index, name in enumerate(class_names)
         ]
         axes.set_xticks(ticks, names, rotation=90, parse_math=False)
         axes.set_yticks(ticks, names, parse_math=False)
@@ -106,7 +106,7 @@ def _draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str, 
             colour = "white" if share[row, column] > 0.5 else "black"
             text = f"{matrix[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def reliability(tables: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path) -> None:
@@ -121,15 +121,15 @@ def reliability(tables: Mapping[str, Sequence[Mapping[str, Any]]], title: str, p
     Raises:
       UserError: the plot cannot be drawn or written.
     """
-    with _as_user_errors(path):
+    with as_user_errors(path):
         _draw_reliability(tables, title, path)
 
 
 def _draw_reliability(
     tables: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path
 ) -> None:
-    figure = _figure(4.5 * len(tables), 5)
-    figure.suptitle(_drawable(title, title, _LONGEST_TITLE), parse_math=False)
+    figure = new_figure(4.5 * len(tables), 5)
+    figure.suptitle(drawable(title, title, _LONGEST_TITLE), parse_math=False)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, (name, rows) in zip(panels, tables.items(), strict=True):
         examples = sum(row["count"] for row in rows)
@@ -146,17 +146,17 @@ def _draw_reliability(
         axes.stairs(shares, edges, color="black", linestyle=":", label="share of examples")
         axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.set_title(_drawable(name, name, _LONGEST_TITLE), parse_math=False)
+        axes.set_title(drawable(name, name, _LONGEST_TITLE), parse_math=False)
         # The bars have no labels: one for each bin would fill the legend.
         patches = axes.bar([0, 0], 0, color=["C0", "C3"], alpha=0.6)
         handles = [*axes.get_legend_handles_labels()[0], *patches]
         names = ["share of examples", "calibrated", "accuracy", "gap to confidence"]
         axes.legend(handles, names, loc="upper left", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 @contextlib.contextmanager
-def _as_user_errors(path: Path) -> Iterator[None]:
+def as_user_errors(path: Path) -> Iterator[None]:
     """Raises a UserError for any error of matplotlib, such as an unknown MPLBACKEND."""
     try:
         yield
@@ -167,7 +167,7 @@ def _as_user_errors(path: Path) -> Iterator[None]:
         raise errors.UserError(f"{path} cannot be drawn: {line}") from error
 
 
-def _drawable(text: str, otherwise: str, longest: int) -> str:
+def drawable(text: str, otherwise: str, longest: int) -> str:
     """Returns a text in one short line, or `otherwise` if the font lacks one of its characters.
 
     Characters that the font lacks, such as those of KMNIST's class names, would be empty boxes.
@@ -181,14 +181,14 @@ def _drawable(text: str, otherwise: str, longest: int) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     """Writes a figure as a PNG file; a kill leaves the old or the new file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     files.write(path, content.getvalue())
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """Returns an empty figure; width and height in inches."""
     from matplotlib.figure import Figure  # It takes half a second to import.
 

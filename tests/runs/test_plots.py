@@ -18,13 +18,13 @@ SHOWN = ("$1 to $5", "a_b^c", r"\x1b[2J", f"{'x' * 21}...", "né", r"a\nb", r"\u
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn."""
-    made, make = [], plots._figure
+    made, make = [], plots.new_figure
 
     def keep(*size: float) -> Any:
         made.append(make(*size))
         return made[-1]
 
-    monkeypatch.setattr(plots, "_figure", keep)
+    monkeypatch.setattr(plots, "new_figure", keep)
     return made
 
 
@@ -64,7 +64,7 @@ def test_a_plot_that_cannot_be_drawn_costs_no_result(
     def fail(*_: float) -> None:
         raise failure
 
-    monkeypatch.setattr(plots, "_figure", fail)
+    monkeypatch.setattr(plots, "new_figure", fail)
     log = logs.RunLog(tmp_path, 0)
     log.write(logs.make_row(1, 0.1, "train", {"loss": 1.0}))
     with caplog.at_level("ERROR"):
