@@ -144,6 +144,7 @@ SLOW_LINES = (
     "classifier = train_step(classifier, images, jnp.array([0, 1, 2, 0]))",
     'directory = Path("run/checkpoints").absolute()',
     'found = features.of_folder(network, f"{sklearn.datasets.__path__[0]}/images")',
+    'found = inspect.grad_cam(network, inputs, "palace")',
     'gradients = jax.jit(jax.vmap(jax.grad(loss)))(variables)["params"]',
     "import my_config",
     "logits = lite0.model.apply(lite0.variables, images, train=False)  # [1, 1000] float32",

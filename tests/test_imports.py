@@ -39,6 +39,8 @@ ROOMS: dict[str, str] = {
     "features": "errors contracts models data predictor runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data"
     " ops.native.library ops.primitive predictor pretrained runs runtime unread",
+    "inspect": "config_files errors plan contracts losses models data objectives predictor runs"
+    " runtime train",
     "commands": "",
     "config_files": "errors limits plan runtime schema",
     "main": "config_files errors plan runs runtime train",
@@ -52,7 +54,7 @@ ROOMS: dict[str, str] = {
 COMMANDS = (
     *("main", "evaluate", "predict", "summary"),
     *("benchmark.__main__", "data.pack.__main__", "data.show.__main__", "doctor.__main__"),
-    "features.__main__",
+    *("features.__main__", "inspect.__main__"),
 )
 # Commands inside rooms, with what they import beyond their room: no module imports a command.
 BEYOND: dict[str, str] = {"data.show.__main__": "train.start"}
@@ -80,6 +82,7 @@ OWNERS: dict[str, set[str]] = {
         "data.show.__main__",
         "evaluate",
         "features.__main__",
+        "inspect.__main__",
         "main",
         "predict",
         "predictor.from_flags",
@@ -108,7 +111,7 @@ OWNERS: dict[str, set[str]] = {
 UNSTABLE_JAX = ("core", "experimental", "extend", "interpreters", "lib", "_src")
 JAX_INTERNALS = "runtime.jax_internals"
 # Flax is imported only in these rooms and files.
-FLAX = ("models", "objectives", "evaluators", "pretrained", "contracts")
+FLAX = ("models", "objectives", "evaluators", "pretrained", "contracts", "inspect")
 # Nothing that `from cnn_jax import models` loads may load these packages.
 HEAVY = ("matplotlib", "sklearn", "tensorflow_datasets", "orbax", "PIL", "tensorboardX")
 

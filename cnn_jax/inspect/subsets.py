@@ -1,0 +1,150 @@
+"""Learning curves over subset sizes: the error on trained and on new examples (bias, variance).
+
+Where both errors are high and close to each other, more examples do not help (bias). Where the
+training error is low and the gap is wide, they do (variance).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import data, errors, plan, train
+from cnn_jax.contracts import Source
+from cnn_jax.data import selection
+from cnn_jax.plan import Plan
+
+SHARES = (5, 10, 20, 50, 100)
+"""Percentages of the training split."""
+
+Tell = Callable[[str], None]
+"""Called with a line before each training."""
+
+
+class Trained(NamedTuple):
+    """A network that was trained on a part of the training split.
+
+    Attributes:
+      percent: the share of the split.
+      examples: the number of examples.
+      steps: the number of steps that it was trained for.
+      training: the top-1 error at the end of training, of training batches.
+      held_out: the top-1 error on the validation split, or on the test split without one.
+    """
+
+    percent: int
+    examples: int
+    steps: int
+    training: float
+    held_out: float
+
+
+def learning_curve(
+    config: ConfigDict | Mapping[str, Any] | Plan,
+    shares: Sequence[int] = SHARES,
+    *,
+    source: Source | None = None,
+    tell: Tell | None = None,
+) -> list[Trained]:
+    """Trains one network on each of several parts of the training split.
+
+    A part has the same share of each class, and holds the smaller parts. All trainings take the
+    same number of steps, that of the whole split, so that the smaller ones are not trained for
+    less. They keep nothing on disk.
+
+    Args:
+      config: a config; `cnn_jax/sections` lists its keys.
+      shares: percentages from 1 to 100.
+      source: the data set, in place of `data.source`.
+      tell: called before each training.
+
+    Raises:
+      UserError: a share is not allowed or smaller than a batch, or there is neither a validation
+        nor a test split.
+    """
+    wrong = [share for share in shares if not 1 <= share <= 100]
+    if wrong or not shares:
+        raise errors.UserError(f"shares must be percentages from 1 to 100, got {list(shares)}")
+    settings = plan.read(config)
+    source = source or data.open_source(settings.data)
+    selected = selection.select(source, selection.resolve(source, settings.data))
+    if not selected.keys() & {"validation", "test"}:
+        raise errors.UserError(
+            "the learning curve needs a validation or a test split; set data.validation_split"
+        )
+    size = len(selected["train"])
+    steps = settings.train.steps or max(
+        round(settings.train.epochs * size / settings.train.batch_size), 1
+    )
+    keys = dataclasses.replace(settings.data, split="", **_expressions(selected))
+    lengths = dataclasses.replace(settings.train, steps=steps)
+    settings = dataclasses.replace(settings, data=keys, train=lengths)
+    parts = {share: _part(selected["train"], share, settings.seed) for share in sorted(set(shares))}
+    _check_sizes(parts, settings.train.batch_size)
+    result = []
+    for share, part in parts.items():
+        if tell is not None:
+            tell(f"{share} %: {len(part):,} examples, {steps:,} steps")
+        outcome = train.run(
+            settings, source=_Parts(source.class_names, {**selected, "train": part}), progress=False
+        )
+        result.append(_trained(share, len(part), steps, outcome))
+    return result
+
+
+class _Parts(NamedTuple):
+    """A source with a part of the training split; see `contracts.Source`."""
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, selection.Selected]
+
+
+def _expressions(selected: Mapping[str, selection.Selected]) -> dict[str, Any]:
+    """Returns the config keys of the splits, each of which is a stored split of `_Parts`."""
+    names = ("train", "validation", "test")
+    return {f"{name}_split": name if name in selected else "" for name in names}
+
+
+def _part(whole: selection.Selected, share: int, seed: int) -> selection.Selected:
+    """Returns the same share of each class, at least one example."""
+    labels = np.asarray(whole.labels())
+    if labels.ndim != 1:
+        labels = np.zeros(len(labels), int)  # Classes of multi-label examples overlap.
+    order = np.random.default_rng(seed).permutation(len(labels))
+    kept: list[np.ndarray] = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        kept.append(members[: max(round(len(members) * share / 100), 1)])
+    return selection.Selected(whole, np.sort(np.concatenate(kept)))
+
+
+def _check_sizes(parts: Mapping[int, selection.Selected], batch_size: int) -> None:
+    """Checks that each part fills a batch.
+
+    Raises:
+      UserError: a part is smaller than a batch.
+    """
+    for share, part in parts.items():
+        if len(part) < batch_size:
+            raise errors.UserError(
+                f"{share} % of the training split are {len(part):,} examples, fewer than "
+                f"train.batch_size {batch_size}; leave out this share or lower train.batch_size"
+            )
+
+
+def _trained(share: int, examples: int, steps: int, outcome: train.Outcome) -> Trained:
+    """Returns the errors of a run.
+
+    Raises:
+      UserError: it logged no accuracy.
+    """
+    rows = [row for row in outcome.history if row["split"] == "train" and "top1" in row]
+    held_out = outcome.validation or outcome.test
+    if not rows or "top1" not in held_out:
+        raise errors.UserError(
+            "the learning curve needs the accuracy, which this config does not log; set "
+            "log.every_steps to at most the number of steps"
+        )
+    return Trained(share, examples, steps, 1 - rows[-1]["top1"], 1 - float(held_out["top1"]))
