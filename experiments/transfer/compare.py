@@ -22,7 +22,7 @@ from cnn_jax import config_files, data, features, plan, predictor, train
 from cnn_jax.data import selection
 from cnn_jax.evaluators import example_rows, intervals, thorough
 from cnn_jax.evaluators.networks import Networks
-from cnn_jax.evaluators.thorough import Request
+from cnn_jax.evaluators.request import Request
 from experiments.transfer.sources import PictureSource
 
 RATES: Mapping[str, tuple[float, ...]] = {

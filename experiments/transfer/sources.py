@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from cnn_jax import errors, plan
+from cnn_jax.contracts import Examples
 from cnn_jax.data.selection import Relabelled
 from cnn_jax.data.sources import folders
 
@@ -104,11 +105,11 @@ class PictureSource:
 
     Attributes:
       class_names: the name of each label.
-      splits: the pictures, as the split 'train'.
+      splits: the pictures; those of this file have the split 'train'.
     """
 
     class_names: tuple[str, ...]
-    splits: Mapping[str, Relabelled]
+    splits: Mapping[str, Examples]
 
 
 def tuxpaint(data: plan.Data) -> PictureSource:
