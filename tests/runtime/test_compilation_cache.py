@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from cnn_jax import train
+from cnn_jax import plan, train
+from cnn_jax.contracts import Description
 from cnn_jax.runtime import compilation_cache
-from cnn_jax.train import runner
+from cnn_jax.train import phases, runner
 from tests.caches import share_native_kernels
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +71,9 @@ def test_second_run_compiles_nothing_and_has_the_same_parameters(tmp_path: Path)
 
 def test_a_config_may_leave_the_cache_out(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[bool] = []
-    monkeypatch.setattr(runner, "_begin", lambda *_, **__: train.Outcome(3))
+    described = Description(("a",), None, (8, 8, 3), (), ())
+    after = phases.After(train.Outcome(3), plan.Plan(), described, {}, stopped=False, signal=0)
+    monkeypatch.setattr(runner, "_begin", lambda *_, **__: after)
     for value in (False, True):
         monkeypatch.setattr(compilation_cache, "use_cache", functools.partial(used.append, value))
         train.run({"model.name": "mlp", "compilation_cache": value}, progress=False)
