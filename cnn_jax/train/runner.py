@@ -200,7 +200,8 @@ def _run(
             test: dict[str, float] = {}
             if recorder.is_complete(step):
                 digest, test = recorder.finish(step, current)
-            stopped = interruption.requested() or recorder.stopped
+            # The loop has seen the signal that ended a run before its last step.
+            stopped = recorder.stopped or not digest or interruption.requested()
     rows, last = recorder.log.rows, averaged.select(current, job.plan.eval.weights)
     outcome = Outcome(
         step=step,

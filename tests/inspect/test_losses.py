@@ -119,8 +119,13 @@ def test_a_derivative_is_that_of_the_formula() -> None:
     assert found.derivative == pytest.approx(expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("lenet", marks=pytest.mark.slow),
+        pytest.param("resnet20", marks=pytest.mark.full),  # over three minutes
+    ],
+)
 def test_networks_pass_the_gradient_check(name: str) -> None:
     network = inspect.networks.untrained(name)
     found = inspect.checking.of_network(network)
