@@ -22,6 +22,19 @@ _WHOLE = ("train[:80%]", "train[80%:90%]", "train[90%:]")
 _VALIDATION = ("validation", "val", "valid", "dev")  # Names of stored splits.
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Splits:
+    """Source of given examples; see `contracts.Source`.
+
+    Attributes:
+      class_names: the name of each label.
+      splits: the examples by the name of their split.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Examples]
+
+
 @dataclasses.dataclass(frozen=True)
 class Selected:
     """Some examples of a stored split; see `contracts.Examples`.

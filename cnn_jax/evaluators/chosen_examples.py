@@ -23,19 +23,6 @@ OF_DATA = "data"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Splits:
-    """A source with the classes of a network and any splits; see `contracts.Source`.
-
-    Attributes:
-      class_names: the names of the network's classes.
-      splits: the examples by the name of their split, with the network's class indices.
-    """
-
-    class_names: tuple[str, ...]
-    splits: Mapping[str, Relabelled]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Chosen:
     """A source with one split, with the classes of a network; see `contracts.Source`.
 

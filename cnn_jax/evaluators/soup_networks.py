@@ -8,9 +8,8 @@ import jax
 
 from cnn_jax import errors
 from cnn_jax.data import imagenet
-from cnn_jax.data.selection import Relabelled, Selected
+from cnn_jax.data.selection import Relabelled, Selected, Splits
 from cnn_jax.evaluators import chosen_examples, soups
-from cnn_jax.evaluators.chosen_examples import Splits
 from cnn_jax.evaluators.networks import DataSet, Loaded
 from cnn_jax.evaluators.request import Request, Selection
 from cnn_jax.evaluators.right_answers import Subset

@@ -88,21 +88,16 @@ def learning_curve(
         if tell is not None:
             tell(f"{share} %: {len(part):,} examples, {steps:,} steps")
         outcome = train.run(
-            settings, source=_Parts(source.class_names, {**selected, "train": part}), progress=False
+            settings,
+            source=selection.Splits(source.class_names, {**selected, "train": part}),
+            progress=False,
         )
         result.append(_trained(share, len(part), steps, outcome))
     return result
 
 
-class _Parts(NamedTuple):
-    """A source with a part of the training split; see `contracts.Source`."""
-
-    class_names: tuple[str, ...]
-    splits: Mapping[str, selection.Selected]
-
-
 def _expressions(selected: Mapping[str, selection.Selected]) -> dict[str, Any]:
-    """Returns the config keys of the splits, each of which is a stored split of `_Parts`."""
+    """Returns the config keys of the splits, each of which is a stored split there."""
     names = ("train", "validation", "test")
     return {f"{name}_split": name if name in selected else "" for name in names}
 

@@ -89,7 +89,7 @@ class RunLog:
         self._directory = directory
         path = directory / workdir.METRICS
         self.rows: list[Row] = [row for row in read(directory) if _is_kept(row, start_step)]
-        files.write(path, "".join(f"{json.dumps(row)}\n" for row in self.rows))
+        files.write(path, "".join(map(_line, self.rows)))
         self._place = Place(path)
         self._file = GrowingFile(path)
         self._events = events.Events(directory, self.rows)
@@ -102,7 +102,7 @@ class RunLog:
         """
         self._place.check()
         self.rows.append(row)
-        self._file.write(f"{json.dumps(row)}\n".encode())
+        self._file.write(_line(row).encode())
         self._events.write(row)
 
     def close(self) -> None:
@@ -184,8 +184,13 @@ def join(directory: Path, count: int) -> None:
     """
     rows = read_phases(directory, count)
     if rows:
-        files.write(directory / workdir.METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
+        files.write(directory / workdir.METRICS, "".join(map(_line, rows)))
         _draw(rows, directory)
+
+
+def _line(row: Row) -> str:
+    """Returns the text of a line of `metrics.jsonl`."""
+    return f"{json.dumps(row)}\n"
 
 
 def _draw(rows: Sequence[Row], directory: Path) -> None:

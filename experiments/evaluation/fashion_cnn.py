@@ -8,6 +8,7 @@ is printed. Runs that were interrupted continue, and finished ones are not repea
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import config_files, data, evaluators, plan, predictor, train
-from cnn_jax.contracts import Result
+from cnn_jax.contracts import Result, Source
 from cnn_jax.evaluators import calibration, ensembles, intervals, scores, soups, views
 from cnn_jax.predictor import Predictor
 
@@ -46,6 +47,12 @@ def trained(directory: Path, **changes: Any) -> Predictor:
     return predictor.load(directory, "last")
 
 
+@functools.cache
+def source() -> Source:
+    """Returns the data set."""
+    return data.open_source(settings().data)
+
+
 def outputs(arm: Any, split: str) -> Result:
     """Returns the result of an arm on a split, with the logits and the label of each example.
 
@@ -53,11 +60,10 @@ def outputs(arm: Any, split: str) -> Result:
       arm: a predictor, a list of the members of an ensemble, or a predictor and its views.
       split: the split.
     """
-    source = data.open_source(settings().data)
     if isinstance(arm, list):
-        return ensembles.evaluate(arm, source, split, rows=True)
+        return ensembles.evaluate(arm, source(), split, rows=True)
     one, seen = arm if isinstance(arm, tuple) else (arm, None)
-    return evaluators.evaluate(one, source, split, views=seen, rows=True)
+    return evaluators.evaluate(one, source(), split, views=seen, rows=True)
 
 
 def measured(arm: Any) -> tuple[dict[str, Any], np.ndarray]:

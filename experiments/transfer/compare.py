@@ -23,7 +23,6 @@ from cnn_jax.data import selection
 from cnn_jax.evaluators import example_rows, intervals, thorough
 from cnn_jax.evaluators.networks import Networks
 from cnn_jax.evaluators.request import Request
-from experiments.transfer.sources import PictureSource
 
 RATES: Mapping[str, tuple[float, ...]] = {
     "fine-tuned": (0.003, 0.01, 0.03, 0.1),
@@ -106,7 +105,7 @@ def probed(settings: plan.Plan) -> Arm:
       settings: the config of fine-tuning, with its weights and its splits.
     """
     source = data.open_source(settings.data)
-    splits = PictureSource(source.class_names, selection.select(source, settings.data))
+    splits = selection.Splits(source.class_names, selection.select(source, settings.data))
     network = predictor.load(settings.init.weights)
     train_set, validation, test = (
         features.of_source(network, splits, name) for name in ("train", "validation", "test")

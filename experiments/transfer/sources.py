@@ -5,7 +5,6 @@ Open Clip Art (openclipart-png). Both return one split, 'train', for `data.split
 Examples are in the order of a hash of their paths, as in an image folder.
 """
 
-import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,8 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from cnn_jax import errors, plan
-from cnn_jax.contracts import Examples
-from cnn_jax.data.selection import Relabelled
+from cnn_jax.data.selection import Relabelled, Splits
 from cnn_jax.data.sources import folders
 
 TUXPAINT = "/usr/share/tuxpaint/stamps"
@@ -99,20 +97,7 @@ _MAX_PIXELS = 4_000_000  # of a picture; twenty have up to 623 million, which ta
 _NUMBER = re.compile(r"([\W_]*\d+|_[a-z]{1,2})*[\W_]*$")
 
 
-@dataclasses.dataclass(frozen=True)
-class PictureSource:
-    """Source of some pictures of a folder; see `contracts.Source`.
-
-    Attributes:
-      class_names: the name of each label.
-      splits: the pictures; those of this file have the split 'train'.
-    """
-
-    class_names: tuple[str, ...]
-    splits: Mapping[str, Examples]
-
-
-def tuxpaint(data: plan.Data) -> PictureSource:
+def tuxpaint(data: plan.Data) -> Splits:
     """Returns stamps of Tux Paint: photographs or drawings, by `data.name`.
 
     A stamp is a drawing if it lies in a folder 'cartoon', if there is an SVG file of the same name,
@@ -151,7 +136,7 @@ def is_drawing(root: Path, path: str) -> bool:
     return marked or path.startswith(_DRAWN)
 
 
-def openclipart(data: plan.Data) -> PictureSource:
+def openclipart(data: plan.Data) -> Splits:
     """Returns pictures of Open Clip Art, at most `MAX_CLIPART` of each folder of `CLIPART`.
 
     A file name that is in two of the folders is left out, because the picture has two labels. Of a
@@ -212,7 +197,7 @@ def _source(
     found: Mapping[str, list[int]],
     class_names: Iterable[str],
     root: Path,
-) -> PictureSource:
+) -> Splits:
     """Returns the source of some pictures.
 
     Args:
@@ -234,4 +219,4 @@ def _source(
     label_of = {index: label for label, name in enumerate(names) for index in found[name]}
     indices = np.array(sorted(label_of))
     labels = np.array([label_of[index] for index in indices], np.int32)
-    return PictureSource(names, {"train": Relabelled(whole, indices, labels)})
+    return Splits(names, {"train": Relabelled(whole, indices, labels)})

@@ -17,7 +17,8 @@ from cnn_jax.runtime import signals
 from cnn_jax.runtime.jax_internals import multihost_utils
 from cnn_jax.train import extension, job, phases, recorder, runner
 from tests.train import everything
-from tests.train.test_phases import FIRST, NETWORK, SECOND, run
+from tests.train.test_phases import FIRST, SECOND, run
+from tests.train.tiny import NETWORK
 
 # In one process, so that its runs share their programs.
 pytestmark = [pytest.mark.xdist_group("phases"), pytest.mark.usefixtures("shared_programs")]

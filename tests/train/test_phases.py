@@ -9,49 +9,31 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import data, errors, plan, predictor, runs, train
-from cnn_jax.contracts import Source
+from cnn_jax import errors, plan, predictor, runs, train
 from cnn_jax.evaluators import of_run
 from cnn_jax.runs import checkpoint, logs, workdir
 from cnn_jax.runtime import patterns, seeds
 from cnn_jax.train import job, phases, runner, start, state
-from tests.train import everything, phased
+from tests.train import everything, phased, tiny
 
 # In one process, so that its runs share their programs.
 pytestmark = [pytest.mark.xdist_group("phases"), pytest.mark.usefixtures("shared_programs")]
 
-NETWORK = "tests.train.everything:network"  # conv, norm, dropout and output
-IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
 FIRST = {"steps": 3, "trainable": "^output/", "optim": {"learning_rate": 0.05}}
 SECOND = {"steps": 4, "optim": {"name": "adam", "learning_rate": 0.01}}
 
 
-def source(shift: int = 0) -> Source:
-    labels = (np.arange(24) + shift) % 4
-    splits = {"train": (IMAGES[:16], labels[:16]), "test": (IMAGES[16:], labels[16:])}
-    return data.from_arrays(splits, list("abcd"))
-
-
 def settings(**changes: Any) -> plan.Plan:
-    values = {
-        "model.name": NETWORK,
-        "data.image_size": 8,
-        "data.channels": 3,
-        "data.train_split": "train",
-        "data.validation_split": "test",
-        "data.test_split": "",
-        "eval.batch_size": 8,
-        "eval.every_epochs": 0.0,  # Only at the end, so that the best checkpoint is the last one.
-        "train.batch_size": 8,
-        "checkpoint.every_steps": 2,
-        "log.every_steps": 1,
-    }
-    return plan.read({**values, **changes})
+    # Validations come only at the end, so that the best checkpoint is the last one.
+    own = {"eval.every_epochs": 0.0, "checkpoint.every_steps": 2}
+    return tiny.settings(**{**own, **changes})
 
 
 def run(directory: Path | None, *, watch: Any = None, **changes: Any) -> train.Outcome:
     changes = {"phases": (FIRST, SECOND), **changes}
-    return train.run(settings(**changes), directory, source=source(), watch=watch, progress=False)
+    return train.run(
+        settings(**changes), directory, source=tiny.source(), watch=watch, progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +63,8 @@ def test_phases_are_runs_that_start_from_one_another(whole: Path, tmp_path: Path
     # Adam has moments of all parameters, and SGD with a frozen part only those of the output.
     memory = run(None)
     assert memory.params_sha256 == second.params_sha256
-    assert memory.predictor(IMAGES[:2]).logits == pytest.approx(
-        predictor.load(whole)(IMAGES[:2]).logits
+    assert memory.predictor(tiny.IMAGES[:2]).logits == pytest.approx(
+        predictor.load(whole)(tiny.IMAGES[:2]).logits
     )
     places = [(row["step"], row["phase"]) for row in memory.history if row["split"] == "train"]
     assert places == [*((step, 1) for step in (1, 2, 3)), *((step, 2) for step in (4, 5, 6, 7))]
@@ -93,7 +75,7 @@ def test_each_phase_has_an_optimizer_state_of_what_it_trains(whole: Path) -> Non
     paths = []
     for number in (1, 2):
         folder = workdir.phase(whole, number)
-        parts = job.make(workdir.load_plan(folder), source(), workdir.load_description(folder))
+        parts = job.make(workdir.load_plan(folder), tiny.source(), workdir.load_description(folder))
         shape = parts.feed.description.input_shape
         like = state.abstract(parts.objective, parts.optimizer, shape, parts.layout)
         restored = checkpoint.restore(folder / workdir.CHECKPOINTS, 2 + number, like).state
@@ -108,15 +90,15 @@ def test_a_phased_directory_stands_for_its_last_phase(whole: Path, tmp_path: Pat
     last = workdir.phase(whole, 2)
     assert workdir.last_phase(whole) == last
     assert workdir.last_phase(last) == last
-    expected = predictor.load(last)(IMAGES[:2]).logits
-    np.testing.assert_array_equal(predictor.load(whole)(IMAGES[:2]).logits, expected)
-    found = of_run.run(whole, "validation", source=source())
-    assert found.values == of_run.run(last, "validation", source=source()).values
+    expected = predictor.load(last)(tiny.IMAGES[:2]).logits
+    np.testing.assert_array_equal(predictor.load(whole)(tiny.IMAGES[:2]).logits, expected)
+    found = of_run.run(whole, "validation", source=tiny.source())
+    assert found.values == of_run.run(last, "validation", source=tiny.source()).values
     still = {"train.steps": 1, "optim.learning_rate": 0.0, "train.trainable": "output/bias"}
     third = run(None, phases=(), **{"init.weights": str(whole)}, **still)
     assert third.params_sha256 == digests(whole)[1]
     given = plan.to_dict(workdir.load_plan(last)) | {"train.steps": 6, "init.extend": str(whole)}
-    longer = train.run(given, tmp_path, source=source(), progress=False)
+    longer = train.run(given, tmp_path, source=tiny.source(), progress=False)
     assert [row["step"] for row in longer.history if row["split"] == "train"] == [5, 6]
     rows = runs.read(whole)
     assert {(row["run"], row["phase"]) for row in rows} == {(".", 1), (".", 2)}
@@ -231,7 +213,9 @@ def test_another_config_is_refused(whole: Path) -> None:
 def test_the_data_set_is_that_of_the_first_phase(tmp_path: Path) -> None:
     run(tmp_path, watch=lambda row: row["split"] == "validation")
     with pytest.raises(errors.UserError, match=r"labels|content|changed|differ"):
-        train.run(settings(phases=(FIRST, SECOND)), tmp_path, source=source(1), progress=False)
+        train.run(
+            settings(phases=(FIRST, SECOND)), tmp_path, source=tiny.source(shift=1), progress=False
+        )
 
 
 def test_automatic_values_are_those_of_the_first_phase(tmp_path: Path) -> None:

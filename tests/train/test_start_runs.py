@@ -15,47 +15,26 @@ import numpy as np
 import pytest
 
 from cnn_jax import data, errors, plan, predictor, train
-from cnn_jax.contracts import Source
 from cnn_jax.objectives import Classification
 from cnn_jax.runs import logs, workdir
 from cnn_jax.train import job as jobs
 from cnn_jax.train import start, weights
 from tests.caches import share_native_kernels
 from tests.toys import CROSS_ENTROPY, Noisy
+from tests.train import tiny
 
 # In one process, so that its runs share their programs.
 pytestmark = [pytest.mark.xdist_group("start"), pytest.mark.usefixtures("shared_programs")]
 
 ROOT = Path(__file__).parents[2]
-NETWORK = "tests.train.everything:network"  # conv, norm, dropout and output
-IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
-
-
-def source(names: str = "abcd") -> Source:
-    labels = np.arange(24) % len(names)
-    splits = {"train": (IMAGES[:16], labels[:16]), "test": (IMAGES[16:], labels[16:])}
-    return data.from_arrays(splits, list(names))
 
 
 def settings(**changes: Any) -> plan.Plan:
-    values = {
-        "model.name": NETWORK,
-        "data.image_size": 8,
-        "data.channels": 3,
-        "data.train_split": "train",
-        "data.validation_split": "test",
-        "data.test_split": "",
-        "eval.batch_size": 8,
-        "eval.every_epochs": 0.5,
-        "train.batch_size": 8,
-        "train.steps": 3,
-        "log.every_steps": 1,
-    }
-    return plan.read({**values, **changes})
+    return tiny.settings(**{"eval.every_epochs": 0.5, "train.steps": 3, **changes})
 
 
 def run(directory: Any = None, *, names: Any = "abcd", **changes: Any) -> train.Outcome:
-    return train.run(settings(**changes), directory, source=source(names), progress=False)
+    return train.run(settings(**changes), directory, source=tiny.source(names), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +191,7 @@ def test_a_stopped_run_ends_with_the_bits_of_a_whole_run(
     def stopped(row: Any) -> bool:
         return row["split"] == "train" and row["step"] == stop
 
-    options: dict[str, Any] = {"source": source(), "progress": False}
+    options: dict[str, Any] = {"source": tiny.source(), "progress": False}
     assert train.run(given, tmp_path, watch=stopped, **options).step == stop
     # Without the weights: a run that continues does not read them.
     moved = first.rename(first.with_name("moved"))
@@ -299,7 +278,7 @@ def test_an_empty_name_is_the_network_of_the_run_with_its_options(tmp_path: Path
 def test_a_run_follows_one_with_the_same_objective_object(tmp_path: Path) -> None:
     objective = Classification(Noisy(4), CROSS_ENTROPY)
     given = settings(**{"model.name": "lenet"})
-    options: dict[str, Any] = {"source": source(), "objective": objective, "progress": False}
+    options: dict[str, Any] = {"source": tiny.source(), "objective": objective, "progress": False}
     first = train.run(given, tmp_path / "first", **options)
     follow = {"init.weights": str(tmp_path / "first"), "optim.learning_rate": 0.0}
     second = train.run(
@@ -315,7 +294,7 @@ def test_a_run_follows_one_with_the_same_objective_object(tmp_path: Path) -> Non
 def test_variables_in_memory_are_given_to_a_job(first: Path) -> None:
     variables = best(first, average=True)
     fitted = weights.Fitted(weights.by_path(variables))
-    job = jobs.make(settings(), source())
+    job = jobs.make(settings(), tiny.source())
     check_same(weights.by_path(start.begin(job, fitted)), variables)
     double = {path: np.asarray(leaf, np.float64) for path, leaf in fitted.variables.items()}
     begun = start.begin(job, weights.Fitted(double))
@@ -329,7 +308,7 @@ def test_the_choices_are_printed(first: Path, capsys: pytest.CaptureFixture[str]
     changes = {"init.weights": str(first), "init.take": "conv", "train.steps": 1}
     train.run(
         settings(**changes, **{"data.std": (1.0,) * 3, "data.mean": (0.5,) * 3}),
-        source=source("abc"),
+        source=tiny.source("abc"),
     )
     lines = capsys.readouterr().err
     assert "the head for 3 classes is new; the weights have a head for 4 classes" in lines

@@ -1,21 +1,12 @@
 """A source with some of the classes of another source."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.contracts import Source
-from cnn_jax.data.selection import Relabelled
-
-
-@dataclasses.dataclass(frozen=True)
-class _SubsetSource:
-    """Source; see `contracts.Source`."""
-
-    class_names: tuple[str, ...]
-    splits: dict[str, Relabelled]
+from cnn_jax.data.selection import Relabelled, Splits
 
 
 def keep(source: Source, class_names: Sequence[str]) -> Source:
@@ -44,4 +35,4 @@ def keep(source: Source, class_names: Sequence[str]) -> Source:
         indices = np.flatnonzero(labels >= 0)
         if indices.size:
             splits[split] = Relabelled(examples, indices, labels[indices])
-    return _SubsetSource(tuple(class_names), splits)
+    return Splits(tuple(class_names), splits)
