@@ -11,6 +11,7 @@ from typing import Any
 from absl import logging as absl_logging
 
 _ORBAX = f"{os.sep}orbax{os.sep}"
+_ASYNCIO = f"{os.sep}asyncio{os.sep}"
 
 
 def hush_orbax() -> None:
@@ -48,7 +49,14 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:
-    """Returns False for an error that was raised in code of Orbax."""
-    trace = record.exc_info[2] if record.exc_info else None
-    frames = traceback.extract_tb(trace)
-    return not any(_ORBAX in frame.filename for frame in frames)
+    """Returns False for an error of Orbax, or of a read or write that Orbax gave to TensorStore.
+
+    The trace of the second has only functions of asyncio, because TensorStore is not in Python. A
+    task that another library has written has a function of that library in its trace.
+    """
+    if not record.exc_info:
+        return True
+    _, error, trace = record.exc_info
+    files = [frame.filename for frame in traceback.extract_tb(trace)]
+    of_tensorstore = "tensorstore_spec=" in str(error) and all(_ASYNCIO in file for file in files)
+    return not of_tensorstore and not any(_ORBAX in file for file in files)
