@@ -284,6 +284,26 @@ def differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def material_differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
+    """Returns the differences, as above, that can change the parameters at the end of training.
+
+    Those of phases are compared key by key: 'phases, entry 2: optim.learning_rate'.
+
+    Raises:
+      UserError: `phases` has a value that is not allowed.
+    """
+    common = differences(old, new)
+    found = {path: values for path, values in common.items() if is_material(path, new)}
+    if len(old.phases) != len(new.phases):
+        return found
+    found.pop("phases", None)
+    for number, (before, after) in enumerate(zip(phases(old), phases(new), strict=True), start=1):
+        for path, values in differences(before, after).items():
+            if path not in common and is_material(path, after):
+                found[f"phases, entry {number}: {path}"] = values
+    return found
+
+
 def is_material(path: str, plan: Plan) -> bool:
     """Returns True if another value of the key can change the parameters at the end of training.
 

@@ -134,9 +134,8 @@ def changes(stored: Plan, given: Plan, free: Sequence[str] = ()) -> dict[str, st
     """
     return {
         path: f"  {path}: {old!r} there, {new!r} now"
-        for path, (old, new) in plan.differences(stored, given).items()
-        if plan.is_material(path, given)
-        and not any(f"{path}.".startswith(f"{key}.") for key in free)
+        for path, (old, new) in plan.material_differences(stored, given).items()
+        if not any(f"{path}.".startswith(f"{key}.") for key in free)
     }
 
 

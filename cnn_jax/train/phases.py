@@ -71,6 +71,7 @@ class Part:
     Attributes:
       plan: its config.
       directory: its work directory; None for a run in memory.
+      number: the number of the phase, from 1; 0 for a run without phases.
       before: the phase before, which has ended in this process; None for the first one, and for one
         that continues from a checkpoint.
       ready: called before anything is written, with the config, which has values in place of
@@ -80,6 +81,7 @@ class Part:
 
     plan: Plan
     directory: Path | None
+    number: int = 0
     before: Before | None = None
     ready: Callable[[Plan, int], None] = lambda *_: None
     warn: bool = True
@@ -166,7 +168,7 @@ def _part(
         _check_each(rest, given, number + 1, examples)
         opened.write()
 
-    return Part(phase, folder, before, ready, warn=False)
+    return Part(phase, folder, number, before, ready, warn=False)
 
 
 def _on_host(variables: Variables) -> Variables:

@@ -70,7 +70,9 @@ def run(
       evaluators: evaluators by name, beside the run's own; their values are logged as 'name/value'.
         The name 'classification' replaces the run's own.
       optimizer: an optimizer with its own learning rate, in place of the section `optim`.
-      watch: called with each line of the log; True stops the run as SIGTERM does: it is saved.
+      watch: called with each line of the log; True stops the run as SIGTERM does: it is saved. In
+        a run in phases, a line has the number of its phase as 'phase', and its steps count from
+        the start of that phase.
       progress: False to print nothing.
 
     Raises:
@@ -85,13 +87,20 @@ def run(
     malloc.keep_freed_memory()
 
     def one(part: Part) -> After:
-        return _one(part, given, watch, progress)
+        return _one(part, given, _numbered(watch, part.number), progress)
 
     if plan_.phases:
         if directory is not None:
             _prepare(plan_, Directory(workdirs.last_phase(directory)))
         return phases.run(plan_, given, directory, one, progress=progress)
     return one(Part(plan_, directory)).outcome
+
+
+def _numbered(watch: Watch | None, phase: int) -> Watch | None:
+    """Returns a watch that receives the number of the phase with each line, if it is not 0."""
+    if watch is None or not phase:
+        return watch
+    return lambda row: watch({**row, "phase": phase})
 
 
 def _one(part: Part, given: Given, watch: Watch | None, progress: bool) -> After:

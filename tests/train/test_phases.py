@@ -202,12 +202,25 @@ def test_mistakes_in_any_phase_are_found_before_the_first_step(
 
 
 def test_another_config_is_refused(whole: Path) -> None:
-    with pytest.raises(errors.UserError, match=r"holds a run with another config"):
+    with pytest.raises(errors.UserError, match=r"phases, entry 2: train.steps: 4 there, 5 now$"):
         run(whole, phases=(FIRST, {**SECOND, "steps": 5}))
     with pytest.raises(errors.UserError, match=r"phases: .* there, \(\) now"):
         run(whole, phases=())
     with pytest.raises(errors.UserError, match=r"another config"):
         run(workdir.phase(whole, 1))
+
+
+def test_values_of_a_phase_that_change_nothing_are_not_another_config(whole: Path) -> None:
+    again = run(whole, phases=(FIRST, {**SECOND, "eval": {"batch_size": 7}}))
+    assert again.params_sha256 == digests(whole)[1]
+
+
+def test_a_watch_receives_the_number_of_the_phase_and_its_own_steps(whole: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    run(None, watch=seen.append)
+    own = [logs.read(workdir.phase(whole, number)) for number in (1, 2)]
+    expected = [(number, row["step"]) for number in (1, 2) for row in own[number - 1]]
+    assert [(row["phase"], row["step"]) for row in seen] == expected
 
 
 def test_the_data_set_is_that_of_the_first_phase(tmp_path: Path) -> None:
