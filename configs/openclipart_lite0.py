@@ -26,6 +26,4 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     config = tuxpaint.lite0(variant)
     config.data.source = "experiments.transfer.sources:openclipart"
-    if variant == "scratch":
-        config.train.epochs = 60.0
     return base.finish(config, "" if variant == "scratch" else variant, smoke_image_size=32)

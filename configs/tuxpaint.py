@@ -61,7 +61,7 @@ def lite0(variant: str) -> ConfigDict:
             std=(0.5,) * 3,
         )
         config.optim.learning_rate = 0.05
-        config.train.epochs = 100.0
+        config.train.epochs = 60.0
         return config
     config.init.weights = "" if variant else weights()
     config.optim.learning_rate = 0.01  # of the second phase

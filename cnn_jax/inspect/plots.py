@@ -259,8 +259,10 @@ def learning_curve(path: Path, rows: Sequence[Trained]) -> None:
     axes = figure.subplots()
     sizes = [row.examples for row in rows]
     axes.plot(sizes, [row.training for row in rows], marker=".", label="training")
-    axes.plot(sizes, [row.held_out for row in rows], marker=".", label="validation or test")
+    axes.plot(sizes, [row.held_out for row in rows], marker=".", label="held out")
     axes.set(xscale="log", xlabel="training examples", ylabel="top-1 error")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -13,10 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data, errors, plan
-from cnn_jax.contracts import Source
+from cnn_jax.contracts import Source, TrainState
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports
-from cnn_jax.train import checks, job
+from cnn_jax.train import checks, job, start
+from cnn_jax.train.job import Job
 
 _SMOOTHING = 0.98  # share of the old average, as in fastai's recorder
 _LAST = 5  # losses without influence on the suggestion
@@ -47,21 +48,22 @@ def find(
     highest: float = 10.0,
     steps: int = 100,
 ) -> Rates:
-    """Trains new parameters at rising learning rates, and suggests one.
+    """Trains at rising learning rates, and suggests one.
 
-    Batches, augmentation, loss and optimizer are those of the config; its learning rate and
-    schedule are not read.
+    Initial parameters (or those of `init.weights`), batches, augmentation, loss and optimizer are
+    those of the config; its learning rate and schedule are not read.
 
     Args:
-      config: a config; `cnn_jax/sections` lists its keys.
+      config: a config; `cnn_jax/sections` lists its keys. Of a config with phases, the first phase
+        is read.
       source: the data set, in place of `data.source`.
       lowest: the first learning rate.
       highest: the last one; the rates between have equal ratios.
       steps: the number of steps.
 
     Raises:
-      UserError: a value is not allowed, the optimizer has its own learning rate, or the loss is not
-        finite at the lowest rate.
+      UserError: a value is not allowed, the optimizer has its own learning rate, the weights do
+        not fit, or the loss is not finite at the lowest rate.
     """
     if not 0 < lowest < highest or steps < 10:
         raise errors.UserError(
@@ -69,6 +71,7 @@ def find(
             f"{lowest:g} to {highest:g} in {steps} steps"
         )
     settings = plan.read(config)
+    settings = plan.phases(settings)[0] if settings.phases else settings
     if imports.is_reference(settings.optim.name):
         raise errors.UserError(
             f"optim.name {settings.optim.name!r} has its own learning rate; the finder needs one "
@@ -76,11 +79,9 @@ def find(
         )
     keys = dataclasses.replace(settings.train, steps=steps, steps_per_call=1)
     settings = dataclasses.replace(settings, train=keys)
-    checks.check(settings, warn=False)
-    parts = job.make(settings, source or data.open_source(settings.data))
     wanted = np.geomspace(lowest, highest, steps)
-    state = parts.programs.create(None)
     take = _Losses()
+    parts, state = _start(settings, source)
     try:
         calls = (range(step, step + 1) for step in range(steps))
         for call, inputs in parts.feed.train_inputs(calls):
@@ -103,6 +104,24 @@ def find(
     return Rates(
         wanted[:count], np.array(take.losses), smoothed, valley(wanted[middle], smoothed[middle])
     )
+
+
+def _start(settings: Plan, source: Source | None) -> tuple[Job, TrainState]:
+    """Returns the parts of a training and its initial state, from `init.weights` if it has any."""
+    checks.check(settings, warn=False)
+    found = None
+    if settings.init.weights:
+        settings, found = start.find(settings)
+        checks.check(settings, warn=False)  # The network and the size of its images are known.
+    opened = source or data.open_source(settings.data)
+    fitted = None if found is None else start.fit(settings, found, opened.class_names)
+    parts = job.make(settings, opened)
+    try:
+        begin = None if fitted is None else start.begin(parts, fitted)
+        return parts, start.initial(parts, begin)
+    except BaseException:
+        parts.feed.close()
+        raise
 
 
 class _Losses:

@@ -30,7 +30,7 @@ class Trained(NamedTuple):
       percent: the share of the split.
       examples: the number of examples.
       steps: the number of steps that it was trained for.
-      training: the top-1 error at the end of training, of training batches.
+      training: the top-1 error on the training examples, without augmentation.
       held_out: the top-1 error on the validation split, or on the test split without one.
     """
 
@@ -63,6 +63,7 @@ def learning_curve(
     Raises:
       UserError: a share is not allowed or smaller than a batch, or there is neither a validation
         nor a test split.
+      SystemExit: a signal stopped a training.
     """
     wrong = [share for share in shares if not 1 <= share <= 100]
     if wrong or not shares:
@@ -78,7 +79,15 @@ def learning_curve(
     steps = settings.train.steps or max(
         round(settings.train.epochs * size / settings.train.batch_size), 1
     )
-    keys = dataclasses.replace(settings.data, split="", **_expressions(selected))
+    held_out = "validation" if "validation" in selected else "test"
+    # The run reports its last parameters on its test split: here, on what it was trained on.
+    keys = dataclasses.replace(
+        settings.data,
+        split="",
+        train_split="train",
+        validation_split=held_out,
+        test_split="trained",
+    )
     lengths = dataclasses.replace(settings.train, steps=steps)
     settings = dataclasses.replace(settings, data=keys, train=lengths)
     parts = {share: _part(selected["train"], share, settings.seed) for share in sorted(set(shares))}
@@ -87,19 +96,13 @@ def learning_curve(
     for share, part in parts.items():
         if tell is not None:
             tell(f"{share} %: {len(part):,} examples, {steps:,} steps")
-        outcome = train.run(
-            settings,
-            source=selection.Splits(source.class_names, {**selected, "train": part}),
-            progress=False,
-        )
+        splits = {**selected, "train": part, "trained": part}
+        given = selection.Splits(source.class_names, splits)
+        outcome = train.run(settings, source=given, progress=False)
+        if outcome.signal:
+            raise SystemExit(128 + outcome.signal)
         result.append(_trained(share, len(part), steps, outcome))
     return result
-
-
-def _expressions(selected: Mapping[str, selection.Selected]) -> dict[str, Any]:
-    """Returns the config keys of the splits, each of which is a stored split there."""
-    names = ("train", "validation", "test")
-    return {f"{name}_split": name if name in selected else "" for name in names}
 
 
 def _part(whole: selection.Selected, share: int, seed: int) -> selection.Selected:
@@ -135,11 +138,10 @@ def _trained(share: int, examples: int, steps: int, outcome: train.Outcome) -> T
     Raises:
       UserError: it logged no accuracy.
     """
-    rows = [row for row in outcome.history if row["split"] == "train" and "top1" in row]
-    held_out = outcome.validation or outcome.test
-    if not rows or "top1" not in held_out:
+    if "top1" not in outcome.test:
         raise errors.UserError(
-            "the learning curve needs the accuracy, which this config does not log; set "
-            "log.every_steps to at most the number of steps"
+            "the learning curve needs the accuracy 'top1', and the run reports only "
+            f"{', '.join(outcome.test)}"
         )
-    return Trained(share, examples, steps, 1 - rows[-1]["top1"], 1 - float(held_out["top1"]))
+    training, held_out = (1 - values["top1"] for values in (outcome.test, outcome.validation))
+    return Trained(share, examples, steps, training, held_out)

@@ -15,7 +15,6 @@ from cnn_jax import data, errors, optim, plan
 from cnn_jax.contracts import Description, Evaluator, Objective, Source, TrainState, Variables
 from cnn_jax.data import pipeline, sources
 from cnn_jax.objectives import averaged
-from cnn_jax.objectives.distilled import TEACHER
 from cnn_jax.ops.native import library
 from cnn_jax.runs import logs
 from cnn_jax.runs import workdir as workdirs
@@ -31,7 +30,6 @@ from cnn_jax.train import (
     phases,
     start,
     state,
-    teacher,
     weights,
 )
 from cnn_jax.train import job as jobs
@@ -257,10 +255,8 @@ def _start_state(
     if first:
         shape = job.feed.description.input_shape
         return store.restore(first, state.abstract(job.objective, job.optimizer, shape, job.layout))
-    if job.teacher is not None:
-        begin = {**(begin or {}), TEACHER: teacher.variables(job.plan)}
     with terminal.phase("compiling the initial state"):
-        return Restored(jax.block_until_ready(job.programs.create(begin)), {})
+        return Restored(start.initial(job, begin), {})
 
 
 def _start_block(job: Job, place: str, parameters: int) -> str:

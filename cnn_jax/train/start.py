@@ -3,6 +3,7 @@
     plan, found = start.find(plan)                    # before the data set is read
     fitted = start.fit(plan, found, class_names)      # for its classes
     variables = start.begin(job, fitted)              # with initial values for what is not taken
+    state = start.initial(job, variables)
 
 `weights.py` reads the weights, `defaults.py` has the values of the plan that belong to them. A run
 that follows another one in memory needs the last step only, with `Fitted(weights.by_path(...))`.
@@ -18,11 +19,12 @@ import jax
 import numpy as np
 
 from cnn_jax import errors, models, objectives
-from cnn_jax.contracts import Objective, Variables
+from cnn_jax.contracts import Objective, TrainState, Variables
+from cnn_jax.objectives.distilled import TEACHER
 from cnn_jax.objectives.frozen import HEAD
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import patterns, prng
-from cnn_jax.train import defaults, weights
+from cnn_jax.train import defaults, teacher, weights
 from cnn_jax.train.job import Job
 from cnn_jax.train.weights import Fitted, Weights
 
@@ -112,6 +114,18 @@ def begin(job: Job, given: Fitted, *, progress: bool = False) -> Variables:
         lambda keys, leaf: values[patterns.path(keys)].astype(leaf.dtype), wanted
     )
     return result
+
+
+def initial(job: Job, given: Variables | None) -> TrainState:
+    """Returns the state before the first step of a run.
+
+    Args:
+      job: the parts of the run.
+      given: the variables that `begin` returned, or None for initial ones.
+    """
+    if job.teacher is not None:
+        given = {**(given or {}), TEACHER: teacher.variables(job.plan)}
+    return jax.block_until_ready(job.programs.create(given))
 
 
 def _given(plan: Plan) -> list[str]:

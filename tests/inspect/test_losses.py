@@ -1,6 +1,7 @@
 """Tests of loss surface, gradient check, learning-rate finder and learning curves."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax import data, errors, inspect, plan
+from cnn_jax import data, errors, inspect, plan, predictor, train
 from cnn_jax.inspect import rates, subsets
 from cnn_jax.train import job
 from tests.inspect.small import Linear, Pooling, images, logits_of, make
@@ -207,6 +208,27 @@ def test_the_finder_smooths_its_losses() -> None:
     assert found.suggested in found.rates
 
 
+def test_the_finder_starts_from_the_weights_of_a_config(tmp_path: Path) -> None:
+    """The first loss is that of the run's network on the first batch of the first phase."""
+    train.run({**SETTINGS, "train.steps": 30}, tmp_path / "run", progress=False)
+    settings = plan.read(
+        {
+            **SETTINGS,
+            "init.weights": str(tmp_path / "run"),
+            "phases": ({"epochs": 1.0, "batch_size": 20}, {"epochs": 2.0}),
+        }
+    )
+    first = plan.phases(settings)[0]
+    parts = job.make(first, data.open_source(first.data))
+    batch = next(iter(data.train_batches(parts.feed, first.seed)))
+    weights = predictor.load(tmp_path / "run", "last").variables["params"]["output"]
+    kernel, bias = (np.asarray(weights[name]) for name in ("kernel", "bias"))
+    logits = np.asarray(batch["image"]).reshape(20, -1) @ kernel + bias
+    labels = np.asarray(batch["label"])
+    expected = (np.logaddexp.reduce(logits, -1) - logits[range(20), labels]).mean()
+    assert rates.find(settings, steps=12).losses[0] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -248,6 +270,7 @@ def test_the_learning_curve_trains_on_parts_for_equal_steps() -> None:
     rows = subsets.learning_curve(settings, (100, 50), source=source, tell=lines.append)
     assert [(row.percent, row.examples, row.steps) for row in rows] == [(50, 20, 80), (100, 40, 80)]
     assert rows[1].held_out == 0  # The classes are linearly separable.
+    assert rows[1].training == 0
     assert lines == ["50 %: 20 examples, 80 steps", "100 %: 40 examples, 80 steps"]
     with pytest.raises(errors.UserError, match=r"percentages from 1 to 100, got \[0\]"):
         subsets.learning_curve(settings, (0,), source=source)
