@@ -1,0 +1,45 @@
+"""Export of a network to an ONNX model.
+
+The network is traced by JAX with a symbolic batch size. Each primitive of the trace becomes a few
+nodes. The project's own primitives are replaced by their definitions in terms of `jax.lax`.
+
+- `graph.py`: the graph, its constants and the model
+- `convert.py`: `convert`, from the trace to the nodes
+- `pointwise.py`, `layout.py`, `products.py`: the rules of the primitives
+- `refusals.py`: the error for what has no rule
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from cnn_jax.export.onnx.convert import convert
+from cnn_jax.export.onnx.graph import Graph
+from cnn_jax.export.traced import Traced
+
+
+def serialize(traced: Traced, description: str) -> bytes:
+    """Returns the ONNX model of a network.
+
+    Args:
+      traced: the network with its preprocessing.
+      description: JSON for the model's metadata.
+
+    Raises:
+      UserError: the onnx package is not installed, a primitive has no rule, a value has a dtype
+        without support, or the model is too large.
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape = (batch, *traced.shape)
+    graph = Graph(shape, traced.dtype)
+    leaves, structure = jax.tree.flatten(jax.device_get(dict(traced.variables)))
+
+    @functools.partial(jax.make_jaxpr, return_shape=True)
+    def trace(leaves: list[jax.Array], pixels: jax.Array) -> jax.Array:
+        return traced.call(jax.tree.unflatten(structure, leaves), pixels)
+
+    closed, logits = trace(leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    (found,) = convert(graph, closed, [*arrays, graph.pixels])
+    return graph.model(found, tuple(logits.shape), {"cnn_jax": description})

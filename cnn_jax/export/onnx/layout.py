@@ -1,0 +1,172 @@
+"""ONNX nodes of the primitives that move elements: shapes, axes, parts, and reductions of axes."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.export.onnx.graph import Graph, Operand, Shape
+from cnn_jax.export.onnx.refusals import unsupported
+from cnn_jax.runtime.jax_internals import JaxprEqn
+
+
+def shape_of(equation: JaxprEqn) -> Shape:
+    """Returns the shape of the first result of an equation."""
+    return tuple(equation.outvars[0].aval.shape)
+
+
+def _broadcast(graph: Graph, equation: JaxprEqn, x: Operand, *_: Operand) -> Operand:
+    """Returns `x` with its axes in their places, and size 1 where elements are repeated."""
+    shape = shape_of(equation)
+    compact: list[Any] = [1] * len(shape)
+    for size, axis in zip(x.shape, equation.params["broadcast_dimensions"], strict=True):
+        compact[axis] = size
+    return graph.reshape(x, tuple(compact))
+
+
+def _reshape(graph: Graph, equation: JaxprEqn, x: Operand, *_: Operand) -> Operand:
+    return graph.reshape(x, shape_of(equation))
+
+
+def _transpose(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
+    return graph.transpose(x, equation.params["permutation"])
+
+
+def _concatenate(graph: Graph, equation: JaxprEqn, *parts: Operand) -> Operand:
+    axis = equation.params["dimension"]
+    return graph.add("Concat", parts, shape_of(equation), axis=axis)
+
+
+def _stack(graph: Graph, equation: JaxprEqn, *parts: Operand) -> Operand:
+    shape, axis = shape_of(equation), equation.params["axis"]
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    return graph.add("Concat", [graph.reshape(part, one) for part in parts], shape, axis=axis)
+
+
+def _split(graph: Graph, equation: JaxprEqn, x: Operand) -> Sequence[Operand]:
+    sizes = np.array(equation.params["sizes"], np.int64)
+    shapes = [tuple(variable.aval.shape) for variable in equation.outvars]
+    return graph.add_several("Split", [x, sizes], shapes, axis=equation.params["axis"])
+
+
+def _slice(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
+    params = equation.params
+    strides = params["strides"] or (1,) * len(x.shape)
+    starts, limits = params["start_indices"], params["limit_indices"]
+    return cut(graph, equation, x, starts, limits, strides)
+
+
+def cut(
+    graph: Graph,
+    equation: JaxprEqn,
+    x: Operand,
+    starts: Sequence[Any],
+    limits: Sequence[Any],
+    strides: Sequence[int],
+) -> Operand:
+    """Adds the node of a part of `x`.
+
+    Args:
+      graph: the graph.
+      equation: the equation, for the error message.
+      x: the operand.
+      starts: the first index of each axis.
+      limits: the index after the last one of each axis.
+      strides: the distance of indices of each axis.
+
+    Raises:
+      UserError: the part of an axis depends on the batch size.
+    """
+    rows = zip(x.shape, starts, limits, strides, strict=True)
+    wanted = [
+        (axis, start, limit, stride)
+        for axis, (size, start, limit, stride) in enumerate(rows)
+        if not (stride == 1 and isinstance(start, int) and start == 0 and limit == size)
+    ]
+    if not wanted:
+        return x
+    if not all(isinstance(number, int) for row in wanted for number in row):
+        raise unsupported(equation, "a part of the batch")
+    axes, first, last, steps = (np.array(column, np.int64) for column in zip(*wanted, strict=True))
+    shape = list(x.shape)
+    for axis, start, limit, stride in wanted:
+        shape[axis] = -(-(limit - start) // stride)
+    return graph.add("Slice", [x, first, last, axes, steps], tuple(shape))
+
+
+def _pad(graph: Graph, equation: JaxprEqn, x: Operand, value: Operand) -> Operand:
+    config = equation.params["padding_config"]
+    if any(interior for _, _, interior in config):
+        raise unsupported(equation, "padding between elements")
+    return pad(graph, x, [(low, high) for low, high, _ in config], value)
+
+
+def pad(
+    graph: Graph, x: Operand, ends: Sequence[tuple[int, int]], value: Operand
+) -> Operand:
+    """Adds the node that pads each axis of `x` by (before, after) elements of `value`."""
+    if not any(number for end in ends for number in end):
+        return x
+    pads = np.array(list(zip(*ends, strict=True)), np.int64).reshape(-1)
+    shape = tuple(size + low + high for size, (low, high) in zip(x.shape, ends, strict=True))
+    return graph.add("Pad", [x, pads, value], shape, mode="constant")
+
+
+def _gather(graph: Graph, equation: JaxprEqn, x: Operand, indices: Operand) -> Operand:
+    """Adds the nodes of a gather whose indices are known: a part, or entries of one axis."""
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    shape, axes = shape_of(equation), numbers.start_index_map
+    if not isinstance(indices, np.ndarray) or numbers.operand_batching_dims:
+        raise unsupported(equation, "indices that depend on the input")
+    if indices.size == len(axes):
+        starts: list[Any] = [0] * len(x.shape)
+        for axis, index in zip(axes, indices.reshape(-1), strict=True):
+            starts[axis] = min(max(int(index), 0), x.shape[axis] - sizes[axis])
+        limits = [start + size for start, size in zip(starts, sizes, strict=True)]
+        part = cut(graph, equation, x, starts, limits, (1,) * len(starts))
+        return graph.reshape(part, shape)
+    whole = all(
+        size == (1 if axis in axes else x.shape[axis]) for axis, size in enumerate(sizes)
+    )
+    if len(axes) != 1 or numbers.collapsed_slice_dims != axes or not whole:
+        raise unsupported(equation, "several parts of the operand")
+    (axis,) = axes
+    entries = np.clip(indices[..., 0], 0, x.shape[axis] - 1).astype(np.int64)
+    found = (*x.shape[:axis], *entries.shape, *x.shape[axis + 1 :])
+    result = graph.add("Gather", [x, entries], found, axis=axis)
+    # ONNX puts the axes of the indices in the place of `axis`, JAX in those without offset.
+    of_operand = [*range(axis), *range(axis + entries.ndim, len(found))]
+    order = dict(zip(numbers.offset_dims, of_operand, strict=True))
+    rest = iter(range(axis, axis + entries.ndim))
+    return graph.transpose(
+        result, [order[place] if place in order else next(rest) for place in range(len(shape))]
+    )
+
+
+def _reduce(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
+    op = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
+    axes = np.array(equation.params["axes"], np.int64)
+    return graph.add(op[equation.primitive.name], [x, axes], shape_of(equation), keepdims=0)
+
+
+RULES: Mapping[str, Any] = MappingProxyType(
+    {
+        "concatenate": _concatenate,
+        "expand_dims": _reshape,
+        "gather": _gather,
+        "pad": _pad,
+        "reduce_max": _reduce,
+        "reduce_min": _reduce,
+        "reduce_sum": _reduce,
+        "reshape": _reshape,
+        "slice": _slice,
+        "split": _split,
+        "squeeze": _reshape,
+        "stack": _stack,
+        "transpose": _transpose,
+    }
+)
+"""Rules that take operands in their full shapes."""
+
+broadcast = _broadcast

@@ -1,0 +1,152 @@
+"""ONNX nodes of the primitives that compute each element on its own."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.export.onnx.graph import Graph, Operand, Shape, check_dtype
+from cnn_jax.runtime.jax_internals import JaxprEqn
+
+# Primitives of JAX that have the meaning of an operator of ONNX.
+_OPERATORS: Mapping[str, str] = MappingProxyType(
+    {
+        "abs": "Abs",
+        "add": "Add",
+        "add_any": "Add",
+        "and": "And",
+        "ceil": "Ceil",
+        "cos": "Cos",
+        "div": "Div",
+        "eq": "Equal",
+        "erf": "Erf",
+        "exp": "Exp",
+        "floor": "Floor",
+        "ge": "GreaterOrEqual",
+        "gt": "Greater",
+        "le": "LessOrEqual",
+        "log": "Log",
+        "logistic": "Sigmoid",
+        "lt": "Less",
+        "max": "Max",
+        "min": "Min",
+        "mul": "Mul",
+        "neg": "Neg",
+        "not": "Not",
+        "or": "Or",
+        "pow": "Pow",
+        "sign": "Sign",
+        "sin": "Sin",
+        "sqrt": "Sqrt",
+        "sub": "Sub",
+        "tanh": "Tanh",
+    }
+)
+IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
+
+
+def names() -> tuple[str, ...]:
+    """Returns the primitives that `add` supports."""
+    return (*_OPERATORS, *_COMPOSED, *IDENTITIES)
+
+
+def add(graph: Graph, equation: JaxprEqn, *operands: Operand) -> Operand:
+    """Adds the nodes of an elementwise primitive.
+
+    Operands may have axes of size 1 in place of repeated ones; so may the result.
+    """
+    name = equation.primitive.name
+    if name in IDENTITIES:
+        return operands[0]
+    shape = _common(*operands)
+    if name in _OPERATORS:
+        return graph.add(_OPERATORS[name], operands, shape)
+    return _COMPOSED[name](graph, equation.params, shape, *operands)
+
+
+def _common(*operands: Operand) -> Shape:
+    """Returns the shape of operands that are repeated along axes of size 1, as NumPy does."""
+    rank = max(len(operand.shape) for operand in operands)
+    shapes = [(1,) * (rank - len(operand.shape)) + operand.shape for operand in operands]
+    return tuple(
+        next((size for size in sizes if not isinstance(size, int) or size != 1), 1)
+        for sizes in zip(*shapes, strict=True)
+    )
+
+
+def _cast(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    check_dtype(params["new_dtype"])
+    return graph.add("Cast", [x], shape, to=graph.kind(params["new_dtype"]))
+
+
+def _select(
+    graph: Graph,
+    params: Mapping[str, Any],
+    shape: Shape,
+    which: Operand,
+    if_false: Operand,
+    if_true: Operand,
+) -> Operand:
+    return graph.add("Where", [which, if_true, if_false], shape)
+
+
+def _clamp(
+    graph: Graph,
+    params: Mapping[str, Any],
+    shape: Shape,
+    least: Operand,
+    x: Operand,
+    most: Operand,
+) -> Operand:
+    return graph.add("Min", [graph.add("Max", [x, least], shape), most], shape)
+
+
+def _integer_pow(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    if params["y"] == 2:
+        return graph.add("Mul", [x, x], shape)
+    return graph.add("Pow", [x, np.float32(params["y"]).reshape(())], shape)
+
+
+def _square(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    return graph.add("Mul", [x, x], shape)
+
+
+def _rsqrt(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    return graph.add("Reciprocal", [graph.add("Sqrt", [x], shape)], shape)
+
+
+def _erfc(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    """Adds `1 - erf(x)`. Its absolute error is that of erf, also where erfc is nearly 0."""
+    return graph.add("Sub", [_ONE, graph.add("Erf", [x], shape)], shape)
+
+
+def _log1p(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    return graph.add("Log", [graph.add("Add", [x, _ONE], shape)], shape)
+
+
+def _exp2(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+    return graph.add("Pow", [np.array(2, np.float32), x], shape)
+
+
+def _not_equal(
+    graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand, y: Operand
+) -> Operand:
+    return graph.add("Not", [graph.add("Equal", [x, y], shape)], shape)
+
+
+_ONE = np.array(1, np.float32)
+_COMPOSED: Mapping[str, Any] = MappingProxyType(
+    {
+        "clamp": _clamp,
+        "convert_element_type": _cast,
+        "erfc": _erfc,
+        "exp2": _exp2,
+        "integer_pow": _integer_pow,
+        "log1p": _log1p,
+        "ne": _not_equal,
+        "rsqrt": _rsqrt,
+        "select_n": _select,
+        "square": _square,
+    }
+)

@@ -1,0 +1,67 @@
+"""Export of a network to StableHLO by `jax.export`."""
+
+import datetime
+from collections.abc import Sequence
+
+import jax
+
+from cnn_jax import errors
+from cnn_jax.export.traced import Traced
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
+MONTHS_BACKWARD = 6
+WEEKS_FORWARD = 3
+
+
+def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
+    """Returns the bytes that `jax.export.deserialize` reads, for any batch size.
+
+    The weights are constants of the program. It has no native kernels: `ops.primitive` leaves them
+    out of exported programs.
+
+    Args:
+      traced: the network with its preprocessing.
+      platforms: those that the program runs on, as in `jax.export.export`.
+
+    Raises:
+      UserError: the network cannot be lowered for the platforms, or flatbuffers is not installed.
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+    variables = jax.device_get(dict(traced.variables))
+
+    @jax.jit
+    def logits(pixels: jax.Array) -> jax.Array:
+        return traced.call(variables, pixels)
+
+    images = jax.ShapeDtypeStruct((batch, *traced.shape), traced.dtype)
+    try:
+        exported = jax.export.export(logits, platforms=platforms)(images)
+    except errors.UserError:
+        raise
+    except Exception as error:  # of any layer or lowering
+        reason = errors.printable(str(error).partition("\n")[0][:300])
+        raise errors.UserError(
+            f"jax.export cannot export the network for {', '.join(platforms)}: {reason}; choose "
+            "other platforms (--platforms), or change the network"
+        ) from error
+    try:
+        return bytes(exported.serialize())
+    except ImportError as error:
+        raise errors.UserError(
+            f"to write its file, JAX needs flatbuffers ({error}); install it with: pip install "
+            "flatbuffers"
+        ) from error
+
+
+def window(today: datetime.date) -> str:
+    """Returns a sentence on the releases of JAX that read a file which is written now.
+
+    Args:
+      today: the date.
+    """
+    return (
+        f"written by JAX {jax.__version__} on {today.isoformat()}; JAX guarantees that its "
+        f"releases of the following {MONTHS_BACKWARD} months read the file, and releases up to "
+        f"{WEEKS_FORWARD} weeks older than {jax.__version__}"
+    )
