@@ -36,6 +36,8 @@ ROOMS: dict[str, str] = {
     "predictor": "errors limits plan contracts losses models data objectives pretrained runs"
     " runtime",
     "evaluators": "errors limits plan contracts metrics data predictor runs runtime",
+    "export": "errors contracts data.crops data.dtypes data.pixels models ops.primitive plan"
+    " predictor pretrained runs runtime",
     "features": "errors contracts models data predictor runtime",
     "train": "errors plan contracts losses metrics models objectives evaluators optim data"
     " ops.native.library ops.primitive predictor pretrained runs runtime unread",
@@ -54,7 +56,7 @@ ROOMS: dict[str, str] = {
 COMMANDS = (
     *("main", "evaluate", "predict", "summary"),
     *("benchmark.__main__", "data.pack.__main__", "data.show.__main__", "doctor.__main__"),
-    *("features.__main__", "inspect.__main__"),
+    *("export.__main__", "features.__main__", "inspect.__main__"),
 )
 # Commands inside rooms, with what they import beyond their room: no module imports a command.
 BEYOND: dict[str, str] = {"data.show.__main__": "train.start"}
@@ -81,6 +83,7 @@ OWNERS: dict[str, set[str]] = {
         "data.pack.__main__",
         "data.show.__main__",
         "evaluate",
+        "export.__main__",
         "features.__main__",
         "inspect.__main__",
         "main",
@@ -96,6 +99,7 @@ OWNERS: dict[str, set[str]] = {
     "simplejpeg": {"data.opencv"},
     "grain": {"data.order", "data.pipeline"},
     "scipy": {"data.pack.imagenet_tars"},
+    "onnx": set(),  # `export.onnx.graph` imports it by name, because it is optional
     "safetensors": {"pretrained.formats.writer"},
     "huggingface_hub": {"pretrained.formats.hub"},
     "tensorflow_datasets": {"data.sources.tfds"},

@@ -1,6 +1,6 @@
 """Export of a network to StableHLO by `jax.export`."""
 
-import datetime
+import datetime as dt
 from collections.abc import Sequence
 
 import jax
@@ -54,7 +54,7 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
         ) from error
 
 
-def window(today: datetime.date) -> str:
+def window(today: dt.date) -> str:
     """Returns a sentence on the releases of JAX that read a file which is written now.
 
     Args:

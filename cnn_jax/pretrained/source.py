@@ -22,7 +22,7 @@ from cnn_jax.pretrained.record import Record
 from cnn_jax.runtime import files as runtime_files
 
 # Our names of networks, by timm's name, where they differ.
-_NAMES_BY_TIMM: Mapping[str, str] = MappingProxyType(
+NAMES_BY_TIMM: Mapping[str, str] = MappingProxyType(
     {"legacy_senet154": "senet154", "legacy_xception": "xception"}
 )
 # Names that mean another network in timm. Its senet154 has a different pooling after the stem.
@@ -215,7 +215,7 @@ def _check_name(given: str | None, found: str, source: str) -> None:
     Raises:
       UserError: the checkpoint is of another network.
     """
-    if given is not None and _NAMES_BY_TIMM.get(given, given) != found:
+    if given is not None and NAMES_BY_TIMM.get(given, given) != found:
         raise errors.UserError(
             f"{source} has weights of {found!r}, not of {given!r}; remove the name, or load other "
             "weights"
@@ -244,6 +244,8 @@ def _from_directory(source: str, directory: Path, given: str | None, state: str)
     except OSError as error:
         reason = f"{path} cannot be read: {error.strerror or error}"
         raise errors.UserError(f"{reason}{is_kind}") from error
+    if config.get("library") == "cnn_jax":  # written by `export`, for a network that timm lacks
+        return _from_file(directory / hub.WEIGHTS, given, state)
     match config:
         case {"architecture": str(network)}:
             name = _name_from_timm(network)
@@ -355,7 +357,7 @@ def _our_name(network: str) -> str:
     Raises:
       UserError: there is no such network.
     """
-    name = _NAMES_BY_TIMM.get(network, network)
+    name = NAMES_BY_TIMM.get(network, network)
     models.options(name)  # Raises for an unknown network.
     return name
 

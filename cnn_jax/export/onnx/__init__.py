@@ -9,13 +9,11 @@ nodes. The project's own primitives are replaced by their definitions in terms o
 - `refusals.py`: the error for what has no rule
 """
 
-import functools
-
 import jax
 import numpy as np
 
 from cnn_jax.export.onnx.convert import convert
-from cnn_jax.export.onnx.graph import Graph
+from cnn_jax.export.onnx.graph import Graph, shape_of
 from cnn_jax.export.traced import Traced
 
 
@@ -35,11 +33,10 @@ def serialize(traced: Traced, description: str) -> bytes:
     graph = Graph(shape, traced.dtype)
     leaves, structure = jax.tree.flatten(jax.device_get(dict(traced.variables)))
 
-    @functools.partial(jax.make_jaxpr, return_shape=True)
-    def trace(leaves: list[jax.Array], pixels: jax.Array) -> jax.Array:
+    def logits(leaves: list[jax.Array], pixels: jax.Array) -> jax.Array:
         return traced.call(jax.tree.unflatten(structure, leaves), pixels)
 
-    closed, logits = trace(leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
+    closed = jax.make_jaxpr(logits)(leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
     arrays = [np.asarray(leaf) for leaf in leaves]
     (found,) = convert(graph, closed, [*arrays, graph.pixels])
-    return graph.model(found, tuple(logits.shape), {"cnn_jax": description})
+    return graph.model(found, shape_of(closed.jaxpr.outvars[0]), {"cnn_jax": description})

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.export.onnx import layout, pointwise, products
-from cnn_jax.export.onnx.graph import Graph, Operand, check_dtype, is_static
+from cnn_jax.export.onnx.graph import Graph, Operand, check_dtype, is_static, shape_of
 from cnn_jax.ops import primitive
 from cnn_jax.runtime.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
@@ -58,7 +58,7 @@ def _results(graph: Graph, equation: JaxprEqn, operands: list[Operand]) -> Seque
     inner = _function(equation)
     if inner is not None:
         full = [
-            graph.full(operand, tuple(variable.aval.shape))
+            graph.full(operand, shape_of(variable))
             for operand, variable in zip(operands, equation.invars, strict=True)
         ]
         return convert(graph, inner, full)
@@ -67,10 +67,11 @@ def _results(graph: Graph, equation: JaxprEqn, operands: list[Operand]) -> Seque
     if name in pointwise.IDENTITIES:
         return operands
     arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
-    static = all(is_static(variable.aval.shape) for variable in equation.outvars)
+    static = all(is_static(shape_of(variable)) for variable in equation.outvars)
     if len(arrays) == len(operands) and (static or is_pointwise):
         return _computed(equation, np.broadcast_arrays(*arrays) if is_pointwise else arrays)
-    for variable in equation.outvars:
+    variables: Sequence[Any] = equation.outvars
+    for variable in variables:
         check_dtype(variable.aval.dtype)
     if is_pointwise:
         return [pointwise.add(graph, equation, *operands)]
@@ -83,7 +84,7 @@ def _results(graph: Graph, equation: JaxprEqn, operands: list[Operand]) -> Seque
             "with --format=jax, or change the network"
         )
     full = [
-        graph.full(operand, tuple(variable.aval.shape))
+        graph.full(operand, shape_of(variable))
         for operand, variable in zip(operands, equation.invars, strict=True)
     ]
     found = _RULES[name](graph, equation, *full)
@@ -101,8 +102,8 @@ def _function(equation: JaxprEqn) -> ClosedJaxpr | None:
     """Returns the function that an equation calls, or None for other primitives."""
     reference = primitive.reference(equation.primitive)
     if reference is not None:
-        avals = [variable.aval for variable in equation.invars]
-        shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        variables: Sequence[Any] = equation.invars
+        shapes = [jax.ShapeDtypeStruct(one.aval.shape, one.aval.dtype) for one in variables]
         return jax.make_jaxpr(functools.partial(reference, **equation.params))(*shapes)
     if equation.primitive.name in (*_CALLS, *_CALLS_WITH_RULES):
         params = equation.params

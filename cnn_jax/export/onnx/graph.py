@@ -197,6 +197,11 @@ class Graph:
         return factor
 
 
+def shape_of(variable: Any) -> Shape:
+    """Returns the shape of a variable of a jaxpr."""
+    return tuple(variable.aval.shape)
+
+
 def is_static(shape: Shape) -> bool:
     """Returns True if no size depends on the batch size."""
     return all(isinstance(size, int) for size in shape)

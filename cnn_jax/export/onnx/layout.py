@@ -1,24 +1,20 @@
 """ONNX nodes of the primitives that move elements: shapes, axes, parts, and reductions of axes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from cnn_jax.export.onnx.graph import Graph, Operand, Shape
+from cnn_jax.export.onnx.graph import Graph, Operand, shape_of
 from cnn_jax.export.onnx.refusals import unsupported
 from cnn_jax.runtime.jax_internals import JaxprEqn
 
 
-def shape_of(equation: JaxprEqn) -> Shape:
-    """Returns the shape of the first result of an equation."""
-    return tuple(equation.outvars[0].aval.shape)
-
-
-def _broadcast(graph: Graph, equation: JaxprEqn, x: Operand, *_: Operand) -> Operand:
+def broadcast(graph: Graph, equation: JaxprEqn, x: Operand, *_: Operand) -> Operand:
     """Returns `x` with its axes in their places, and size 1 where elements are repeated."""
-    shape = shape_of(equation)
+    shape = shape_of(equation.outvars[0])
     compact: list[Any] = [1] * len(shape)
     for size, axis in zip(x.shape, equation.params["broadcast_dimensions"], strict=True):
         compact[axis] = size
@@ -26,7 +22,7 @@ def _broadcast(graph: Graph, equation: JaxprEqn, x: Operand, *_: Operand) -> Ope
 
 
 def _reshape(graph: Graph, equation: JaxprEqn, x: Operand, *_: Operand) -> Operand:
-    return graph.reshape(x, shape_of(equation))
+    return graph.reshape(x, shape_of(equation.outvars[0]))
 
 
 def _transpose(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
@@ -35,18 +31,18 @@ def _transpose(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
 
 def _concatenate(graph: Graph, equation: JaxprEqn, *parts: Operand) -> Operand:
     axis = equation.params["dimension"]
-    return graph.add("Concat", parts, shape_of(equation), axis=axis)
+    return graph.add("Concat", parts, shape_of(equation.outvars[0]), axis=axis)
 
 
 def _stack(graph: Graph, equation: JaxprEqn, *parts: Operand) -> Operand:
-    shape, axis = shape_of(equation), equation.params["axis"]
+    shape, axis = shape_of(equation.outvars[0]), equation.params["axis"]
     one = (*shape[:axis], 1, *shape[axis + 1 :])
     return graph.add("Concat", [graph.reshape(part, one) for part in parts], shape, axis=axis)
 
 
 def _split(graph: Graph, equation: JaxprEqn, x: Operand) -> Sequence[Operand]:
     sizes = np.array(equation.params["sizes"], np.int64)
-    shapes = [tuple(variable.aval.shape) for variable in equation.outvars]
+    shapes = [shape_of(variable) for variable in equation.outvars]
     return graph.add_several("Split", [x, sizes], shapes, axis=equation.params["axis"])
 
 
@@ -102,9 +98,7 @@ def _pad(graph: Graph, equation: JaxprEqn, x: Operand, value: Operand) -> Operan
     return pad(graph, x, [(low, high) for low, high, _ in config], value)
 
 
-def pad(
-    graph: Graph, x: Operand, ends: Sequence[tuple[int, int]], value: Operand
-) -> Operand:
+def pad(graph: Graph, x: Operand, ends: Sequence[tuple[int, int]], value: Operand) -> Operand:
     """Adds the node that pads each axis of `x` by (before, after) elements of `value`."""
     if not any(number for end in ends for number in end):
         return x
@@ -116,7 +110,7 @@ def pad(
 def _gather(graph: Graph, equation: JaxprEqn, x: Operand, indices: Operand) -> Operand:
     """Adds the nodes of a gather whose indices are known: a part, or entries of one axis."""
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    shape, axes = shape_of(equation), numbers.start_index_map
+    shape, axes = shape_of(equation.outvars[0]), numbers.start_index_map
     if not isinstance(indices, np.ndarray) or numbers.operand_batching_dims:
         raise unsupported(equation, "indices that depend on the input")
     if indices.size == len(axes):
@@ -126,28 +120,44 @@ def _gather(graph: Graph, equation: JaxprEqn, x: Operand, indices: Operand) -> O
         limits = [start + size for start, size in zip(starts, sizes, strict=True)]
         part = cut(graph, equation, x, starts, limits, (1,) * len(starts))
         return graph.reshape(part, shape)
-    whole = all(
-        size == (1 if axis in axes else x.shape[axis]) for axis, size in enumerate(sizes)
-    )
-    if len(axes) != 1 or numbers.collapsed_slice_dims != axes or not whole:
+    whole = all(size == (1 if axis in axes else x.shape[axis]) for axis, size in enumerate(sizes))
+    if tuple(sorted(axes)) != tuple(numbers.collapsed_slice_dims) or not whole:
         raise unsupported(equation, "several parts of the operand")
-    (axis,) = axes
-    entries = np.clip(indices[..., 0], 0, x.shape[axis] - 1).astype(np.int64)
-    found = (*x.shape[:axis], *entries.shape, *x.shape[axis + 1 :])
-    result = graph.add("Gather", [x, entries], found, axis=axis)
-    # ONNX puts the axes of the indices in the place of `axis`, JAX in those without offset.
-    of_operand = [*range(axis), *range(axis + entries.ndim, len(found))]
-    order = dict(zip(numbers.offset_dims, of_operand, strict=True))
-    rest = iter(range(axis, axis + entries.ndim))
+    return _entries(graph, x, axes, indices, numbers.offset_dims)
+
+
+def _entries(
+    graph: Graph, x: Operand, axes: Sequence[int], indices: np.ndarray, places: Sequence[int]
+) -> Operand:
+    """Adds the nodes that take the entries of `x` at known indices of some axes.
+
+    Args:
+      graph: the graph.
+      x: the operand.
+      axes: the axes that the indices are for; they become one.
+      indices: `[..., len(axes)]`; those out of range are clipped.
+      places: the places of the other axes in the result. The axes of the indices get the rest.
+    """
+    others = [axis for axis in range(len(x.shape)) if axis not in axes]
+    kept, sizes = (tuple(x.shape[axis] for axis in part) for part in (others, axes))
+    flat = graph.reshape(graph.transpose(x, [*others, *axes]), (*kept, math.prod(sizes)))
+    last = np.array(sizes) - 1
+    columns = tuple(np.moveaxis(np.clip(indices, 0, last), -1, 0))
+    entries = np.ravel_multi_index(columns, sizes).astype(np.int64)
+    found = graph.add("Gather", [flat, entries], (*kept, *entries.shape), axis=len(kept))
+    order = dict(zip(places, range(len(kept)), strict=True))
+    rest = iter(range(len(kept), len(found.shape)))
     return graph.transpose(
-        result, [order[place] if place in order else next(rest) for place in range(len(shape))]
+        found, [order[place] if place in order else next(rest) for place in range(len(found.shape))]
     )
 
 
 def _reduce(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
     op = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
     axes = np.array(equation.params["axes"], np.int64)
-    return graph.add(op[equation.primitive.name], [x, axes], shape_of(equation), keepdims=0)
+    return graph.add(
+        op[equation.primitive.name], [x, axes], shape_of(equation.outvars[0]), keepdims=0
+    )
 
 
 RULES: Mapping[str, Any] = MappingProxyType(
@@ -168,5 +178,3 @@ RULES: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Rules that take operands in their full shapes."""
-
-broadcast = _broadcast

@@ -48,7 +48,7 @@ IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
 
 def names() -> tuple[str, ...]:
     """Returns the primitives that `add` supports."""
-    return (*_OPERATORS, *_COMPOSED, *IDENTITIES)
+    return (*_OPERATORS, *_COMPOSED, *_WITH_PARAMETERS, *IDENTITIES)
 
 
 def add(graph: Graph, equation: JaxprEqn, *operands: Operand) -> Operand:
@@ -62,7 +62,9 @@ def add(graph: Graph, equation: JaxprEqn, *operands: Operand) -> Operand:
     shape = _common(*operands)
     if name in _OPERATORS:
         return graph.add(_OPERATORS[name], operands, shape)
-    return _COMPOSED[name](graph, equation.params, shape, *operands)
+    if name in _COMPOSED:
+        return _COMPOSED[name](graph, shape, *operands)
+    return _WITH_PARAMETERS[name](graph, equation.params, shape, *operands)
 
 
 def _common(*operands: Operand) -> Shape:
@@ -82,7 +84,6 @@ def _cast(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> 
 
 def _select(
     graph: Graph,
-    params: Mapping[str, Any],
     shape: Shape,
     which: Operand,
     if_false: Operand,
@@ -93,7 +94,6 @@ def _select(
 
 def _clamp(
     graph: Graph,
-    params: Mapping[str, Any],
     shape: Shape,
     least: Operand,
     x: Operand,
@@ -105,33 +105,31 @@ def _clamp(
 def _integer_pow(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
     if params["y"] == 2:
         return graph.add("Mul", [x, x], shape)
-    return graph.add("Pow", [x, np.float32(params["y"]).reshape(())], shape)
+    return graph.add("Pow", [x, np.array(params["y"], np.float32)], shape)
 
 
-def _square(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+def _square(graph: Graph, shape: Shape, x: Operand) -> Operand:
     return graph.add("Mul", [x, x], shape)
 
 
-def _rsqrt(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+def _rsqrt(graph: Graph, shape: Shape, x: Operand) -> Operand:
     return graph.add("Reciprocal", [graph.add("Sqrt", [x], shape)], shape)
 
 
-def _erfc(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+def _erfc(graph: Graph, shape: Shape, x: Operand) -> Operand:
     """Adds `1 - erf(x)`. Its absolute error is that of erf, also where erfc is nearly 0."""
     return graph.add("Sub", [_ONE, graph.add("Erf", [x], shape)], shape)
 
 
-def _log1p(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+def _log1p(graph: Graph, shape: Shape, x: Operand) -> Operand:
     return graph.add("Log", [graph.add("Add", [x, _ONE], shape)], shape)
 
 
-def _exp2(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
+def _exp2(graph: Graph, shape: Shape, x: Operand) -> Operand:
     return graph.add("Pow", [np.array(2, np.float32), x], shape)
 
 
-def _not_equal(
-    graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand, y: Operand
-) -> Operand:
+def _not_equal(graph: Graph, shape: Shape, x: Operand, y: Operand) -> Operand:
     return graph.add("Not", [graph.add("Equal", [x, y], shape)], shape)
 
 
@@ -139,14 +137,15 @@ _ONE = np.array(1, np.float32)
 _COMPOSED: Mapping[str, Any] = MappingProxyType(
     {
         "clamp": _clamp,
-        "convert_element_type": _cast,
         "erfc": _erfc,
         "exp2": _exp2,
-        "integer_pow": _integer_pow,
         "log1p": _log1p,
         "ne": _not_equal,
         "rsqrt": _rsqrt,
         "select_n": _select,
         "square": _square,
     }
+)
+_WITH_PARAMETERS: Mapping[str, Any] = MappingProxyType(
+    {"convert_element_type": _cast, "integer_pow": _integer_pow}
 )

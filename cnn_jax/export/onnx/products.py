@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.export.onnx import layout
-from cnn_jax.export.onnx.graph import Graph, Operand, Shape
+from cnn_jax.export.onnx.graph import Graph, Operand, Shape, shape_of
 from cnn_jax.export.onnx.refusals import unsupported
 from cnn_jax.runtime.jax_internals import JaxprEqn
 
@@ -22,7 +22,7 @@ def _convolve(graph: Graph, equation: JaxprEqn, images: Operand, kernel: Operand
         raise unsupported(equation, "dilated images or groups of the batch")
     if any(number < 0 for end in params["padding"] for number in end):
         raise unsupported(equation, "negative padding")
-    shape = layout.shape_of(equation)
+    shape = shape_of(equation.outvars[0])
     result = graph.add(
         "Conv",
         [graph.transpose(images, numbers.lhs_spec), graph.transpose(kernel, numbers.rhs_spec)],
@@ -38,7 +38,7 @@ def _convolve(graph: Graph, equation: JaxprEqn, images: Operand, kernel: Operand
 def _multiply(graph: Graph, equation: JaxprEqn, x: Operand, y: Operand) -> Operand:
     """Adds a matrix product, or an Einsum where axes of batches or other axes take part."""
     (x_summed, y_summed), (x_batch, y_batch) = equation.params["dimension_numbers"]
-    shape = layout.shape_of(equation)
+    shape = shape_of(equation.outvars[0])
     last = len(x.shape) - 1
     if not x_batch and tuple(x_summed) == (last,) and last > 0 and len(y.shape) == 2:
         y = y if tuple(y_summed) == (0,) else graph.transpose(y, (1, 0))
@@ -81,14 +81,12 @@ def _pool(graph: Graph, equation: JaxprEqn, x: Operand, op: str, outside: float)
     if any(step != 1 for step in dilations):
         raise unsupported(equation, "dilated windows")
     windows, strides = params["window_dimensions"], params["window_strides"]
-    spatial = [
-        axis for axis in range(len(windows)) if windows[axis] != 1 or strides[axis] != 1
-    ]
+    spatial = [axis for axis in range(len(windows)) if windows[axis] != 1 or strides[axis] != 1]
     x = layout.pad(graph, x, params["padding"], np.array(outside, np.float32))
     if not spatial:
         return x
     others = [axis for axis in range(len(windows)) if axis not in spatial]
-    order, shape = [*others, *spatial], layout.shape_of(equation)
+    order, shape = [*others, *spatial], shape_of(equation.outvars[0])
     images, result = graph.transpose(x, order), tuple(shape[axis] for axis in order)
     merged = images.shape[: len(others)] if len(others) == 2 else _merged(images.shape, others)
     images = graph.reshape(images, (*merged, *images.shape[len(others) :]))
