@@ -112,7 +112,7 @@ def configuration(
             "input_size": size,
             "fixed_input_size": name.startswith(_SIZED),
             "interpolation": prepare.interpolation,
-            "crop_pct": _share(prepare),
+            "crop_pct": share(prepare),
             "crop_mode": "squash" if prepare.squash else "center",
             "mean": list(prepare.mean),
             "std": list(prepare.std),
@@ -180,7 +180,7 @@ def _network(network: Predictor) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _share(prepare: Preprocessing) -> float:
+def share(prepare: Preprocessing) -> float:
     """Returns timm's `crop_pct`, from which it computes `resize_size` by rounding down."""
     size = prepare.input_shape[:2]
     side = max(size) if prepare.squash else min(size)

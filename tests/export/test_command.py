@@ -1,0 +1,198 @@
+"""The command `export`, folders of weights and their model cards."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file
+
+from cnn_jax import errors, export, predictor, pretrained
+from cnn_jax.export import __main__, history, weights_folder
+from cnn_jax.runs import logs
+from tests.export import networks
+
+pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
+Exit = Callable[..., int | str | None]
+STORED = Path(__file__).parents[1] / "stored_runs" / "e1b8c15"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A work directory of a commit before version 0.2.0."""
+    return Path(shutil.copytree(STORED / "mlp", tmp_path / "mlp"))
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """Returns the front matter of a card: texts, and lists of texts."""
+    found: dict[str, Any] = {}
+    _, head, _ = card.split("---\n", 2)
+    key = ""
+    for line in head.splitlines():
+        if line.startswith("- "):
+            found.setdefault(key, []).append(line[2:])
+        else:
+            key, _, value = line.partition(":")
+            if value:
+                found[key] = value.strip().strip('"')
+    return found
+
+
+def test_a_run_of_an_older_version_is_exported_to_onnx(
+    run: Path, tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "digits.onnx"
+    arguments = [f"--workdir={run}", "--format=onnx", f"--out={out}", "--checkpoint=last"]
+    assert exit_status(__main__.main, *arguments) == 0
+    assert f"{out}: mlp, input 8 x 8 x 3, 10 classes" in capsys.readouterr().out
+    network = predictor.load(run, "last")
+    pixels = networks.pixels(network, 5)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"pixels": pixels})[0]
+    assert networks.error(found, network(pixels).logits) < 1e-5
+    assert exit_status(__main__.main, *arguments) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_window_of_a_file_for_jax(
+    run: Path, tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "digits.jax"
+    arguments = [f"--workdir={run}", "--format=jax", f"--out={out}", "--platforms=cpu"]
+    assert exit_status(__main__.main, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "its releases of the following 6 months" in printed
+    assert "up to 3 weeks older" in printed
+    assert out.is_file()
+    assert json.loads(out.with_suffix(".json").read_text())["preprocessing"]["outside"]["crop"]
+
+
+def test_a_folder_of_a_run_has_weights_config_and_card(
+    trained: Path, tmp_path: Path, exit_status: Exit
+) -> None:
+    out = tmp_path / "digits"
+    arguments = [f"--workdir={trained}", "--format=safetensors", f"--out={out}"]
+    assert exit_status(__main__.main, *arguments, "--license=apache-2.0") == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("README.md", "config.json", "model.safetensors"),
+    ]
+    network, found = predictor.load(trained), predictor.load(out)
+    pixels = networks.pixels(network, 4)
+    np.testing.assert_array_equal(found(pixels).logits, network(pixels).logits)
+    assert found.class_names == network.class_names
+    card = (out / "README.md").read_text()
+    matter = front_matter(card)
+    assert matter["license"] == "apache-2.0"
+    assert matter["library_name"] == "cnn_jax"
+    assert matter["pipeline_tag"] == "image-classification"
+    assert "image-classification" in matter["tags"]
+    assert matter["metrics"] == ["accuracy"]
+    past = history.read(trained)
+    assert past.command
+    assert past.command in card
+    assert past.finished
+    rows = [row for row in logs.read(trained) if row["split"] == "validation"]
+    best = next(row for row in rows if row["step"] == past.step)
+    assert f"| validation | {best['top1']:.4f} |" in card
+
+
+def test_a_run_of_an_older_version_has_a_card_without_a_command(run: Path, tmp_path: Path) -> None:
+    network = predictor.load(run, "last")
+    past = history.read(run, "last")
+    export.to_safetensors(network, tmp_path / "out", history=past)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "not recorded: the run is of a version before 0.2.0" in card
+    assert "The log has no final line: the training did not end." in card
+    assert "model.activation = tanh" in card
+    assert front_matter(card)["license"] == "other"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["options"]["activation"] == "tanh"
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    kernel = network.variables["params"]["fc"]["kernel"]
+    np.testing.assert_array_equal(tensors["params.fc.kernel"], np.asarray(kernel))
+
+
+def test_a_network_of_timm_has_the_config_of_timm(tmp_path: Path) -> None:
+    network = networks.make("vit_tiny_patch16_224", 32)
+    export.to_safetensors(network, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architecture"] == "vit_tiny_patch16_224"
+    assert config["model_args"] == {"img_size": [32, 32]}
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert front_matter((tmp_path / "out" / "README.md").read_text())["library_name"] == "timm"
+    found = pretrained.load(tmp_path / "out")
+    assert found.preprocessing == network.preprocessing
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert tensors["head.weight"].shape == (7, 192)  # the name and the layout of timm
+
+
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (224, 248), (299, 333), (260, 292)])
+def test_the_share_of_the_crop_gives_timm_the_same_size(size: int, resize: int) -> None:
+    prepare = pretrained.Preprocessing(size, resize, ("a", "b"))
+    found = pretrained.preprocessing.from_timm(
+        {"input_size": [3, size, size], "crop_pct": weights_folder.share(prepare)}, 2
+    )
+    assert found.resize_size == resize
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=resnet18", "--out=a.onnx"], "--format and --out are needed"),
+        (["--format=onnx", "--out=a.onnx"], "give either --workdir, or --model"),
+        (["--workdir=.", "--format=onnx", "--out=a.jax"], "--out must end in .onnx, got a.jax"),
+        (["--workdir=.", "--format=jax", "--out=b/a.jax"], "the folder of --out b/a.jax does not"),
+        (["--workdir=.", "--format=safetensors", "--out=."], ". exists and is not overwritten"),
+        (["--workdir=.", "--format=jax", "--out=a.jax", "--license=mit"], "--license is for the"),
+        (["--workdir=.", "--format=onnx", "--out=a.onnx", "--platforms=cpu"], "--platforms is for"),
+        (["--workdir=.", "--format=jax", "--out=a.jax", "--platforms=gpu"], "unknown platform"),
+        (["--workdir=.", "--format=safetensors", "--out=a", "--license=a: b"], "--license must be"),
+        (["--workdir=.", "--format=onnx", "--out=a.onnx"], "no config.json"),
+    ],
+)
+def test_the_command_fails_with_one_message(
+    arguments: list[str],
+    message: str,
+    exit_status: Exit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_status(__main__.main, *arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("error:") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("checkpoints", "no checkpoint in"), ("dataset.json", "dataset.json")]
+)
+def test_a_damaged_run_says_what_is_missing(
+    missing: str, message: str, run: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = run / missing
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    arguments = [f"--workdir={run}", "--format=safetensors", f"--out={run.parent / 'out'}"]
+    assert exit_status(__main__.main, *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (run.parent / "out").exists()
+
+
+def test_an_error_leaves_no_part_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise errors.UserError("the disk is full")
+
+    monkeypatch.setattr("cnn_jax.export.card.write", fail)
+    with pytest.raises(errors.UserError, match=re.escape("the disk is full")):
+        export.to_safetensors(networks.make("fashion_cnn", 28), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
