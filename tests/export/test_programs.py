@@ -16,7 +16,8 @@ import pytest
 from flax import linen as nn
 
 from cnn_jax import errors, export, models
-from cnn_jax.export.onnx import convert, graph
+from cnn_jax.export.onnx import graph
+from cnn_jax.export.onnx.convert import convert
 from tests.export import networks
 from tests.networks import NETWORKS
 
@@ -156,7 +157,7 @@ def functions() -> dict[str, Any]:
         ),
         "choices": lambda x: jnp.where((x > 0.5) | (x < -1), jnp.tanh(x), x.clip(-0.25, 2)),
         "powers": lambda x: jnp.abs(x) ** 0.75 + x**3 + jax.lax.rsqrt(jnp.square(x) + 1),
-        "repeated": lambda x: jnp.broadcast_to(kernel[0, 0, 0, :4], (len(x), 1, 4)) + x.mean(1),
+        "repeated": lambda x: jnp.broadcast_to(kernel[0, 0, 0, :4], (x.shape[0], 1, 4)) + x.mean(1),
         "merged": lambda x: x.reshape(-1, 5, 4).max(1).reshape(-1, 6, 4) - x.min((2,)),
     }
 
@@ -168,7 +169,7 @@ def test_each_rule_computes_what_jax_computes(name: str) -> None:
     shape = (batch, 6, 5, 4)
     closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, jnp.float32))
     built = graph.Graph(shape, "float32")
-    (found,) = convert.convert(built, closed, [built.pixels])
+    (found,) = convert(built, closed, [built.pixels])
     content = built.model(found, graph.shape_of(closed.jaxpr.outvars[0]), {})
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     for count in (1, 3):
@@ -185,7 +186,7 @@ class Unusual(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        return nn.Dense(self.num_classes)(self.operation(images.reshape(len(images), -1)))
+        return nn.Dense(self.num_classes)(self.operation(images.reshape(images.shape[0], -1)))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,7 @@ class Unusual(nn.Module):
         (jnp.sort, "the primitive 'sort' has no ONNX rule; supported are "),
         (lambda x: x.astype(jnp.bfloat16), "computes in bfloat16, and ONNX export supports float"),
         (lambda x: jnp.concatenate([x, x[:1]]), "batch"),
+        (lambda x: x * len(x), "cannot be traced for every batch size"),
     ],
 )
 def test_what_has_no_rule_is_named(operation: Any, message: str, tmp_path: Path) -> None:

@@ -9,12 +9,17 @@ nodes. The project's own primitives are replaced by their definitions in terms o
 - `refusals.py`: the error for what has no rule
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 
+from cnn_jax import errors
 from cnn_jax.export.onnx.convert import convert
 from cnn_jax.export.onnx.graph import Graph, shape_of
 from cnn_jax.export.traced import Traced
+from cnn_jax.runtime.jax_internals import ClosedJaxpr
 
 
 def serialize(traced: Traced, description: str) -> bytes:
@@ -36,7 +41,25 @@ def serialize(traced: Traced, description: str) -> bytes:
     def logits(leaves: list[jax.Array], pixels: jax.Array) -> jax.Array:
         return traced.call(jax.tree.unflatten(structure, leaves), pixels)
 
-    closed = jax.make_jaxpr(logits)(leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
+    closed = _traced(logits, leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
     arrays = [np.asarray(leaf) for leaf in leaves]
     (found,) = convert(graph, closed, [*arrays, graph.pixels])
     return graph.model(found, shape_of(closed.jaxpr.outvars[0]), {"cnn_jax": description})
+
+
+def _traced(function: Callable[..., Any], *operands: Any) -> ClosedJaxpr:
+    """Returns the trace of a function.
+
+    Raises:
+      UserError: it cannot be traced with a symbolic batch size.
+    """
+    try:
+        return jax.make_jaxpr(function)(*operands)
+    except errors.UserError:
+        raise
+    except Exception as error:  # of any layer
+        reason = errors.printable(str(error).partition("\n")[0][:300])
+        raise errors.UserError(
+            f"the network cannot be traced for every batch size: {reason}; for the batch size, "
+            "write images.shape[0] in the network, not len(images)"
+        ) from error
