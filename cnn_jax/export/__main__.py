@@ -36,7 +36,7 @@ def main() -> int:
     elif args.format == "onnx":
         export.to_onnx(network, args.out, pixels=args.pixels)
     else:
-        run = args.workdir and history.read(args.workdir, args.checkpoint)
+        run = args.workdir and history.read(args.workdir, args.checkpoint, args.average)
         export.to_safetensors(network, args.out, license_name=args.license, history=run)
     shape = " x ".join(map(str, network.input_shape))
     classes = f"{len(network.class_names):,} classes"

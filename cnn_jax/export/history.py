@@ -35,12 +35,14 @@ class History:
     finished: bool
 
 
-def read(directory: Path, which: str | None = None) -> History:
+def read(directory: Path, which: str | None = None, average: bool | None = None) -> History:
     """Returns the training of a run.
 
     Args:
       directory: the work directory; of a run in phases, the last phase counts.
       which: the checkpoint: 'best' (default), 'last' or a step.
+      average: True for the average of the weights, False for the raw ones; None as `eval.weights`
+        of the run says.
 
     Raises:
       UserError: there is no such run or checkpoint, or a file is damaged.
@@ -55,7 +57,7 @@ def read(directory: Path, which: str | None = None) -> History:
     versions = last.get("versions")
     return History(
         step=step,
-        weights=stored.eval.weights,
+        weights=stored.eval.weights if average is None else ("average" if average else "raw"),
         command=str(last.get("command", "")),
         versions=versions if isinstance(versions, dict) else {},
         config={path: value for path, (_, value) in changed.items()},
