@@ -146,7 +146,7 @@ def functions() -> dict[str, Any]:
         ),
         "attention": lambda x: jax.nn.softmax(jnp.einsum("bhwc,bhvc->bhwv", x, x)) @ x,
         "of both sides": lambda x: jnp.einsum("bhwc,dw->dbch", x, kernel[0, 0, :, :5]),
-        "parts": lambda x: jnp.concatenate([x[:, ::2, 1:4], x[:, 1::2, :3]], 2),
+        "parts": lambda x: jnp.concatenate([x[:, ::2, ::2], x[:, 1:4, :3]], 2),
         "entry": lambda x: x[:, 2] * x[:, -1],
         "entries": lambda x: x[:, np.array([[3, 1], [0, 5]])].sum(3),
         "roll": lambda x: jnp.roll(x, (-2, 1), (1, 2)),

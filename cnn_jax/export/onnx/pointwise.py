@@ -125,6 +125,10 @@ def _log1p(graph: Graph, shape: Shape, x: Operand) -> Operand:
     return graph.add("Log", [graph.add("Add", [x, _ONE], shape)], shape)
 
 
+def _expm1(graph: Graph, shape: Shape, x: Operand) -> Operand:
+    return graph.add("Sub", [graph.add("Exp", [x], shape), _ONE], shape)
+
+
 def _exp2(graph: Graph, shape: Shape, x: Operand) -> Operand:
     return graph.add("Pow", [np.array(2, np.float32), x], shape)
 
@@ -139,6 +143,7 @@ _COMPOSED: Mapping[str, Any] = MappingProxyType(
         "clamp": _clamp,
         "erfc": _erfc,
         "exp2": _exp2,
+        "expm1": _expm1,
         "log1p": _log1p,
         "ne": _not_equal,
         "rsqrt": _rsqrt,
