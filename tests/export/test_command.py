@@ -115,8 +115,8 @@ def test_a_run_of_an_older_version_has_a_card_without_a_command(run: Path, tmp_p
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["options"]["activation"] == "tanh"
     tensors = load_file(tmp_path / "out" / "model.safetensors")
-    kernel = network.variables["params"]["fc"]["kernel"]
-    np.testing.assert_array_equal(tensors["params.fc.kernel"], np.asarray(kernel))
+    kernel = network.variables["params"]["output"]["kernel"]
+    np.testing.assert_array_equal(tensors["params.output.kernel"], np.asarray(kernel))
 
 
 def test_a_network_of_timm_has_the_config_of_timm(tmp_path: Path) -> None:
