@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from cnn_jax import errors
-from cnn_jax.export.traced import Traced
+from cnn_jax.export.traced import Traced, check_logits
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
@@ -25,7 +25,8 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
       platforms: those that the program runs on, as in `jax.export.export`.
 
     Raises:
-      UserError: the network cannot be lowered for the platforms, or flatbuffers is not installed.
+      UserError: the network cannot be lowered for the platforms, there is not one row of logits
+        for each image, or flatbuffers is not installed.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     variables = jax.device_get(dict(traced.variables))
@@ -45,6 +46,7 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
             f"jax.export cannot export the network for {', '.join(platforms)}: {reason}; choose "
             "other platforms (--platforms), or change the network"
         ) from error
+    check_logits(exported.out_avals[0].shape, batch)
     try:
         return bytes(exported.serialize())
     except ImportError as error:

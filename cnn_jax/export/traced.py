@@ -64,6 +64,24 @@ def of_predictor(network: Predictor, dtype: str = "uint8") -> Traced:
     )
 
 
+def check_logits(shape: tuple[Any, ...], batch: Any) -> None:
+    """Checks that there is one row of logits for each image.
+
+    Args:
+      shape: of the logits, with symbolic sizes.
+      batch: the symbolic batch size.
+
+    Raises:
+      UserError: the shape is not `[batch, classes]`.
+    """
+    if len(shape) != 2 or shape[0] != batch:
+        sizes = ", ".join(map(str, shape))
+        raise errors.UserError(
+            f"the network returns logits [{sizes}] for a batch of the size {batch}; an exported "
+            "network returns one row of logits for each image"
+        )
+
+
 def describe(network: Predictor, traced: Traced, form: str) -> dict[str, Any]:
     """Returns the description that stands beside an exported file, as values for JSON.
 

@@ -18,7 +18,7 @@ import numpy as np
 from cnn_jax import errors
 from cnn_jax.export.onnx.convert import convert
 from cnn_jax.export.onnx.graph import Graph, shape_of
-from cnn_jax.export.traced import Traced
+from cnn_jax.export.traced import Traced, check_logits
 from cnn_jax.runtime.jax_internals import ClosedJaxpr
 
 
@@ -31,7 +31,7 @@ def serialize(traced: Traced, description: str) -> bytes:
 
     Raises:
       UserError: the onnx package is not installed, a primitive has no rule, a value has a dtype
-        without support, or the model is too large.
+        without support, there is not one row of logits for each image, or the model is too large.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     shape = (batch, *traced.shape)
@@ -42,9 +42,11 @@ def serialize(traced: Traced, description: str) -> bytes:
         return traced.call(jax.tree.unflatten(structure, leaves), pixels)
 
     closed = _traced(logits, leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
+    logits_shape = shape_of(closed.jaxpr.outvars[0])
+    check_logits(logits_shape, batch)
     arrays = [np.asarray(leaf) for leaf in leaves]
     (found,) = convert(graph, closed, [*arrays, graph.pixels])
-    return graph.model(found, shape_of(closed.jaxpr.outvars[0]), {"cnn_jax": description})
+    return graph.model(found, logits_shape, {"cnn_jax": description})
 
 
 def _traced(function: Callable[..., Any], *operands: Any) -> ClosedJaxpr:
