@@ -26,7 +26,7 @@ from cnn_jax.runtime import files
 __all__ = ["FORMATS", "History", "check_out", "to_jax", "to_onnx", "to_safetensors"]
 
 FORMATS = ("jax", "onnx", "safetensors")
-_DESCRIPTION = ".json"
+_DESCRIPTION = ".json"  # after the name of the exported file
 
 
 def check_out(path: Path, form: str) -> None:
@@ -44,7 +44,7 @@ def check_out(path: Path, form: str) -> None:
         weights_folder.check_new(path)
         return
     files.check_new(path, [f".{form}"])
-    files.check_new(path.with_suffix(_DESCRIPTION), [_DESCRIPTION])
+    files.check_new(_description(path), [_DESCRIPTION])
 
 
 def to_jax(
@@ -61,7 +61,7 @@ def to_jax(
 
     Args:
       network: of a run or of published weights; see `predictor.load`.
-      path: the new file, which ends in '.jax'; the description ends in '.json'.
+      path: the new file, which ends in '.jax'; the description is at `path` with '.json' added.
       pixels: their dtype: 'uint8' from 0 to 255, or 'float32' from 0 to 1.
       platforms: those that the program runs on.
 
@@ -83,7 +83,7 @@ def to_onnx(network: Predictor, path: str | os.PathLike[str], *, pixels: str = "
 
     Args:
       network: of a run or of published weights, which computes in float32.
-      path: the new file, which ends in '.onnx'; the description ends in '.json'.
+      path: the new file, which ends in '.onnx'; the description is at `path` with '.json' added.
       pixels: see `to_jax`.
 
     Raises:
@@ -111,6 +111,11 @@ def to_safetensors(
     weights_folder.write(network, target, license_name=license_name, history=history)
 
 
+def _description(path: Path) -> Path:
+    """Returns the path of the description of an exported file."""
+    return path.with_name(path.name + _DESCRIPTION)
+
+
 def _described(network: Predictor, program: traced.Traced, form: str) -> str:
     found = traced.describe(network, program, form)
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
@@ -118,7 +123,7 @@ def _described(network: Predictor, program: traced.Traced, form: str) -> str:
 
 def _write(target: Path, content: bytes, description: str) -> None:
     """Writes both files; after an error, there is neither."""
-    beside = target.with_suffix(_DESCRIPTION)
+    beside = _description(target)
     with files.replacing(beside) as text, files.replacing(target) as temporary:
         text.write_text(description, encoding="utf-8")
         temporary.write_bytes(content)

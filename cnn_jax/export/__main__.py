@@ -6,7 +6,7 @@
 
 jax is StableHLO, which jax.export.deserialize reads; onnx is a model for ONNX Runtime. Both take
 pixels [batch, height, width, channel] of any batch size, which are resized already, normalise them
-and return logits. A .json file beside them has the input, the resizing and the class names.
+and return logits. OUT.json beside them has the input, the resizing and the class names.
 safetensors is a folder for the Hugging Face Hub and timm: model.safetensors, config.json and a
 model card. Existing files are not overwritten.
 """

@@ -70,7 +70,7 @@ def test_the_command_prints_the_window_of_a_file_for_jax(
     assert "its releases of the following 6 months" in printed
     assert "up to 3 weeks older" in printed
     assert out.is_file()
-    assert json.loads(out.with_suffix(".json").read_text())["preprocessing"]["outside"]["crop"]
+    assert json.loads(Path(f"{out}.json").read_text())["preprocessing"]["outside"]["crop"]
 
 
 def test_a_folder_of_a_run_has_weights_config_and_card(

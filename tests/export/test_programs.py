@@ -68,7 +68,7 @@ def test_onnx_runtime_computes_the_same_logits_for_any_batch_size(
     pixels = networks.pixels(network, 3)
     found = run_onnx(tmp_path / "network.onnx", pixels)
     assert networks.error(found, network(pixels).logits) < 1e-5
-    description = json.loads((tmp_path / "network.json").read_text())
+    description = json.loads((tmp_path / "network.onnx.json").read_text())
     assert description["network"] == name
     assert description["class_names"] == list(network.class_names)
     (stored,) = onnx.load(tmp_path / "network.onnx").metadata_props
@@ -81,7 +81,7 @@ def test_float_pixels_are_numbers_from_0_to_1(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
     found = run_onnx(tmp_path / "network.onnx", pixels)
     assert networks.error(found, network(pixels).logits) < 1e-5
-    assert json.loads((tmp_path / "network.json").read_text())["input"]["range"] == [0, 1]
+    assert json.loads((tmp_path / "network.onnx.json").read_text())["input"]["range"] == [0, 1]
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_jax_alone_computes_the_same_logits_in_another_process(tmp_path: Path) -
     assert exported.platforms == ("cpu", "cuda", "tpu")
     calls = set(re.findall(r"custom_call @(\w+)", exported.mlir_module()))
     assert calls <= {"shape_assertion"}  # of the batch size, which JAX checks
-    description = json.loads((tmp_path / "network.json").read_text())
+    description = json.loads((tmp_path / "network.jax.json").read_text())
     inside = description["preprocessing"]["inside"]
     assert inside["mean"] == [0.45, 0.5, 0.4]
     # The formula of the description gives the network's inputs.
