@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cnn_jax
 from cnn_jax import commands
@@ -85,6 +87,13 @@ def test_the_source_distribution_holds_code_and_documentation_but_no_tests(sdist
     assert not [name for name in names if name.startswith(("tests", "experiments"))]
 
 
+def normal(requirement: str) -> str:
+    """Returns a requirement as `packaging` writes it, so that spelling makes no difference."""
+    found = Requirement(requirement)
+    found.name = canonicalize_name(found.name)
+    return str(found)
+
+
 def test_the_metadata_of_the_wheel_has_version_license_and_requirements(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -92,9 +101,12 @@ def test_the_metadata_of_the_wheel_has_version_license_and_requirements(wheel: P
     assert metadata["Version"] == cnn_jax.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert len(metadata.get_all("Requires-Dist", [])) == len(
-        [line for line in lines if line.partition("#")[0].strip()]
-    )
+    needed = [line.partition("#")[0] for line in lines if line.partition("#")[0].strip()]
+    extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
+    needed += [f"{line}; extra == '{name}'" for name, part in extras.items() for line in part]
+    found = metadata.get_all("Requires-Dist", [])
+    assert sorted(map(normal, found)) == sorted(map(normal, needed))
+    assert metadata.get_all("Provides-Extra", []) == list(extras)
 
 
 def test_every_command_has_a_script() -> None:

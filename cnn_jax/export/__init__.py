@@ -9,6 +9,7 @@
 - `traced.py`: the network with the normalisation of its pixels, and the description of both
 - `stablehlo.py`: the format 'jax'
 - `onnx/`: the format 'onnx'
+- `optional.py`: the packages that write these two formats
 - `weights_folder.py`, `card.py`: the format 'safetensors', with config.json and a model card
 - `history.py`: the training of a run, for the model card
 """
@@ -18,7 +19,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnn_jax.export import onnx, stablehlo, traced, weights_folder
+from cnn_jax.export import onnx, optional, stablehlo, traced, weights_folder
 from cnn_jax.export.history import History
 from cnn_jax.predictor import Predictor
 from cnn_jax.runtime import files
@@ -32,19 +33,22 @@ _DESCRIPTION = ".json"  # after the name of the exported file
 def check_out(path: Path, form: str) -> None:
     """Checks that an exported file and its description, or a folder of weights, can be made.
 
+    The package that writes the format is loaded, because it may be missing.
+
     Args:
       path: the file, or the folder.
       form: one of `FORMATS`.
 
     Raises:
-      UserError: one of them exists, the file has another ending than '.jax' or '.onnx', or the
-        folder for it does not exist.
+      UserError: one of them exists, the file has another ending than '.jax' or '.onnx', the
+        folder for it does not exist, or the package that writes the format is not installed.
     """
     if form == "safetensors":
         weights_folder.check_new(path)
         return
     files.check_new(path, [f".{form}"])
     files.check_new(_description(path), [_DESCRIPTION])
+    optional.load(form)
 
 
 def to_jax(

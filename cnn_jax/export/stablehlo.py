@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from cnn_jax import errors
+from cnn_jax.export import optional
 from cnn_jax.export.traced import Traced, check_logits
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -28,6 +29,7 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
       UserError: the network cannot be lowered for the platforms, there is not one row of logits
         for each image, or flatbuffers is not installed.
     """
+    optional.load("jax")
     (batch,) = jax.export.symbolic_shape("batch")
     variables = jax.device_get(dict(traced.variables))
 
@@ -47,13 +49,7 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
             "other platforms (--platforms), or change the network"
         ) from error
     check_logits(exported.out_avals[0].shape, batch)
-    try:
-        return bytes(exported.serialize())
-    except ImportError as error:
-        raise errors.UserError(
-            f"to write its file, JAX needs flatbuffers ({error}); install it with: pip install "
-            "flatbuffers"
-        ) from error
+    return bytes(exported.serialize())
 
 
 def window(today: dt.date) -> str:

@@ -154,12 +154,12 @@ def resizing(network: Predictor) -> Mapping[str, Any]:
             "interpolation": crop.interpolation,
             **size,
         }
-    native = {"images of the data set": list(crop.native_size)} if crop.native_size else {}
+    native = {"height, width first": list(crop.native_size)} if crop.native_size else {}
     is_padded = crop.resize == "pad"
     return {
-        "crop": _PADDED if is_padded else _FITTED,
-        **({} if is_padded else {"interpolation": crop.resize}),
         **native,
+        "crop": _PADDED if is_padded else _FITTED,
+        "interpolation": "bilinear" if is_padded else crop.resize,
         **size,
     }
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,20 @@ def test_an_error_leaves_no_part_of_a_folder(
     with pytest.raises(errors.UserError, match=re.escape("the disk is full")):
         export.to_safetensors(networks.make("fashion_cnn", 28), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("form", "package"), [("jax", "flatbuffers"), ("onnx", "onnx")])
+def test_a_package_that_is_missing_is_named_before_the_run_is_read(
+    form: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    exit_status: Exit,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / f"network.{form}"
+    assert exit_status(__main__.main, "--workdir=none", f"--format={form}", f"--out={out}") == 1
+    error = capsys.readouterr().err
+    assert f"the format {form} needs the package {package} (" in error
+    assert f"install it with: pip install {package}\n" in error

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_jax import errors
+from cnn_jax.export import optional
 
 # Opset 18 has the axes of reductions as an input. ONNX Runtime 1.14 (February 2023) and newer reads
 # it: https://onnxruntime.ai/docs/reference/compatibility.html.
@@ -58,7 +59,9 @@ class Graph:
         Raises:
           UserError: the onnx package is not installed.
         """
-        self._onnx = _library()
+        self._onnx = optional.load("onnx")
+        for part in ("helper", "numpy_helper", "checker"):
+            importlib.import_module(f"onnx.{part}")
         self.pixels = Value(INPUT, shape)
         self._dtype = dtype
         self._nodes: list[Any] = []
@@ -218,14 +221,3 @@ def check_dtype(dtype: Any) -> None:
             f"the network computes in {dtype}, and ONNX export supports {', '.join(_DTYPES)}; "
             "export with --format=jax, or a network with model.dtype=float32"
         )
-
-
-def _library() -> Any:
-    try:
-        for part in ("helper", "numpy_helper", "checker"):
-            importlib.import_module(f"onnx.{part}")
-        return importlib.import_module("onnx")
-    except ImportError as error:
-        raise errors.UserError(
-            f"ONNX export needs the onnx package ({error}); install it with: pip install onnx"
-        ) from error
