@@ -86,7 +86,8 @@ def to_onnx(network: Predictor, path: str | os.PathLike[str], *, pixels: str = "
     the model, too, as 'cnn_jax'.
 
     Args:
-      network: of a run or of published weights, which computes in float32.
+      network: of a run or of published weights. The model computes in float32, also where the
+        network computes in bfloat16.
       path: the new file, which ends in '.onnx'; the description is at `path` with '.json' added.
       pixels: see `to_jax`.
 

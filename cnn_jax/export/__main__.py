@@ -35,6 +35,8 @@ def main() -> int:
         print(stablehlo.window(dt.datetime.now(dt.UTC).date()))
     elif args.format == "onnx":
         export.to_onnx(network, args.out, pixels=args.pixels)
+        if traced.computation(network) in ("bfloat16", "float16"):
+            print(f"the run computes in {traced.computation(network)}, the model in float32")
     else:
         run = args.workdir and history.read(args.workdir, args.checkpoint, args.average)
         export.to_safetensors(network, args.out, license_name=args.license, history=run)

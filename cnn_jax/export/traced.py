@@ -95,6 +95,7 @@ def describe(network: Predictor, traced: Traced, form: str) -> dict[str, Any]:
         "cnn_jax": cnn_jax.__version__,
         "jax": jax.__version__,
         "network": name(network),
+        "computation": "float32" if form == "onnx" else computation(network),
         "input": {
             "name": "pixels",
             "shape": ["batch", *traced.shape],
@@ -127,6 +128,12 @@ def name(network: Predictor) -> str:
         return models.name_of(network.model)
     except errors.UserError:
         return type(network.model).__name__
+
+
+def computation(network: Predictor) -> str:
+    """Returns the dtype in which a network computes; 'unknown' for one without a field `dtype`."""
+    dtype = getattr(network.model, "dtype", None)
+    return "unknown" if dtype is None else str(jnp.dtype(dtype))
 
 
 def resizing(network: Predictor) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.export.onnx.convert import convert
-from cnn_jax.export.onnx.graph import Graph, shape_of
+from cnn_jax.export.onnx.graph import Graph, shape_of, widened
 from cnn_jax.export.traced import Traced, check_logits
 from cnn_jax.runtime.jax_internals import ClosedJaxpr
 
@@ -44,7 +44,7 @@ def serialize(traced: Traced, description: str) -> bytes:
     closed = _traced(logits, leaves, jax.ShapeDtypeStruct(shape, traced.dtype))
     logits_shape = shape_of(closed.jaxpr.outvars[0])
     check_logits(logits_shape, batch)
-    arrays = [np.asarray(leaf) for leaf in leaves]
+    arrays = [widened(np.asarray(leaf)) for leaf in leaves]
     (found,) = convert(graph, closed, [*arrays, graph.pixels])
     return graph.model(found, logits_shape, {"cnn_jax": description})
 

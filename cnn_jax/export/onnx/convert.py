@@ -9,7 +9,15 @@ import numpy as np
 
 from cnn_jax import errors
 from cnn_jax.export.onnx import layout, pointwise, products
-from cnn_jax.export.onnx.graph import Graph, Operand, check_dtype, is_static, shape_of
+from cnn_jax.export.onnx.graph import (
+    Graph,
+    Operand,
+    check_dtype,
+    is_static,
+    shape_of,
+    wide,
+    widened,
+)
 from cnn_jax.ops import primitive
 from cnn_jax.runtime.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
@@ -26,6 +34,7 @@ def convert(graph: Graph, closed: ClosedJaxpr, operands: Sequence[Operand]) -> l
 
     Functions that it calls are inlined, and so are the definitions of the primitives of
     `cnn_jax.ops` in terms of `jax.lax`. What does not depend on the input is computed here.
+    Numbers that JAX computes in float16 or bfloat16 are float32 in the graph.
 
     Args:
       graph: the graph.
@@ -43,10 +52,11 @@ def convert(graph: Graph, closed: ClosedJaxpr, operands: Sequence[Operand]) -> l
 
     def read(variable: Any) -> Operand:
         if hasattr(variable, "val"):  # a literal
-            return np.asarray(variable.val, variable.aval.dtype)
+            return widened(np.asarray(variable.val, variable.aval.dtype))
         return known[variable]
 
-    known.update(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+    constants = [widened(np.asarray(constant)) for constant in closed.consts]
+    known.update(zip(jaxpr.constvars, constants, strict=True))
     known.update(zip(jaxpr.invars, operands, strict=True))
     for equation in jaxpr.eqns:
         results = _results(graph, equation, [read(variable) for variable in equation.invars])
@@ -93,9 +103,13 @@ def _results(graph: Graph, equation: JaxprEqn, operands: list[Operand]) -> Seque
 
 def _computed(equation: JaxprEqn, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Returns the results of an equation whose operands are known."""
-    found = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)
+    params = {
+        key: wide(value) if isinstance(value, np.dtype) else value
+        for key, value in equation.params.items()
+    }
+    found = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **params)
     results = found if equation.primitive.multiple_results else [found]
-    return [np.asarray(result) for result in results]
+    return [widened(np.asarray(result)) for result in results]
 
 
 def _function(equation: JaxprEqn) -> ClosedJaxpr | None:

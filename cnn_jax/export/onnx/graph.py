@@ -21,6 +21,7 @@ INPUT = "pixels"
 OUTPUT = "logits"
 MAX_BYTES = 2**31 - 1  # of a Protocol Buffers message
 _DTYPES = ("float32", "int32", "int64", "uint8", "bool")
+_NARROW = ("bfloat16", "float16")  # The model computes these in float32.
 
 Shape = tuple[Any, ...]
 """Sizes of axes: numbers, or symbolic sizes of `jax.export`."""
@@ -210,13 +211,23 @@ def is_static(shape: Shape) -> bool:
     return all(isinstance(size, int) for size in shape)
 
 
+def wide(dtype: Any) -> np.dtype[Any]:
+    """Returns the dtype in which the model computes a dtype: float32 for float16 and bfloat16."""
+    return np.dtype(np.float32) if str(np.dtype(dtype)) in _NARROW else np.dtype(dtype)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Returns an array in the dtype in which the model computes it."""
+    return array.astype(wide(array.dtype), copy=False)
+
+
 def check_dtype(dtype: Any) -> None:
     """Checks the dtype of a tensor.
 
     Raises:
       UserError: ONNX export does not support it.
     """
-    if str(dtype) not in _DTYPES:
+    if str(wide(dtype)) not in _DTYPES:
         raise errors.UserError(
             f"the network computes in {dtype}, and ONNX export supports {', '.join(_DTYPES)}; "
             "export with --format=jax, or a network with model.dtype=float32"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.export.onnx.graph import Graph, Operand, Shape, check_dtype
+from cnn_jax.export.onnx.graph import Graph, Operand, Shape, check_dtype, wide
 from cnn_jax.runtime.jax_internals import JaxprEqn
 
 # Primitives of JAX that have the meaning of an operator of ONNX.
@@ -64,7 +64,7 @@ def add(graph: Graph, equation: JaxprEqn, *operands: Operand) -> Operand:
         return graph.add(_OPERATORS[name], operands, shape)
     if name in _COMPOSED:
         return _COMPOSED[name](graph, shape, *operands)
-    return _WITH_PARAMETERS[name](graph, equation.params, shape, *operands)
+    return _WITH_PARAMETERS[name](graph, equation, shape, *operands)
 
 
 def _common(*operands: Operand) -> Shape:
@@ -77,9 +77,12 @@ def _common(*operands: Operand) -> Shape:
     )
 
 
-def _cast(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
-    check_dtype(params["new_dtype"])
-    return graph.add("Cast", [x], shape, to=graph.kind(params["new_dtype"]))
+def _cast(graph: Graph, equation: JaxprEqn, shape: Shape, x: Operand) -> Operand:
+    before, after = equation.invars[0].aval.dtype, equation.params["new_dtype"]
+    check_dtype(after)
+    if wide(before) == wide(after):
+        return x
+    return graph.add("Cast", [x], shape, to=graph.kind(wide(after)))
 
 
 def _select(
@@ -102,10 +105,11 @@ def _clamp(
     return graph.add("Min", [graph.add("Max", [x, least], shape), most], shape)
 
 
-def _integer_pow(graph: Graph, params: Mapping[str, Any], shape: Shape, x: Operand) -> Operand:
-    if params["y"] == 2:
+def _integer_pow(graph: Graph, equation: JaxprEqn, shape: Shape, x: Operand) -> Operand:
+    power = equation.params["y"]
+    if power == 2:
         return graph.add("Mul", [x, x], shape)
-    return graph.add("Pow", [x, np.array(params["y"], np.float32)], shape)
+    return graph.add("Pow", [x, np.array(power, np.float32)], shape)
 
 
 def _square(graph: Graph, shape: Shape, x: Operand) -> Operand:
