@@ -12,11 +12,11 @@ model card. Existing files are not overwritten.
 """
 
 import argparse
-import datetime as dt
 import re
+import sys
 
 from cnn_jax import errors, export
-from cnn_jax.export import history, stablehlo, traced
+from cnn_jax.export import history, stablehlo, traced, weights_folder
 from cnn_jax.predictor import from_flags
 from cnn_jax.predictor.predicting import BATCH_SIZE
 from cnn_jax.runtime import console, flags
@@ -32,7 +32,7 @@ def main() -> int:
     if args.format == "jax":
         platforms = args.platforms.split(",")
         export.to_jax(network, args.out, pixels=args.pixels, platforms=platforms)
-        print(stablehlo.window(dt.datetime.now(dt.UTC).date()))
+        print(stablehlo.window())
     elif args.format == "onnx":
         export.to_onnx(network, args.out, pixels=args.pixels)
         if traced.computation(network) in ("bfloat16", "float16"):
@@ -40,6 +40,8 @@ def main() -> int:
     else:
         run = args.workdir and history.read(args.workdir, args.checkpoint, args.average)
         export.to_safetensors(network, args.out, license_name=args.license, history=run)
+        for note in weights_folder.notes(network):
+            print(f"{args.out}: {note}", file=sys.stderr)
     shape = " x ".join(map(str, network.input_shape))
     classes = f"{len(network.class_names):,} classes"
     print(errors.printable(f"{args.out}: {traced.name(network)}, input {shape}, {classes}"))

@@ -1,6 +1,5 @@
 """Export of a network to StableHLO by `jax.export`."""
 
-import datetime as dt
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +9,7 @@ from cnn_jax.export import optional
 from cnn_jax.export.traced import Traced, check_logits
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
+GUARANTEE = "https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees"
 MONTHS_BACKWARD = 6
 WEEKS_FORWARD = 3
 
@@ -52,14 +51,10 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
     return bytes(exported.serialize())
 
 
-def window(today: dt.date) -> str:
-    """Returns a sentence on the releases of JAX that read a file which is written now.
-
-    Args:
-      today: the date.
-    """
+def window() -> str:
+    """Returns a sentence on the releases of JAX that read a file which is written now."""
     return (
-        f"written by JAX {jax.__version__} on {today.isoformat()}; JAX guarantees that its "
-        f"releases of the following {MONTHS_BACKWARD} months read the file, and releases up to "
-        f"{WEEKS_FORWARD} weeks older than {jax.__version__}"
+        f"written by JAX {jax.__version__}; JAX guarantees that releases up to {MONTHS_BACKWARD} "
+        f"months newer and up to {WEEKS_FORWARD} weeks older than {jax.__version__} read the file: "
+        f"{GUARANTEE}"
     )

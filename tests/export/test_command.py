@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import onnxruntime
 import pytest
@@ -68,25 +69,30 @@ def test_the_command_prints_the_window_of_a_file_for_jax(
     arguments = [f"--workdir={run}", "--format=jax", f"--out={out}", "--platforms=cpu"]
     assert exit_status(__main__.main, *arguments) == 0
     printed = capsys.readouterr().out
-    assert "its releases of the following 6 months" in printed
-    assert "up to 3 weeks older" in printed
+    assert f"written by JAX {jax.__version__}; " in printed
+    assert "releases up to 6 months newer and up to 3 weeks older than " in printed
+    assert "https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees" in printed
     assert out.is_file()
     assert json.loads(Path(f"{out}.json").read_text())["preprocessing"]["outside"]["crop"]
 
 
 def test_a_folder_of_a_run_has_weights_config_and_card(
-    trained: Path, tmp_path: Path, exit_status: Exit
+    trained: Path, tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "digits"
     arguments = [f"--workdir={trained}", "--format=safetensors", f"--out={out}"]
     assert exit_status(__main__.main, *arguments, "--license=apache-2.0") == 0
+    assert "the run pads its images of 8 x 8 pixels to 32 x 32; " in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == [
         *("README.md", "config.json", "model.safetensors"),
     ]
     network, found = predictor.load(trained), predictor.load(out)
-    batch = {"image": np.random.default_rng(0).random((4, *network.input_shape), np.float32)}
-    logits = [one.predict(one.variables, batch)["logits"] for one in (found, network)]
-    np.testing.assert_array_equal(*logits)
+    images = np.random.default_rng(0).random((4, *network.input_shape), np.float32)
+    batch = {"image": jax.numpy.asarray(images)}
+    np.testing.assert_array_equal(
+        found.predict(found.variables, batch)["logits"],
+        network.predict(network.variables, batch)["logits"],
+    )
     assert found.class_names == network.class_names
     card = (out / "README.md").read_text()
     matter = front_matter(card)

@@ -1,5 +1,6 @@
 """Exported StableHLO and ONNX files against the networks, and the rules of the ONNX export."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_a_network_in_bfloat16_is_exported_in_float32(tmp_path: Path) -> None:
 def test_a_file_for_jax_has_its_platforms_and_no_kernels(tmp_path: Path) -> None:
     network = networks.make("resnet18", 20, stage_sizes=(1, 1), widths=(8, 12))
     export.to_jax(network, tmp_path / "network.jax")
-    exported = jax.export.deserialize((tmp_path / "network.jax").read_bytes())
+    exported = jax.export.deserialize(bytearray((tmp_path / "network.jax").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     calls = set(re.findall(r"custom_call @(\w+)", exported.mlir_module()))
     assert calls <= {"shape_assertion"}  # of the batch size, which JAX checks
@@ -123,10 +124,13 @@ def test_the_list_of_smallest_variants_has_every_kind_of_network() -> None:
 
 def functions() -> dict[str, Any]:
     """Returns functions of `x` `[B, 6, 5, 4]`, each with the rules of a few primitives."""
-    kernel = np.random.default_rng(2).standard_normal((3, 2, 2, 6)).astype(np.float32)
+    kernel: Any = np.random.default_rng(2).standard_normal((3, 2, 2, 6)).astype(np.float32)
     return {
         "convolution": lambda x: jax.lax.conv_general_dilated(
-            *(x, kernel, (2, 1), ((0, 2), (3, 1))),
+            x,
+            kernel,
+            (2, 1),
+            ((0, 2), (3, 1)),
             rhs_dilation=(1, 2),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=2,
@@ -204,13 +208,11 @@ def test_what_has_no_rule_is_named(operation: Any, message: str, tmp_path: Path)
     model = Unusual(operation)
     small = networks.make("fashion_cnn", 28)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False)
-    network = type(small)(
-        lambda variables, batch: {"logits": model.apply(variables, batch["image"], train=False)},
-        variables,
-        small.preprocessing,
-        small.input_shape,
-        small.class_names,
-    )
+
+    def predict(variables: Any, batch: Any) -> Any:
+        return {"logits": model.apply(variables, batch["image"], train=False)}
+
+    network = dataclasses.replace(small, predict=predict, variables=variables, model=None)
     with pytest.raises(errors.UserError, match=message):
         export.to_onnx(network, tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())

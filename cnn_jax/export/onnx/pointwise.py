@@ -78,11 +78,12 @@ def _common(*operands: Operand) -> Shape:
 
 
 def _cast(graph: Graph, equation: JaxprEqn, shape: Shape, x: Operand) -> Operand:
-    before, after = equation.invars[0].aval.dtype, equation.params["new_dtype"]
-    check_dtype(after)
-    if wide(before) == wide(after):
+    variable: Any = equation.invars[0]
+    dtype = equation.params["new_dtype"]
+    check_dtype(dtype)
+    if wide(variable.aval.dtype) == wide(dtype):
         return x
-    return graph.add("Cast", [x], shape, to=graph.kind(wide(after)))
+    return graph.add("Cast", [x], shape, to=graph.kind(wide(dtype)))
 
 
 def _select(
