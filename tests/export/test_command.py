@@ -1,5 +1,6 @@
 """The command `export`, folders of weights and their model cards."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,10 +13,13 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from cnn_jax import errors, export, predictor, pretrained
+from cnn_jax.data import crops
 from cnn_jax.export import __main__, history, weights_folder
+from cnn_jax.predictor.opening import EvalPreprocessing
 from cnn_jax.runs import logs
 from tests.export import networks
 
@@ -46,17 +50,22 @@ def front_matter(card: str) -> dict[str, Any]:
 
 
 def test_a_run_of_an_older_version_is_exported_to_onnx(
-    run: Path, tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The probabilities are those that the older version computed."""
+    run = shutil.copytree(STORED / "resnet", tmp_path / "resnet")
     out = tmp_path / "digits.onnx"
     arguments = [f"--workdir={run}", "--format=onnx", f"--out={out}", "--checkpoint=last"]
     assert exit_status(__main__.main, *arguments) == 0
-    assert f"{out}: mlp, input 8 x 8 x 3, 10 classes" in capsys.readouterr().out
-    network = predictor.load(run, "last")
-    pixels = networks.pixels(network, 5)
+    assert f"{out}: resnet20, input 12 x 12 x 1, 10 classes" in capsys.readouterr().out
+    with Image.open(STORED / "digit.png") as picture:
+        image = np.asarray(picture).reshape(*picture.size[::-1], -1)
+    crop = predictor.load(run, "last").preprocessing.crop  # type: ignore[attr-defined]
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
-    found = session.run(None, {"pixels": pixels})[0]
-    assert networks.error(found, network(pixels).logits) < 1e-5
+    logits = session.run(None, {"pixels": crop(image)[np.newaxis]})[0].astype(np.float64)
+    expected = json.loads((STORED / "resnet.json").read_text())["predictions"]["last"]
+    probabilities = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    np.testing.assert_allclose(probabilities, expected["probabilities"], rtol=0, atol=1e-5)
     assert exit_status(__main__.main, *arguments) == 1
     assert "exists and is not overwritten" in capsys.readouterr().err
 
@@ -77,12 +86,11 @@ def test_the_command_prints_the_window_of_a_file_for_jax(
 
 
 def test_a_folder_of_a_run_has_weights_config_and_card(
-    trained: Path, tmp_path: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, exit_status: Exit
 ) -> None:
     out = tmp_path / "digits"
     arguments = [f"--workdir={trained}", "--format=safetensors", f"--out={out}"]
     assert exit_status(__main__.main, *arguments, "--license=apache-2.0") == 0
-    assert "the run pads its images of 8 x 8 pixels to 32 x 32; " in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == [
         *("README.md", "config.json", "model.safetensors"),
     ]
@@ -124,6 +132,16 @@ def test_a_run_of_an_older_version_has_a_card_without_a_command(run: Path, tmp_p
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     kernel = network.variables["params"]["output"]["kernel"]
     np.testing.assert_array_equal(tensors["params.output.kernel"], np.asarray(kernel))
+
+
+@pytest.mark.parametrize(("resize", "count"), [("pad", 1), ("bilinear", 0)])
+def test_a_run_that_pads_its_images_has_a_note(resize: str, count: int) -> None:
+    crop = crops.Fit((8, 6), (28, 28, 1), resize)
+    prepare = EvalPreprocessing(crop, (0.5,), (0.5,))
+    network = dataclasses.replace(networks.make("lenet", 28), preprocessing=prepare)
+    found = weights_folder.notes(network)
+    assert len(found) == count
+    assert all("pads its images of 8 x 6 pixels to 28 x 28" in note for note in found)
 
 
 def test_a_network_of_timm_has_the_config_of_timm(tmp_path: Path) -> None:
@@ -181,16 +199,36 @@ def test_the_command_fails_with_one_message(
 
 
 @pytest.mark.parametrize(
-    ("missing", "message"), [("checkpoints", "no checkpoint in"), ("dataset.json", "dataset.json")]
+    ("path", "size", "message"),
+    [
+        ("config.json", None, "mlp is not a work directory: no config.json in it"),
+        ("dataset.json", None, "mlp is not a work directory: no dataset.json in it"),
+        ("checkpoints", None, "no checkpoint in "),
+        ("config.json", 99, "config.json is damaged: not JSON: "),
+        ("dataset.json", 99, "dataset.json is damaged: not JSON: "),
+        ("checkpoints/30/state/_METADATA", 9, "checkpoint 30 is damaged: "),
+    ],
 )
-def test_a_damaged_run_says_what_is_missing(
-    missing: str, message: str, run: Path, exit_status: Exit, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_run_says_in_one_line_what_is_missing(
+    path: str,
+    size: int | None,
+    message: str,
+    run: Path,
+    exit_status: Exit,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = run / missing
-    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place = run / path
+    if size is not None:
+        place.write_bytes(place.read_bytes()[:size])
+    elif place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
     arguments = [f"--workdir={run}", "--format=safetensors", f"--out={run.parent / 'out'}"]
     assert exit_status(__main__.main, *arguments) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not (run.parent / "out").exists()
 
 
