@@ -6,9 +6,9 @@ from types import ModuleType
 __version__ = "0.2.0"
 
 _PUBLIC = (
-    *("config_files", "contracts", "data", "doctor", "errors", "evaluators", "features", "losses"),
-    *("metrics", "models", "objectives", "ops", "optim", "plan", "predictor", "pretrained", "runs"),
-    "train",
+    *("config_files", "contracts", "data", "doctor", "errors", "evaluators", "export", "features"),
+    *("losses", "metrics", "models", "objectives", "ops", "optim", "plan", "predictor"),
+    *("pretrained", "runs", "train"),
 )
 
 

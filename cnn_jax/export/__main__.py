@@ -16,7 +16,7 @@ import re
 import sys
 
 from cnn_jax import errors, export
-from cnn_jax.export import history, stablehlo, traced, weights_folder
+from cnn_jax.export import history, stablehlo, traced
 from cnn_jax.predictor import from_flags
 from cnn_jax.predictor.predicting import BATCH_SIZE
 from cnn_jax.runtime import console, flags
@@ -40,7 +40,7 @@ def main() -> int:
     else:
         run = args.workdir and history.read(args.workdir, args.checkpoint, args.average)
         export.to_safetensors(network, args.out, license_name=args.license, history=run)
-        for note in weights_folder.notes(network):
+        for note in traced.notes(network):
             print(f"{args.out}: {note}", file=sys.stderr)
     shape = " x ".join(map(str, network.input_shape))
     classes = f"{len(network.class_names):,} classes"

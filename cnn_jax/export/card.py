@@ -68,7 +68,7 @@ def _facts(network: Predictor, config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("options"):
         yield f"- options: `{json.dumps(config['options'])}`"
     yield f"- parameters: {sum(leaf.size for leaf in leaves):,}"
-    yield f"- input: {height} x {width} pixels (height x width), {channels} channels"
+    yield f"- input: {height} x {width} x {channels} (height x width x channels)"
     shown = errors.listed([repr(name) for name in names], _MOST_CLASSES)
     yield f"- classes: {len(names):,}: {shown}"
 
@@ -93,14 +93,15 @@ def _preprocessing(network: Predictor, config: Mapping[str, Any]) -> str:
     steps = [f"- {key}: {_text(value)}" for key, value in traced.resizing(network).items()]
     steps.append("- scale: pixels to [0, 1]")
     steps.append(f"- mean: {_text(given['mean'])}, then divide by std: {_text(given['std'])}")
+    steps += [f"- note: {note}" for note in traced.notes(network)]
     return "\n".join(steps)
 
 
 def _results(history: History) -> str:
     """Returns the table of the log's lines on the checkpoint."""
-    if not history.rows:
+    rows = [row for row in history.rows if any(name in row for name in _VALUES)]
+    if not rows:
         return f"The log has no validation or test of step {history.step:,}."
-    rows = history.rows
     columns = [name for name in _VALUES if any(name in row for row in rows)]
     lines = [
         f"Weights of step {history.step:,} ({history.weights}).",

@@ -171,6 +171,21 @@ def resizing(network: Predictor) -> Mapping[str, Any]:
     }
 
 
+def notes(network: Predictor) -> tuple[str, ...]:
+    """Returns sentences on the preprocessing of a run that timm's config.json cannot have."""
+    given = network.preprocessing
+    if not isinstance(given, EvalPreprocessing) or not isinstance(given.crop, crops.Fit):
+        return ()
+    crop, sizes = given.crop, network.input_shape[:2]
+    if crop.resize != "pad" or crop.native_size in (None, sizes):
+        return ()
+    return (
+        f"the run pads its images of {crop.native_size[0]} x {crop.native_size[1]} pixels to "
+        f"{sizes[0]} x {sizes[1]}; config.json cannot say so, and its readers scale them: give "
+        "them padded images",
+    )
+
+
 def _known(network: Predictor) -> EvalPreprocessing | pretrained.Preprocessing:
     prepare = network.preprocessing
     if not isinstance(prepare, (EvalPreprocessing, pretrained.Preprocessing)):

@@ -160,21 +160,6 @@ def preprocessing(network: Predictor) -> Preprocessing:
     )
 
 
-def notes(network: Predictor) -> tuple[str, ...]:
-    """Returns sentences on preprocessing of a run that the folder cannot have."""
-    given = network.preprocessing
-    if not isinstance(given, EvalPreprocessing) or not isinstance(given.crop, crops.Fit):
-        return ()
-    crop, sizes = given.crop, network.input_shape[:2]
-    if crop.resize != "pad" or crop.native_size in (None, sizes):
-        return ()
-    return (
-        f"the run pads its images of {crop.native_size[0]} x {crop.native_size[1]} pixels to "
-        f"{sizes[0]} x {sizes[1]}; config.json cannot say so, and its readers scale them: give "
-        "them padded images",
-    )
-
-
 def _network(network: Predictor) -> tuple[str, dict[str, Any]]:
     """Returns the name of a predictor's network, and the fields that differ from its variant's.
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from cnn_jax import errors, export, predictor, pretrained
 from cnn_jax.data import crops
-from cnn_jax.export import __main__, history, weights_folder
+from cnn_jax.export import __main__, history, traced, weights_folder
 from cnn_jax.predictor.opening import EvalPreprocessing
 from cnn_jax.runs import logs
 from tests.export import networks
@@ -139,7 +139,7 @@ def test_a_run_that_pads_its_images_has_a_note(resize: str, count: int) -> None:
     crop = crops.Fit((8, 6), (28, 28, 1), resize)
     prepare = EvalPreprocessing(crop, (0.5,), (0.5,))
     network = dataclasses.replace(networks.make("lenet", 28), preprocessing=prepare)
-    found = weights_folder.notes(network)
+    found = traced.notes(network)
     assert len(found) == count
     assert all("pads its images of 8 x 6 pixels to 28 x 28" in note for note in found)
 
