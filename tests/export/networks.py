@@ -23,7 +23,11 @@ REFERENCES = {
 
 
 def make(name: str, size: int, classes: int = 7, **options: Any) -> Predictor:
-    """Returns the predictor of a network with random parameters and running statistics."""
+    """Returns the predictor of a network with random parameters and running statistics.
+
+    The variance of kernels is 1 / fan-in. With 2 / fan-in, the logits of seresnet50 are about 200,
+    and in float32 they differ from those in float64 by 1e-4 of the largest, in JAX, too.
+    """
     model = models.create(name, num_classes=classes, **options)
     channels = models.input_shape(name)[-1]
     shape = (size, size, channels)
@@ -32,7 +36,7 @@ def make(name: str, size: int, classes: int = 7, **options: Any) -> Predictor:
     def draw(path: Any, leaf: Any) -> np.ndarray:
         key = jax.tree_util.keystr(path)
         if leaf.ndim > 1:
-            scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            scale = np.sqrt(1 / np.prod(leaf.shape[:-1]))
             return (rng.standard_normal(leaf.shape) * scale).astype(np.float32)
         low, high = (0.5, 1.5) if "scale" in key or "var" in key else (-0.1, 0.1)
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
