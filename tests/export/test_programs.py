@@ -151,6 +151,7 @@ def functions() -> dict[str, Any]:
         "entries": lambda x: x[:, np.array([[3, 1], [0, 5]])].sum(3),
         "roll": lambda x: jnp.roll(x, (-2, 1), (1, 2)),
         "split": lambda x: jnp.stack(jnp.split(x, 2, 3)[::-1], 1),
+        "unstacked": lambda x: sum(i * part for i, part in enumerate(jnp.unstack(x, axis=2))),
         "edges": lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 0), (3, 0)), constant_values=1.5),
         "activations": lambda x: (
             nn.gelu(x, approximate=False) + nn.gelu(x) + nn.hard_swish(x) + nn.elu(x) + nn.silu(x)

@@ -46,6 +46,15 @@ def _split(graph: Graph, equation: JaxprEqn, x: Operand) -> Sequence[Operand]:
     return graph.add_several("Split", [x, sizes], shapes, axis=equation.params["axis"])
 
 
+def _unstack(graph: Graph, equation: JaxprEqn, x: Operand) -> Sequence[Operand]:
+    """Adds a split into parts of one element, without their axis; a primitive of JAX 0.12."""
+    axis, count = equation.params["axis"], len(equation.outvars)
+    one = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    parts = graph.add_several("Split", [x, np.ones(count, np.int64)], [one] * count, axis=axis)
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    return [graph.reshape(part, shape) for part in parts]
+
+
 def _slice(graph: Graph, equation: JaxprEqn, x: Operand) -> Operand:
     params = equation.params
     strides = params["strides"] or (1,) * len(x.shape)
@@ -175,6 +184,7 @@ RULES: Mapping[str, Any] = MappingProxyType(
         "squeeze": _reshape,
         "stack": _stack,
         "transpose": _transpose,
+        "unstack": _unstack,
     }
 )
 """Rules that take operands in their full shapes."""
