@@ -130,7 +130,7 @@ def _thinned(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     starts = np.flatnonzero(np.diff(columns, prepend=columns[0] - 1))
     ends = np.append(starts[1:], len(columns))
-    kept = []
+    kept: list[int] = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         if end - start <= 4:
             kept.extend(range(start, end))
