@@ -282,6 +282,26 @@ def best_step(directory: Path) -> int:
     return max(steps(directory), key=rank)
 
 
+def num_parameters(directory: Path, step: int) -> int:
+    """Returns the number of trained values of a checkpoint; its metadata is read, and no array.
+
+    Args:
+      directory: the checkpoints of a run.
+      step: the step of a checkpoint.
+
+    Raises:
+      UserError: the metadata is damaged.
+    """
+    try:
+        item = directory.absolute() / str(step) / "state"
+        stored = ocp.PyTreeCheckpointHandler().metadata(item).tree["params"]
+        return sum(math.prod(shape) for shape in _shapes(stored).values())
+    except Exception as error:  # Orbax raises many types for damaged files.
+        raise errors.UserError(
+            f"checkpoint {step} in {directory} is damaged: {_words(error)}"
+        ) from error
+
+
 def _check_structure(directory: Path, step: int, like: Any) -> None:
     """Raises a UserError unless the parts that `like` has are stored with its names and shapes."""
     item = directory.absolute() / str(step) / "state"

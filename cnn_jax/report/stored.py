@@ -1,0 +1,243 @@
+"""Reading of a work directory for reports: what is damaged or missing is listed, never an error."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cnn_jax import errors, evaluators, limits, plan
+from cnn_jax.contracts import Description
+from cnn_jax.plan import Plan
+from cnn_jax.runs import checkpoint, environment, logs, table, workdir
+from cnn_jax.runs.logs import Row
+from cnn_jax.runtime import files
+
+_AVERAGE = "average/"  # prefix of the values of averaged weights in the log
+
+Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stored:
+    """Content of the work directory of a run.
+
+    Attributes:
+      directory: the work directory.
+      plan: its config; None if it is missing or damaged.
+      description: the description of its data set; None if it is missing or damaged.
+      rows: the lines of its log, of all phases.
+      starts: the entries of `environment.json`, oldest first.
+      parameters: the number of trained values; None without a readable checkpoint.
+      missing: sentences that say what is missing or damaged.
+    """
+
+    directory: Path
+    plan: Plan | None
+    description: Description | None
+    rows: list[Row]
+    starts: list[dict[str, Any]]
+    parameters: int | None
+    missing: tuple[str, ...]
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the names of the metrics that rank checkpoints, in the log."""
+        averaged = self.plan is not None and self.plan.eval.weights == "average"
+        return _AVERAGE if averaged else ""
+
+    @property
+    def last_phase(self) -> list[Row]:
+        """The lines of the last phase of the config; all lines of a run without phases."""
+        count = len(self.plan.phases) if self.plan is not None else 0
+        return [row for row in self.rows if row.get("phase", count) == count]
+
+    @property
+    def final(self) -> Row | None:
+        """The last line of a complete run; None for an unfinished one."""
+        return next((row for row in self.last_phase[::-1] if row["split"] == logs.FINAL), None)
+
+    @property
+    def state(self) -> str:
+        """The state of the run: 'complete', 'unfinished' or 'no log'."""
+        if not self.rows:
+            return "no log"
+        return "complete" if self.final is not None else "unfinished"
+
+    def values(self, split: str) -> dict[str, float]:
+        """Returns the metrics of the last line of a split by name; empty if there is none.
+
+        Those of averaged weights come without their prefix, if these weights rank checkpoints. The
+        line of a split that is measured once, such as 'test', is that of the complete run.
+
+        Args:
+          split: 'train', 'validation' or 'test'.
+        """
+        if split in logs.ONCE and self.final is None:
+            return {}
+        found = [row for row in self.last_phase if row["split"] == split]
+        return self.metrics(found[-1]) if found else {}
+
+    def metrics(self, row: Row) -> dict[str, float]:
+        """Returns the numbers of a line by name, of the weights that rank checkpoints."""
+        numbers = {name: value for name, value in logs.values(row).items() if _is_number(value)}
+        prefix = self.prefix if any(name.startswith(_AVERAGE) for name in numbers) else ""
+        raw = {name: value for name, value in numbers.items() if not name.startswith(_AVERAGE)}
+        if not prefix:
+            return raw
+        averaged = {name: value for name, value in numbers.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): value for name, value in averaged.items()}
+
+    def best_validation(self) -> tuple[float, int] | None:
+        """Returns the best monitored value of a validation and its step; None without any."""
+        if self.plan is None:
+            return None
+        options = self.plan.eval
+        is_low = evaluators.monitor_mode(options.monitor, options.monitor_mode) == "min"
+        sign = -1 if is_low else 1
+        found = [
+            (sign * self.metrics(row)[options.monitor], row["step"])
+            for row in self.last_phase
+            if row["split"] == "validation" and options.monitor in self.metrics(row)
+        ]
+        if not found:
+            return None
+        value, step = max(found)
+        return sign * value, step
+
+    def curve(self, split: str, name: str, place: str = "step") -> tuple[list[float], list[float]]:
+        """Returns the points of a metric over steps or epochs; NaN for values that are not finite.
+
+        Args:
+          split: 'train' or 'validation'.
+          name: the metric; of validations that of the weights that rank checkpoints.
+          place: 'step' or 'epoch'.
+        """
+        x, y = [], []
+        for row in self.rows:
+            full = f"{self.prefix}{name}"
+            known = full if full in row else name
+            if row["split"] == split and known in row:
+                x.append(float(row[place]))
+                y.append(float(row[known]) if _is_number(row[known]) else math.nan)
+        return x, y
+
+    def training_seconds(self) -> float | None:
+        """Returns the seconds of training steps and of their compilation; None if they are unknown.
+
+        They follow from the logged rates. Validations and checkpoints are not included.
+        """
+        if self.plan is None:
+            return None
+        sizes = [each.train.batch_size for each in plan.phases(self.plan)]
+        seconds, before = 0.0, 0
+        for row in self.rows:
+            rate = row.get("images_per_second")
+            if row["split"] != "train" or rate is None or not _is_number(rate) or rate <= 0:
+                continue
+            size = sizes[row["phase"] - 1] if _has_phase(row, sizes) else self.plan.train.batch_size
+            compiled = row.get("compile_seconds")
+            seconds += (row["step"] - before) * size / rate
+            seconds += compiled if _is_number(compiled) else 0.0
+            before = row["step"]
+        return seconds or None
+
+
+def read(directory: Path) -> Stored:
+    """Returns the content of a work directory of any version of cnn_jax.
+
+    Args:
+      directory: the work directory; for a run in phases that of the run.
+
+    Raises:
+      UserError: there is no such directory.
+    """
+    if not directory.is_dir():
+        raise errors.UserError(f"there is no directory {directory}; check --workdir")
+    missing: list[str] = []
+
+    def tried(read_one: Callable[[], Value]) -> Value | None:
+        try:
+            return read_one()
+        except errors.UserError as error:
+            missing.append(str(error))
+            return None
+
+    folder = workdir.last_phase(directory)
+    config = tried(lambda: workdir.load_plan(directory))
+    description = tried(lambda: workdir.load_description(folder))
+    count = len(config.phases) if config is not None else 0
+    rows = tried(lambda: table.rows(directory, count)) or []
+    starts = tried(lambda: environment.read(folder)) or []
+    if not starts and folder.joinpath(workdir.CONFIG).is_file():
+        missing.append(f"{workdir.ENVIRONMENT} has no start: versions and hardware are unknown")
+    steps = checkpoint.steps(folder / workdir.CHECKPOINTS)
+    parameters = None
+    if steps:
+        checkpoints = folder / workdir.CHECKPOINTS
+        parameters = tried(lambda: checkpoint.num_parameters(checkpoints, steps[-1]))
+    else:
+        missing.append(f"{folder / workdir.CHECKPOINTS} has no checkpoint")
+    found = Stored(directory, config, description, rows, starts, parameters, ())
+    return dataclasses.replace(found, missing=(*missing, *_of_log(found, folder)))
+
+
+def _of_log(found: Stored, folder: Path) -> list[str]:
+    """Returns sentences on what the log lacks."""
+    if not found.rows:
+        return [f"{folder / workdir.METRICS} has no line: no curves and no figures"]
+    sentences = []
+    left_out = _unreadable(found)
+    if left_out:
+        sentences.append(f"{workdir.METRICS}: {left_out:,} damaged lines are left out")
+    if found.final is None:
+        last = found.rows[-1]
+        total = _total(found)
+        of_total = f" of {total:,}" if total else ""
+        sentences.append(
+            f"the run is unfinished: its log ends at step {last['step']:,}{of_total}, so there are "
+            "no test figures; repeat its command to continue it"
+        )
+    return sentences
+
+
+def _unreadable(found: Stored) -> int:
+    """Returns the number of lines of the log that are no lines of a log."""
+    phases = range(1, 1 + len(found.plan.phases)) if found.plan is not None else range(0)
+    folders = [workdir.phase(found.directory, number) for number in phases]
+    lines = 0
+    for folder in folders or [found.directory]:
+        try:
+            lines += files.read(folder / workdir.METRICS, limits.MAX_LOG_BYTES).count(b"\n")
+        except (OSError, errors.UserError):
+            continue
+    return max(lines - len(found.rows), 0)
+
+
+def _total(found: Stored) -> int | None:
+    """Returns the steps of the whole run; None if they are unknown or it has phases."""
+    last = found.rows[-1]
+    if found.plan is None or found.plan.phases:
+        return None
+    if found.plan.train.steps:
+        return found.plan.train.steps
+    if not last["epoch"]:
+        return None
+    return round(found.plan.train.epochs * last["step"] / last["epoch"])
+
+
+def _has_phase(row: Row, sizes: list[int]) -> bool:
+    return type(row.get("phase")) is int and 0 < row["phase"] <= len(sizes)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dictionaries by their path, such as 'versions.jax'."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        path = f"{prefix}{name}"
+        found |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return found
