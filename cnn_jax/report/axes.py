@@ -88,10 +88,11 @@ def make(
         low, high = _log_range(low, high)
         return Axis(low, high, start, end, is_log, _log_ticks(low, high, most))
     low, high = _widened(low, high)
-    step = _step(high - low, most)
+    step = _step(low, high, is_round, most)
+    first, last = _multiples(low, high, step, is_round)
     if is_round:
-        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    return Axis(low, high, start, end, is_log, _ticks(low, high, step))
+        low, high = first * step, last * step
+    return Axis(low, high, start, end, is_log, _ticks(first, last, step))
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
@@ -104,15 +105,32 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - largest / 2, high + largest / 2
 
 
-def _step(span: float, most: int) -> float:
-    """Returns the smallest step of 1, 2 or 5 times a power of ten with at most `most` ticks."""
-    least = span / (most - 1)
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= least * 0.999)
+def _step(low: float, high: float, is_round: bool, most: int) -> float:
+    """Returns the smallest step of 1, 2 or 5 times a power of ten with at most `most` ticks.
+
+    Args:
+      low: the low end of the range.
+      high: the high end of the range.
+      is_round: True to count the ticks at both ends of the extended range.
+      most: the largest number of ticks.
+    """
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for factor in (1, 2, 5, 10, 20):
+        first, last = _multiples(low, high, factor * power, is_round)
+        if last - first < most:
+            return factor * power
+    return 50 * power
 
 
-def _ticks(low: float, high: float, step: float) -> tuple[float, ...]:
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+def _multiples(low: float, high: float, step: float, is_round: bool) -> tuple[int, int]:
+    """Returns the first and the last tick in steps; beyond the range if `is_round`."""
+    first, last = low / step, high / step  # A tick at an end counts in spite of its rounding.
+    if is_round:
+        return math.floor(first + 1e-9), math.ceil(last - 1e-9)
+    return math.ceil(first - 1e-9), math.floor(last + 1e-9)
+
+
+def _ticks(first: int, last: int, step: float) -> tuple[float, ...]:
     digits = max(0, 1 - math.floor(math.log10(step)))
     # The rounding removes the last bits of products such as 3 * 0.1.
     return tuple(round(number * step, digits) + 0.0 for number in range(first, last + 1))
@@ -134,7 +152,10 @@ def _log_ticks(low: float, high: float, most: int) -> tuple[float, ...]:
         return tuple(float(f"1e{power}") for power in range(first, last + 1, every))
     fine = [float(f"{digit}e{p}") for p in range(first - 1, last + 1) for digit in (1, 2, 5)]
     inside = tuple(tick for tick in fine if low * 0.999999 <= tick <= high * 1.000001)
-    return inside if len(inside) > 1 else _ticks(low, high, _step(high - low, most))
+    if len(inside) > 1:
+        return inside
+    step = _step(low, high, False, most)
+    return _ticks(*_multiples(low, high, step, False), step)
 
 
 def _label(tick: float, ticks: tuple[float, ...], is_log: bool) -> str:

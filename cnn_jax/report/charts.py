@@ -36,8 +36,8 @@ class Series(NamedTuple):
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
 
 
 def lines(
@@ -243,7 +243,7 @@ def _frame(
         [
             f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{words}" ',
             f'{maps}{scale} xmlns="http://www.w3.org/2000/svg" font-size="{_FONT}" ',
-            'style="width:100%;max-width:640px;height:auto;fill:var(--ink)">',
+            'style="width:100%;max-width:520px;height:auto;fill:var(--ink)">',
             f"<title>{_text(title)}</title>",
             f'<text x="4" y="17" font-size="14" font-weight="600">{_text(title)}</text>',
             f'<text x="4" y="37" style="fill:var(--muted)">{_text(labels[1])}</text>',
@@ -289,7 +289,7 @@ def _legend(names: Sequence[str], samples: Sequence[str]) -> tuple[bool, list[st
         text = f'<text x="28" y="4"><title>{_text(name)}</title>{html.escape(short)}</text>'
         entries.append(f'<g class="key" transform="translate({x:.1f} {y})">{sample}{text}</g>')
         x += width
-    return bool(names), entries, y + 20 if names else 0
+    return bool(names), entries, y + 24 if names else 0
 
 
 def _sample(style: str) -> str:

@@ -21,6 +21,10 @@ _NOT_METRICS = (
 _WIDE_RANGE = 30.0  # ratio of losses above which their axis is logarithmic
 _SAME_EPOCHS = 1.001  # ratio of the steps of an epoch below which these are equal
 _DIGEST = 8  # letters of a hash that are shown
+# Two columns at most, so that four charts make two rows.
+_GRID = (
+    '<div class="grid" style="grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr))">'
+)
 
 
 def write(directories: Sequence[Path], out: Path) -> Path:
@@ -82,7 +86,7 @@ def names(directories: Sequence[Path]) -> list[str]:
         length = next(
             (n for n in lengths if all(other[-n:] != own[-n:] for other in rivals)), len(own)
         )
-        name, number = errors.printable("/".join(own[-length:])), 2
+        name, number = errors.printable(Path(*own[-length:]).as_posix()), 2
         known = name
         while name in found:
             name, number = f"{known} ({number})", number + 1
@@ -94,7 +98,7 @@ def _figures(runs: Mapping[str, Stored]) -> str:
     """Returns the table of the final figures."""
     values = {name: _figures_of(run) for name, run in runs.items()}
     columns = sorted(dict.fromkeys(name for each in values.values() for name in each), key=_rank)
-    rows = [[name, *map(each.get, columns)] for name, each in values.items()]
+    rows = [[_name(name), *map(each.get, columns)] for name, each in values.items()]
     note = (
         "Accuracies are fractions, losses are in nats. Figures of validation and test are those of "
         "the final parameters; those of train are means since the line before, with augmentation. "
@@ -104,6 +108,11 @@ def _figures(runs: Mapping[str, Stored]) -> str:
     if averaged := [name for name, run in runs.items() if run.prefix]:
         note += f" Figures of {', '.join(averaged)} are those of averaged weights."
     return page.table(["run", *columns], rows) + f'<p class="note">{page.escape(note)}</p>'
+
+
+def _name(name: str) -> Cell:
+    """Returns the cell of a run, in one line."""
+    return Cell(f'<span style="white-space:nowrap">{page.escape(name)}</span>')
 
 
 def _figures_of(run: Stored) -> dict[str, object]:
@@ -164,8 +173,8 @@ def _warnings(runs: Mapping[str, Stored]) -> str:
         exact = {(size, hashes[name]) for name, size in sizes.items() if hashes[name]}
         if len(set(sizes.values())) > 1 or len(exact) > 1:
             found.append(
-                f"The runs have different examples in the split {split!r}: {_grouped(told)}. Its "
-                "figures are not comparable."
+                f"The runs have different examples in the split {split!r}: {_grouped(told)}. "
+                "Figures of this split are not comparable."
             )
     unknown = [name for name in runs if name not in known or not known[name].hashes]
     if unknown:
@@ -218,7 +227,7 @@ def _curves(runs: Mapping[str, Stored]) -> str:
         ]
         shown = "".join(f"<figure>{chart}</figure>" for chart in found if chart)
         if shown:
-            parts.append(f'<h3>Over {place}s</h3><div class="grid">{shown}</div>')
+            parts.append(f"<h3>Over {place}s</h3>{_GRID}{shown}</div>")
     return "".join(parts)
 
 
@@ -315,7 +324,7 @@ def _environments(runs: Mapping[str, Stored]) -> str:
         for path in paths
         if len({str(entries.get(path)) for entries in found.values()}) > 1
     ]
-    starts = ["starts", *(len(run.starts) for run in runs.values())]
+    starts = ["starts", *(str(len(run.starts)) for run in runs.values())]
     note = "Equal entries are left out."
     table = page.table(["entry", *runs], [starts, *rows], sortable=False)
     return f'{table}<p class="note">{note}</p>'

@@ -110,7 +110,8 @@ def _tested(results: Mapping[str, Result]) -> str:
         )
     content = next(iter(results.values())).content
     views = f", views {content['views']}" if content.get("views") else ""
-    about = f"{content.get('data')}, {content.get('split')}, {content.get('examples')} examples"
+    size = len(next(iter(loaded.values())).labels) if loaded else 0
+    about = f"{content.get('data')}, {content.get('split')}, {size:,} examples"
     if rows:
         notes.insert(0, _meaning(len(rows)))
     table = page.table(_HEADERS, rows, caption=errors.printable(about + views)) if rows else ""
