@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import errors, plan
-from cnn_jax.report import charts, page, paired, stored
+from cnn_jax.report import charts, figures, page, paired
 from cnn_jax.report.charts import Series
 from cnn_jax.report.page import Cell, Section
-from cnn_jax.report.stored import Stored
+from cnn_jax.report.figures import Run
 from cnn_jax.runtime import files
 
 _SPLITS = ("train", "validation", "test")
@@ -50,9 +50,9 @@ def make(directories: Sequence[Path]) -> str:
             f"a comparison needs two work directories or more, got {len(directories)}; separate "
             "them by commas: --workdir=A,B"
         )
-    read = [stored.read(directory) for directory in directories]
-    if all(run.plan is None and not run.rows for run in read):
-        reasons = "; ".join(run.missing[0] for run in read)
+    read = [figures.read(directory) for directory in directories]
+    if all(run.plan is None and not run.files.rows for run in read):
+        reasons = "; ".join(run.missing[0].reason for run in read)
         raise errors.UserError(f"no run can be compared: {reasons}")
     runs = dict(zip(names(directories), read, strict=True))
     sections = [
@@ -94,7 +94,7 @@ def names(directories: Sequence[Path]) -> list[str]:
     return found
 
 
-def _figures(runs: Mapping[str, Stored]) -> str:
+def _figures(runs: Mapping[str, Run]) -> str:
     """Returns the table of the final figures."""
     values = {name: _figures_of(run) for name, run in runs.items()}
     columns = sorted(dict.fromkeys(name for each in values.values() for name in each), key=_rank)
@@ -115,9 +115,9 @@ def _name(name: str) -> Cell:
     return Cell(f'<span style="white-space:nowrap">{page.escape(name)}</span>')
 
 
-def _figures_of(run: Stored) -> dict[str, object]:
+def _figures_of(run: Run) -> dict[str, object]:
     """Returns the final figures of a run by the name of their column; None for unknown ones."""
-    last = run.rows[-1] if run.rows else {}
+    last = run.files.rows[-1] if run.files.rows else {}
     found: dict[str, object] = {
         "state": run.state,
         "network": run.plan.model.name if run.plan is not None else None,
@@ -155,9 +155,13 @@ def _duration(seconds: float | None) -> Cell | None:
     return Cell(f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s", seconds)
 
 
-def _warnings(runs: Mapping[str, Stored]) -> str:
+def _warnings(runs: Mapping[str, Run]) -> str:
     """Returns warnings of runs on different data, where figures cannot be compared."""
-    known = {name: run.description for name, run in runs.items() if run.description is not None}
+    known = {
+        name: run.files.description
+        for name, run in runs.items()
+        if run.files.description is not None
+    }
     found = []
     classes = {name: each.class_names for name, each in known.items()}
     if len(set(classes.values())) > 1:
@@ -196,19 +200,23 @@ def _grouped(texts: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(group)}: {text}" for text, group in groups.items())
 
 
-def _missing(runs: Mapping[str, Stored]) -> str:
+def _missing(runs: Mapping[str, Run]) -> str:
     """Returns the list of what the runs lack; empty if they are complete."""
     items = [
-        f"<li><b>{page.escape(name)}</b>: {page.escape(errors.printable(sentence))}</li>"
+        f"<li><b>{page.escape(name)}</b>: {_safe(f'{gap.part}: {gap.reason}')}</li>"
         for name, run in runs.items()
-        for sentence in run.missing
+        for gap in run.missing
     ]
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _curves(runs: Mapping[str, Stored]) -> str:
+def _safe(text: str) -> str:
+    return page.escape(errors.printable(text))
+
+
+def _curves(runs: Mapping[str, Run]) -> str:
     """Returns the charts of all runs, over steps and, if they differ, over epochs."""
-    lengths = [_steps_per_epoch(run) for run in runs.values() if run.rows]
+    lengths = [_steps_per_epoch(run) for run in runs.values() if run.files.rows]
     known = [length for length in lengths if length]
     differ = bool(known) and max(known) / min(known) > _SAME_EPOCHS
     parts = []
@@ -231,14 +239,14 @@ def _curves(runs: Mapping[str, Stored]) -> str:
     return "".join(parts)
 
 
-def _steps_per_epoch(run: Stored) -> float:
+def _steps_per_epoch(run: Run) -> float:
     """Returns the steps of an epoch; 0 if they are unknown."""
-    last = run.rows[-1]
+    last = run.files.rows[-1]
     return last["step"] / last["epoch"] if last["epoch"] else 0.0
 
 
 def _chart(
-    runs: Mapping[str, Stored], split: str, metric: str, place: str, title: str, label: str
+    runs: Mapping[str, Run], split: str, metric: str, place: str, title: str, label: str
 ) -> str:
     """Returns the chart of a metric of all runs; empty if no run has it."""
     series = [Series(name, *run.curve(split, metric, place)) for name, run in runs.items()]
@@ -250,7 +258,7 @@ def _chart(
     return charts.lines(series, title=title, x_label=place, y_label=label, log_y=log_y)
 
 
-def _differences(runs: Mapping[str, Stored]) -> str:
+def _differences(runs: Mapping[str, Run]) -> str:
     """Returns the table of the config keys whose values are not equal in all runs."""
     configs = {name: plan.flatten(run.plan) for name, run in runs.items() if run.plan is not None}
     if len(configs) < 2:
@@ -286,7 +294,7 @@ def _key(path: str) -> Cell:
     key = plan.keys().get(path)
     comment = page.escape(key.comment) if key is not None else "an option"
     colour = "" if key is None or key.material else ' style="color:var(--muted)"'
-    return Cell(f'<code title="{comment}"{colour}>{page.escape(errors.printable(path))}</code>')
+    return Cell(f'<code title="{comment}"{colour}>{_safe(path)}</code>')
 
 
 def _setting(path: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Cell:
@@ -298,17 +306,16 @@ def _setting(path: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def _value(value: Any) -> str:
-    return page.escape(errors.printable(repr(value)))
+    return _safe(repr(value))
 
 
-def _environments(runs: Mapping[str, Stored]) -> str:
+def _environments(runs: Mapping[str, Run]) -> str:
     """Returns the table of versions, hardware and commit of the last start of each run."""
+    keys = ("time", "commit", "versions", "hardware")
     found = {
-        name: stored.flat(
-            {key: run.starts[-1].get(key) for key in ("time", "commit", "versions", "hardware")}
-        )
+        name: figures.flat({key: run.files.starts[-1].get(key) for key in keys})
         for name, run in runs.items()
-        if run.starts
+        if run.files.starts
     }
     if not found:
         return ""
@@ -324,7 +331,7 @@ def _environments(runs: Mapping[str, Stored]) -> str:
         for path in paths
         if len({str(entries.get(path)) for entries in found.values()}) > 1
     ]
-    starts = ["starts", *(str(len(run.starts)) for run in runs.values())]
+    starts = ["starts", *(str(len(run.files.starts)) for run in runs.values())]
     note = "Equal entries are left out."
     table = page.table(["entry", *runs], [starts, *rows], sortable=False)
     return f'{table}<p class="note">{note}</p>'

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnn_jax import errors, limits
+from cnn_jax import errors
 from cnn_jax.evaluators import example_rows, intervals
+from cnn_jax.evaluators.example_rows import ExampleRows
 from cnn_jax.report import page
 from cnn_jax.report.page import Cell
-from cnn_jax.report.stored import Stored
-from cnn_jax.runs import workdir
-from cnn_jax.runtime import files
+from cnn_jax.report.figures import Run
 
 MOST_ALL = 6
 """The number of runs up to which all pairs are tested; of more, each with the first one."""
@@ -37,13 +36,13 @@ class Result(NamedTuple):
     content: Mapping[str, Any]
 
 
-def section(runs: Mapping[str, Stored]) -> str:
+def section(runs: Mapping[str, Run]) -> str:
     """Returns the HTML of the tests between runs, or of the commands that make them possible.
 
     Args:
       runs: the runs by their name.
     """
-    found = {name: _results(run.directory) for name, run in runs.items()}
+    found = {name: _results(run) for name, run in runs.items()}
     questions = dict.fromkeys(key for results in found.values() for key in results)
     parts = []
     for key in questions:
@@ -56,23 +55,17 @@ def section(runs: Mapping[str, Stored]) -> str:
     return "\n".join(parts)
 
 
-def _results(directory: Path) -> dict[str, Result]:
+def _results(run: Run) -> dict[str, Result]:
     """Returns the evaluations of a single network that have rows, by what they measured.
 
     Of several checkpoints, the best one by validation is taken, else the first name.
     """
     found: dict[str, Result] = {}
-    folder = workdir.last_phase(directory)
-    paths = sorted(folder.glob("evaluation-*.json"), key=lambda path: (not _is_best(path), path))
-    for path in paths:
-        if not path.with_suffix(".npz").is_file():
-            continue
-        try:
-            content = files.read_json(path, limits.MAX_STORED_BYTES)
-        except (OSError, errors.UserError):
-            continue
+    for path in sorted(run.files.results, key=lambda path: (not _is_best(path), path)):
+        content = run.files.results[path]
         models = content.get("models")
-        if isinstance(models, list) and len(models) == 1:
+        is_single = isinstance(models, list) and len(models) == 1
+        if is_single and path.with_suffix(".npz").is_file():
             key = json.dumps({name: content.get(name) for name in _SAME}, sort_keys=True)
             found.setdefault(key, Result(path, content))
     return found
@@ -88,43 +81,50 @@ def _tested(results: Mapping[str, Result]) -> str:
     Args:
       results: the evaluations by the name of their run.
     """
-    rows, notes, loaded = [], [], {}
+    rows: list[list[object]] = []
+    notes: list[str] = []
+    loaded: dict[str, ExampleRows] = {}
     for name, result in results.items():
         try:
             loaded[name] = example_rows.read(result.path)
         except errors.UserError as error:
             notes.append(str(error))
-    names = list(loaded)
-    pairs = [*itertools.combinations(names, 2)]
-    if len(names) > MOST_ALL:
-        pairs = pairs[: len(names) - 1]
-        notes.append(f"Of {len(names)} runs, each is compared with the first one.")
+    pairs = [*itertools.combinations(loaded, 2)]
+    if len(loaded) > MOST_ALL:
+        pairs = pairs[: len(loaded) - 1]
+        notes.append(f"Of {len(loaded)} runs, each is compared with the first one.")
     for a, b in pairs:
         try:
-            order = example_rows.match(loaded[a], loaded[b], str(results[b].path))
+            rows.append(_row(a, b, loaded[a], loaded[b], str(results[b].path)))
         except errors.UserError as error:
             notes.append(f"{a} and {b}: {error}")
-            continue
-        rows.append(
-            _row(a, b, loaded[a], loaded[b], example_rows.compare(loaded[a], loaded[b], order))
-        )
-    content = next(iter(results.values())).content
-    views = f", views {content['views']}" if content.get("views") else ""
-    size = len(next(iter(loaded.values())).labels) if loaded else 0
-    about = f"{content.get('data')}, {content.get('split')}, {size:,} examples"
+    table = ""
     if rows:
         notes.insert(0, _meaning(len(rows)))
-    table = page.table(_HEADERS, rows, caption=errors.printable(about + views)) if rows else ""
+        content, size = (
+            next(iter(results.values())).content,
+            len(next(iter(loaded.values())).labels),
+        )
+        views = f", views {content['views']}" if content.get("views") else ""
+        words = f"{content.get('data')}, {content.get('split')}, {size:,} examples{views}"
+        table = page.table(_HEADERS, rows, caption=errors.printable(words))
     return table + "".join(f'<p class="note">{page.escape(note)}</p>' for note in notes)
 
 
-def _row(
-    a: str,
-    b: str,
-    rows: example_rows.ExampleRows,
-    others: example_rows.ExampleRows,
-    compared: Mapping[str, Any],
-) -> list[object]:
+def _row(a: str, b: str, rows: ExampleRows, others: ExampleRows, title: str) -> list[object]:
+    """Returns the line of a test.
+
+    Args:
+      a: the name of the first run.
+      b: the name of the second run.
+      rows: the outcomes of the first run.
+      others: those of the second run.
+      title: the name of the file of `others`, for messages.
+
+    Raises:
+      UserError: the examples differ.
+    """
+    compared = example_rows.compare(rows, others, example_rows.match(rows, others, title))
     low, high = compared["top1_difference_interval"]
     difference, p_value = compared["top1_difference"], compared["p_value"]
     return [
@@ -148,7 +148,7 @@ def _meaning(tests: int) -> str:
     return f"{words} Of {tests} tests at 5 %, Bonferroni's limit for p is {0.05 / tests:.2g}."
 
 
-def _commands(runs: Mapping[str, Stored], others: bool) -> str:
+def _commands(runs: Mapping[str, Run], others: bool) -> str:
     """Returns the commands that store the outcome of each example.
 
     Args:
@@ -156,8 +156,7 @@ def _commands(runs: Mapping[str, Stored], others: bool) -> str:
       others: True if other runs were compared.
     """
     shown = [
-        f"python -m cnn_jax.evaluate --workdir={shlex.quote(str(run.directory))} --split=test "
-        + _flag(run)
+        shlex.join(["python", "-m", "cnn_jax.evaluate", f"--workdir={run.files.directory}", *flags])
         for run in runs.values()
         if run.plan is not None
     ]
@@ -173,7 +172,7 @@ def _commands(runs: Mapping[str, Stored], others: bool) -> str:
     return f"<p>{words}. These commands store it:</p><pre><code>{lines}</code></pre>"
 
 
-def _flag(run: Stored) -> str:
+def _flag(run: Run) -> str:
     """Returns a flag of `evaluate` with which it stores the outcome of each example."""
-    sizes = run.description.sizes if run.description is not None else {}
+    sizes = run.files.description.sizes if run.files.description is not None else {}
     return "--calibrate" if sizes.get("validation") else "--csv=results.csv"

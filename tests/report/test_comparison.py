@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.report import comparison, stored
+from cnn_jax.report import comparison, figures
 from cnn_jax.report.page import ABSENT
 from cnn_jax.runs import workdir
 from tests.report.browser import DESKTOP, PHONE, Browser
@@ -72,7 +72,7 @@ def test_averaged_weights_have_the_figures_that_rank_checkpoints(tmp_path: Path)
     assert table["test loss"] == ["0.6", "1.2"]
     assert table["best validation top1"][0] == "0.95 at step 10"
     assert "Figures of average are those of averaged weights" in page.texts["final-figures"]
-    assert stored.read(averaged).curve("validation", "loss") == ([10.0, 20.0], [0.75, 0.625])
+    assert figures.read(averaged).curve("validation", "loss") == ([10.0, 20.0], [0.75, 0.625])
 
 
 def test_phases_are_one_run_with_the_figures_of_the_last(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_phases_are_one_run_with_the_figures_of_the_last(tmp_path: Path) -> None
     assert table["test top1"] == ["0.8125", ABSENT]  # That of the first phase is not the run's.
     # The second phase has batches of 64 images: 35 and 20 seconds.
     assert table["training time"] == ["55.0 s", "55.0 s"]
-    steps, losses = stored.read(whole).curve("train", "loss")
+    steps, losses = figures.read(whole).curve("train", "loss")
     assert (steps, losses) == ([10.0, 20.0, 30.0, 40.0], [2.0, 1.0, 2.0, 1.0])
 
 
@@ -173,16 +173,17 @@ def test_damaged_and_unfinished_runs_are_listed_and_the_rest_is_compared(tmp_pat
     assert table["network"] == ["lenet", "lenet", ABSENT, ABSENT]
     missing = page.texts["missing-parts"]
     for sentence in (
-        "cut: metrics.jsonl: 2 damaged lines are left out",
-        "cut: the run is unfinished: its log ends at step 20 of",
-        f"lost: {lost / 'config.json'} is damaged",
-        f"lost: {lost / 'dataset.json'} cannot be read",
+        "cut: metrics.jsonl: damaged lines are left out: 2",
+        "cut: metrics.jsonl: the last line is incomplete",
+        "cut: end of training: the log ends at step 20",
+        f"lost: config.json: {lost / 'config.json'} is damaged",
+        f"lost: dataset.json: {lost / 'dataset.json'} cannot be read",
         "environment.json is damaged",
-        f"empty: {empty} is not a work directory: no config.json in it",
+        f"empty: all files: {empty} is not a work directory",
         "good: ",
     ):
         assert sentence in missing
-    assert missing.count("has no checkpoint") == 4
+    assert missing.count("there is no checkpoint") == 3
 
 
 def test_runs_of_an_older_version_are_compared(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_runs_of_an_older_version_are_compared(tmp_path: Path) -> None:
     table = page.columns("final-figures")
     assert table["parameters"] == ["4,116", "1,634"]  # README.md of the stored runs
     assert table["steps"] == ["90", "24"]
-    assert "its log ends at step 24 of 50" in page.texts["missing-parts"]
+    assert "mlp: end of training: the log ends at step 24" in page.texts["missing-parts"]
     assert "model.stage_sizes" in page.columns("config")["key"]
 
 
@@ -289,7 +290,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         errors.UserError, match=r"no run can be compared: .* is not a work directory"
     ):
         comparison.make([tmp_path / "c", tmp_path / "d"])
-    with pytest.raises(errors.UserError, match="page.html"):
+    with pytest.raises(errors.UserError, match="cannot be written"):
         comparison.write([a, a], tmp_path / "missing" / "page.html")
 
 

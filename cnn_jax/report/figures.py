@@ -1,44 +1,40 @@
-"""Reading of a work directory for reports: what is damaged or missing is listed, never an error."""
+"""The final figures and the curves of a run, from the files of its work directory."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cnn_jax import errors, evaluators, limits, plan
-from cnn_jax.contracts import Description
 from cnn_jax.plan import Plan
-from cnn_jax.runs import checkpoint, environment, logs, table, workdir
+from cnn_jax.report import stored
+from cnn_jax.report.stored import Missing, Stored
+from cnn_jax.runs import checkpoint, logs, workdir
 from cnn_jax.runs.logs import Row
 from cnn_jax.runtime import files
 
 _AVERAGE = "average/"  # prefix of the values of averaged weights in the log
 
-Value = TypeVar("Value")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stored:
-    """Content of the work directory of a run.
+class Run:
+    """A run with its figures.
 
     Attributes:
-      directory: the work directory.
-      plan: its config; None if it is missing or damaged.
-      description: the description of its data set; None if it is missing or damaged.
-      rows: the lines of its log, of all phases.
-      starts: the entries of `environment.json`, oldest first.
+      files: the content of its work directory.
       parameters: the number of trained values; None without a readable checkpoint.
-      missing: sentences that say what is missing or damaged.
+      missing: what is missing or damaged, also in `files`.
     """
 
-    directory: Path
-    plan: Plan | None
-    description: Description | None
-    rows: list[Row]
-    starts: list[dict[str, Any]]
+    files: Stored
     parameters: int | None
-    missing: tuple[str, ...]
+    missing: tuple[Missing, ...]
+
+    @property
+    def plan(self) -> Plan | None:
+        """The config; None if it is missing or damaged."""
+        return self.files.settings
 
     @property
     def prefix(self) -> str:
@@ -50,7 +46,7 @@ class Stored:
     def last_phase(self) -> list[Row]:
         """The lines of the last phase of the config; all lines of a run without phases."""
         count = len(self.plan.phases) if self.plan is not None else 0
-        return [row for row in self.rows if row.get("phase", count) == count]
+        return [row for row in self.files.rows if row.get("phase", count) == count]
 
     @property
     def final(self) -> Row | None:
@@ -60,7 +56,7 @@ class Stored:
     @property
     def state(self) -> str:
         """The state of the run: 'complete', 'unfinished' or 'no log'."""
-        if not self.rows:
+        if not self.files.rows:
             return "no log"
         return "complete" if self.final is not None else "unfinished"
 
@@ -114,7 +110,7 @@ class Stored:
           place: 'step' or 'epoch'.
         """
         x, y = [], []
-        for row in self.rows:
+        for row in self.files.rows:
             full = f"{self.prefix}{name}"
             known = full if full in row else name
             if row["split"] == split and known in row:
@@ -131,7 +127,7 @@ class Stored:
             return None
         sizes = [each.train.batch_size for each in plan.phases(self.plan)]
         seconds, before = 0.0, 0
-        for row in self.rows:
+        for row in self.files.rows:
             rate = row.get("images_per_second")
             if row["split"] != "train" or rate is None or not _is_number(rate) or rate <= 0:
                 continue
@@ -143,67 +139,37 @@ class Stored:
         return seconds or None
 
 
-def read(directory: Path) -> Stored:
-    """Returns the content of a work directory of any version of cnn_jax.
+def read(directory: Path) -> Run:
+    """Returns the run in a work directory of any version of cnn_jax.
 
-    Args:
-      directory: the work directory; for a run in phases that of the run.
+    What is missing or damaged is named in the result; a directory without a run has nothing else.
 
     Raises:
       UserError: there is no such directory.
     """
     if not directory.is_dir():
         raise errors.UserError(f"there is no directory {directory}; check --workdir")
-    missing: list[str] = []
-
-    def tried(read_one: Callable[[], Value]) -> Value | None:
-        try:
-            return read_one()
-        except errors.UserError as error:
-            missing.append(str(error))
-            return None
-
-    folder = workdir.last_phase(directory)
-    config = tried(lambda: workdir.load_plan(directory))
-    description = tried(lambda: workdir.load_description(folder))
-    count = len(config.phases) if config is not None else 0
-    rows = tried(lambda: table.rows(directory, count)) or []
-    starts = tried(lambda: environment.read(folder)) or []
-    if not starts and folder.joinpath(workdir.CONFIG).is_file():
-        missing.append(f"{workdir.ENVIRONMENT} has no start: versions and hardware are unknown")
-    steps = checkpoint.steps(folder / workdir.CHECKPOINTS)
+    try:
+        found = stored.read(directory)
+    except errors.UserError as error:
+        nothing = Stored(directory, directory, None, None, None, [], [], [], {}, [])
+        return Run(nothing, None, (Missing("all files", str(error)),))
+    missing = list(found.missing)
     parameters = None
-    if steps:
-        checkpoints = folder / workdir.CHECKPOINTS
-        parameters = tried(lambda: checkpoint.num_parameters(checkpoints, steps[-1]))
-    else:
-        missing.append(f"{folder / workdir.CHECKPOINTS} has no checkpoint")
-    found = Stored(directory, config, description, rows, starts, parameters, ())
-    return dataclasses.replace(found, missing=(*missing, *_of_log(found, folder)))
-
-
-def _of_log(found: Stored, folder: Path) -> list[str]:
-    """Returns sentences on what the log lacks."""
-    if not found.rows:
-        return [f"{folder / workdir.METRICS} has no line: no curves and no figures"]
-    sentences = []
-    left_out = _unreadable(found)
-    if left_out:
-        sentences.append(f"{workdir.METRICS}: {left_out:,} damaged lines are left out")
-    if found.final is None:
-        last = found.rows[-1]
-        total = _total(found)
-        of_total = f" of {total:,}" if total else ""
-        sentences.append(
-            f"the run is unfinished: its log ends at step {last['step']:,}{of_total}, so there are "
-            "no test figures; repeat its command to continue it"
+    if found.steps:
+        checkpoints, step = found.last / workdir.CHECKPOINTS, found.steps[-1]
+        parameters = stored.attempt(
+            missing, "parameters", lambda: checkpoint.num_parameters(checkpoints, step)
         )
-    return sentences
+    if left_out := _damaged_lines(found):
+        reason = f"damaged lines are left out: {left_out:,}"
+        missing.append(Missing(workdir.METRICS, reason))
+    return Run(found, parameters, tuple(missing))
 
 
-def _unreadable(found: Stored) -> int:
+def _damaged_lines(found: Stored) -> int:
     """Returns the number of lines of the log that are no lines of a log."""
-    phases = range(1, 1 + len(found.plan.phases)) if found.plan is not None else range(0)
+    phases = range(1, 1 + len(found.settings.phases)) if found.settings is not None else range(0)
     folders = [workdir.phase(found.directory, number) for number in phases]
     lines = 0
     for folder in folders or [found.directory]:
@@ -212,18 +178,6 @@ def _unreadable(found: Stored) -> int:
         except (OSError, errors.UserError):
             continue
     return max(lines - len(found.rows), 0)
-
-
-def _total(found: Stored) -> int | None:
-    """Returns the steps of the whole run; None if they are unknown or it has phases."""
-    last = found.rows[-1]
-    if found.plan is None or found.plan.phases:
-        return None
-    if found.plan.train.steps:
-        return found.plan.train.steps
-    if not last["epoch"]:
-        return None
-    return round(found.plan.train.epochs * last["step"] / last["epoch"])
 
 
 def _has_phase(row: Row, sizes: list[int]) -> bool:
