@@ -4,14 +4,15 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --ink: #1c2430; --muted: #5d6878; --paper: #ffffff; --panel: #f5f7fa; --line: #d6dce4;
-  --accent: #1f5fa8; --good: #1c7a47; --bad: #b3261e; --heat: 31, 95, 168;
+  --accent: #1f5fa8; --good: #1c7a47; --bad: #b3261e; --heat: 31, 95, 168; --heat-bad: 179, 38, 30;
   --series-0: #1f5fa8; --series-1: #c2571a; --series-2: #1c7a47; --series-3: #8e3f8c;
   --series-4: #977000; --series-5: #b3261e; --series-6: #0b7d80; --series-7: #616b78;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e4e9f0; --muted: #9aa6b6; --paper: #12161c; --panel: #1b212a; --line: #343d4a;
-    --accent: #7cb2f2; --good: #63c78f; --bad: #f28b82; --heat: 124, 178, 242;
+    --accent: #7cb2f2; --good: #63c78f; --bad: #f28b82;
+    --heat: 124, 178, 242; --heat-bad: 242, 139, 130;
     --series-0: #7cb2f2; --series-1: #f2a065; --series-2: #63c78f; --series-3: #d393d1;
     --series-4: #d8b64a; --series-5: #f28b82; --series-6: #57c4c7; --series-7: #a9b3c0;
   }
@@ -69,7 +70,33 @@ figure { margin: 0; min-width: 0; }
 .sheet img { width: 49%; image-rendering: auto; background: var(--panel); vertical-align: top; }
 .sheet figcaption { font-size: .8125rem; line-height: 1.35; margin-top: .25rem; }
 .sheet b { color: var(--ink); font-weight: 600; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.25rem; align-items: center; }
+.controls label { display: inline-flex; gap: .5rem; align-items: center; }
+select { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line);
+  border-radius: 4px; padding: .15rem .3rem; }
+input[type=range] { accent-color: var(--accent); width: 9rem; }
+.confusion table { --cell: 30px; border-collapse: separate; border-spacing: 0; }
+.confusion td { width: var(--cell); min-width: var(--cell); max-width: var(--cell);
+  height: var(--cell); padding: 0; border: 0; box-shadow: inset 0 0 0 .5px var(--line);
+  text-align: center; vertical-align: middle; overflow: hidden; cursor: default;
+  font-size: min(.8125rem, calc(var(--cell) * .36)); font-variant-numeric: tabular-nums;
+  background: rgba(var(--heat-bad), var(--s, 0)); }
+.confusion td.right { background: rgba(var(--heat), var(--s, 0)); }
+.confusion th { font-weight: 400; font-size: .75rem; padding: .1rem .4rem; border: 0;
+  background: var(--paper); }
+.confusion tbody th { position: sticky; left: 0; text-align: right; vertical-align: middle;
+  white-space: nowrap; max-width: 9rem; overflow: hidden; text-overflow: ellipsis; z-index: 1; }
+.confusion thead th { vertical-align: bottom; height: 6rem; }
+.confusion thead th:first-child { left: 0; z-index: 2; color: var(--muted); text-align: right; }
+.confusion thead th span { writing-mode: vertical-rl; transform: rotate(180deg);
+  max-height: 9rem; overflow: hidden; text-overflow: ellipsis; }
+.confusion thead th:not(:first-child) { width: var(--cell); max-width: var(--cell);
+  padding: .25rem 0; text-align: center; overflow: hidden; }
+.confusion table.small td { color: transparent !important; }
+.confusion table.small th { font-size: max(6px, min(.75rem, calc(var(--cell) * .8)));
+  line-height: 1; padding-block: 0; }
 @media (max-width: 30rem) {
+  .confusion tbody th { max-width: 6rem; }
   body { padding: .75rem; }
   th, td { padding: .3rem .45rem; }
   .sheet { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }

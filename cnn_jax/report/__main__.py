@@ -1,0 +1,75 @@
+"""Write the report of a run: one HTML page that needs no network.
+
+  python -m cnn_jax.report --workdir=DIR [--split=test] [--checkpoint=best|last|STEP]
+
+writes DIR/report.html, and its figures as DIR/report.json: curves, config, scores, confusion
+matrix, confident errors and likely label errors with Grad-CAM, calibration, classes, gaps between
+training, validation and test error, the command and the environment. Parts that are missing, as in
+an unfinished run, are named, and the rest is reported.
+
+The network is evaluated unless the work directory has an evaluation of the split and the
+checkpoint; the result is stored as by `cnn_jax.evaluate --calibrate`. An existing report in DIR is
+replaced; a file of --out is not.
+"""
+
+import argparse
+import sys
+
+from cnn_jax import errors
+from cnn_jax.runtime import console, flags
+
+
+def main() -> int:
+    """Runs the command line."""
+    args = _parser().parse_args()
+    # Imported here, so that --help and mistakes in the flags answer at once.
+    from cnn_jax import report
+    from cnn_jax.runtime import compilation_cache, sharding
+
+    wanted = report.Wanted(
+        split=args.split,
+        checkpoint=args.checkpoint or "best",
+        average=args.average,
+        trust=args.trust,
+        batch_size=args.batch_size,
+        human_error=args.human_error,
+    )
+    sharding.start()
+    sharding.check_devices()
+    compilation_cache.use_cache()
+    tell = _show if sys.stderr.isatty() else None
+    found = report.write(args.workdir, wanted, out=args.out, tell=tell)
+    for gap in found.missing:
+        print(errors.printable(f"missing: {gap['part']}: {gap['reason']}"), file=sys.stderr)
+    print(errors.printable(str(found.path)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.make_parser("report", __doc__)
+    flags.add_run(parser, required=True)
+    parser.add_argument(
+        "--split",
+        default="test",
+        help="train, validation or test (default), as in the run's config; or a slice of a stored "
+        "split, such as 'test[:50%%]'",
+    )
+    parser.add_argument(
+        "--human_error",
+        type=float,
+        help="the error of people on this task, such as 0.02, for the avoidable bias",
+    )
+    flags.add_batch_size(
+        parser, 0, "of the evaluation, over all devices; 0: the config's (default)"
+    )
+    flags.add_out(parser, "a new .html file, in place of the one in --workdir")
+    return parser
+
+
+def _show(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{done} of {total} batches", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    console.exit_with(main)
