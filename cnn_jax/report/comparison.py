@@ -8,8 +8,8 @@ from typing import Any
 from cnn_jax import errors, plan
 from cnn_jax.report import charts, figures, page, paired
 from cnn_jax.report.charts import Series
-from cnn_jax.report.page import Cell, Section
 from cnn_jax.report.figures import Run
+from cnn_jax.report.page import Cell, Section
 from cnn_jax.runtime import files
 
 _SPLITS = ("train", "validation", "test")

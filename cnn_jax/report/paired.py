@@ -11,8 +11,8 @@ from cnn_jax import errors
 from cnn_jax.evaluators import example_rows, intervals
 from cnn_jax.evaluators.example_rows import ExampleRows
 from cnn_jax.report import page
-from cnn_jax.report.page import Cell
 from cnn_jax.report.figures import Run
+from cnn_jax.report.page import Cell
 
 MOST_ALL = 6
 """The number of runs up to which all pairs are tested; of more, each with the first one."""
@@ -155,24 +155,21 @@ def _commands(runs: Mapping[str, Run], others: bool) -> str:
       runs: the runs that need them, by name.
       others: True if other runs were compared.
     """
-    shown = [
-        shlex.join(["python", "-m", "cnn_jax.evaluate", f"--workdir={run.files.directory}", *flags])
-        for run in runs.values()
-        if run.plan is not None
-    ]
+    shown = [_command(run) for run in runs.values() if run.plan is not None]
     if not shown:
         return '<p class="note">No run can be evaluated: the configs cannot be read.</p>'
-    which = "Further runs have" if others else "A paired test needs runs that have"
-    lines = page.escape(errors.printable("\n".join(shown), keep_lines=True))
-    words = (
-        f"{which} no stored outcome of each example"
+    reason = (
+        "Further runs have no stored outcome of each example."
         if others
-        else (f"{which} the outcome of each example on the same split")
+        else "A paired test needs the outcome of each example of two runs on the same split."
     )
-    return f"<p>{words}. These commands store it:</p><pre><code>{lines}</code></pre>"
+    lines = page.escape(errors.printable("\n".join(shown), keep_lines=True))
+    return f"<p>{reason} These commands store it:</p><pre><code>{lines}</code></pre>"
 
 
-def _flag(run: Run) -> str:
-    """Returns a flag of `evaluate` with which it stores the outcome of each example."""
+def _command(run: Run) -> str:
+    """Returns the command that evaluates a run and stores the outcome of each example."""
     sizes = run.files.description.sizes if run.files.description is not None else {}
-    return "--calibrate" if sizes.get("validation") else "--csv=results.csv"
+    flag = "--calibrate" if sizes.get("validation") else "--csv=results.csv"
+    place = f"--workdir={run.files.directory}"
+    return shlex.join(["python", "-m", "cnn_jax.evaluate", place, "--split=test", flag])

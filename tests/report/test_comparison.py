@@ -240,7 +240,7 @@ def test_without_outcomes_the_commands_that_store_them_are_shown(tmp_path: Path)
     a, b, c = (make(tmp_path / name) for name in ("a", "b b", "c"))
     text = compared(a, b).texts["paired-test"]
     assert f"python -m cnn_jax.evaluate --workdir={a} --split=test --calibrate" in text
-    assert f"--workdir='{b}' --split=test" in text
+    assert f"'--workdir={b}' --split=test" in text
     write_outcomes(a, [True, False])
     write_outcomes(c, [True, True], split="validation")  # Nothing can be paired with it.
     text = compared(a, b, c).texts["paired-test"]
