@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import errors, plan
+from cnn_jax.plan import Plan
 from cnn_jax.report import charts, figures, page, paired
 from cnn_jax.report.charts import Series
 from cnn_jax.report.figures import Run
@@ -105,6 +106,8 @@ def _figures(runs: Mapping[str, Run]) -> str:
         "The training time is that of the steps and of their compilation, without validations and "
         "checkpoints."
     )
+    if any(run.plan is not None and run.plan.phases for run in runs.values()):
+        note += " Of a run in phases, the best validation is that of the last phase."
     if averaged := [name for name, run in runs.items() if run.prefix]:
         note += f" Figures of {', '.join(averaged)} are those of averaged weights."
     return page.table(["run", *columns], rows) + f'<p class="note">{page.escape(note)}</p>'
@@ -260,7 +263,7 @@ def _chart(
 
 def _differences(runs: Mapping[str, Run]) -> str:
     """Returns the table of the config keys whose values are not equal in all runs."""
-    configs = {name: plan.flatten(run.plan) for name, run in runs.items() if run.plan is not None}
+    configs = {name: _config(run.plan) for name, run in runs.items() if run.plan is not None}
     if len(configs) < 2:
         return "<p>Fewer than two configs can be read.</p>"
     defaults = plan.flatten(plan.Plan())
@@ -283,10 +286,18 @@ def _differences(runs: Mapping[str, Run]) -> str:
     ]
     note = (
         "Values that are not the default are bold. Keys in grey do not change the trained "
-        "parameters. A dash is an option that is not given, so the network's own default applies."
+        "parameters. A dash is a value that is not given: that of the network, or of all phases."
     )
     table = page.table(["key", "default", *configs], rows)
     return f'{table}<p class="note">{note}</p>'
+
+
+def _config(settings: Plan) -> dict[str, Any]:
+    """Returns the values of a config by path; those of phases as 'phases[1].epochs'."""
+    values = plan.flatten(settings)
+    for number, phase in enumerate(values.pop("phases"), start=1):
+        values |= figures.flat(phase, f"phases[{number}].")
+    return values
 
 
 def _key(path: str) -> Cell:

@@ -77,7 +77,7 @@ def test_averaged_weights_have_the_figures_that_rank_checkpoints(tmp_path: Path)
 
 def test_phases_are_one_run_with_the_figures_of_the_last(tmp_path: Path) -> None:
     whole = make_phases(tmp_path / "phases", [rows(), rows(best=0.7)])
-    stopped = make_phases(tmp_path / "stopped", [rows(), rows(final=False)])
+    stopped = make_phases(tmp_path / "stopped", [rows(), rows(final=False)], rate=0.02)
     page = compared(whole, stopped)
     table = page.columns("final-figures")
     assert table["state"] == ["complete", "unfinished"]
@@ -86,6 +86,10 @@ def test_phases_are_one_run_with_the_figures_of_the_last(tmp_path: Path) -> None
     assert table["test top1"] == ["0.8125", ABSENT]  # That of the first phase is not the run's.
     # The second phase has batches of 64 images: 35 and 20 seconds.
     assert table["training time"] == ["55.0 s", "55.0 s"]
+    assert "that of the last phase" in page.texts["final-figures"]
+    config = page.columns("config")
+    assert config["key"] == ["phases[2].optim.learning_rate"]
+    assert config["phases"] + config["stopped"] == ["0.1", "0.02"]
     steps, losses = figures.read(whole).curve("train", "loss")
     assert (steps, losses) == ([10.0, 20.0, 30.0, 40.0], [2.0, 1.0, 2.0, 1.0])
 

@@ -74,9 +74,18 @@ def make(
     return directory
 
 
-def make_phases(directory: Path, logs_of_phases: Sequence[Sequence[logs.Row]]) -> Path:
-    """Writes the work directory of a run in phases, whose batch sizes are 128 and 64."""
-    phases = [{"epochs": 2.0, "trainable": "head"}, {"epochs": 2.0, "batch_size": 64}]
+def make_phases(
+    directory: Path, logs_of_phases: Sequence[Sequence[logs.Row]], rate: float = 0.1
+) -> Path:
+    """Writes the work directory of a run in phases, whose batch sizes are 128 and 64.
+
+    Args:
+      directory: the new directory.
+      logs_of_phases: the log of each phase.
+      rate: the learning rate of the second phase.
+    """
+    second = {"epochs": 2.0, "batch_size": 64, "optim": {"learning_rate": rate}}
+    phases = [{"epochs": 2.0, "trainable": "head"}, second]
     directory.mkdir(parents=True)
     workdir.save_plan(directory, plan.read({"phases": phases}))
     for number, log in enumerate(logs_of_phases, start=1):
