@@ -19,8 +19,8 @@ ADVICE: Mapping[str, str] = {
     "regularisation (weight decay, dropout, label smoothing, mixup); an average of the weights; "
     "early stopping; a smaller network.",
     "mismatch": "Compare the errors of both splits: conditions that the training data lack, and "
-    "other shares of the classes. Collect or simulate such training data. If both splits are of one "
-    "distribution, choices were fitted to the validation split: use a larger one.",
+    "other shares of the classes. Collect or simulate such training data. If both splits are of "
+    "one distribution, choices were fitted to the validation split: use a larger one.",
 }
 """Suggestions for a large gap."""
 

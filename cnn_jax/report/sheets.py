@@ -40,7 +40,7 @@ class Tile:
     def html(self) -> str:
         """Returns the tile as a list item."""
         images = "".join(
-            f'<img src="{address}" alt="{words}" loading="lazy">'
+            f'<img src="{address}" alt="{words}">'
             for address, words in ((self.picture, ""), (self.overlay, "Grad-CAM"))
             if address
         )

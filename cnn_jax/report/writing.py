@@ -345,8 +345,8 @@ def _pictures(suspects: _Suspects | None, tiles: int) -> list[Section]:
             _count(candidates, tiles, "candidates", "the smallest margins")
             + "<p>A candidate is predicted as another class than its label, at least as "
             "confidently as examples of that class are on average (confident learning, Northcutt "
-            "et al. 2021). The margin is the probability of the label minus that of the prediction.</p>"
-            + suspects.candidates_sheet.html(tiles),
+            "et al. 2021). The margin is the probability of the label minus that of the "
+            "prediction.</p>" + suspects.candidates_sheet.html(tiles),
         ),
     ]
 
