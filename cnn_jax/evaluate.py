@@ -32,7 +32,6 @@ beside it. Published weights write files with --out and --csv only.
 import argparse
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ def main() -> int:
     from cnn_jax.runs import workdir
     from cnn_jax.runtime import compilation_cache, sharding
 
-    workdirs = [workdir.last_phase(path) for path in _listed(args.workdir)]
+    workdirs = [workdir.last_phase(path) for path in flags.listed(args.workdir)]
     settings = _settings(workdirs[0] if workdirs else None, others) if others else None
     sharding.start()
     sharding.check_devices()
@@ -111,7 +110,7 @@ def _run_thorough(
     from cnn_jax.runtime import sharding
 
     names = tuple(filter(None, (args.model or "").split(",")))
-    weights = tuple(_listed(args.weights))
+    weights = tuple(flags.listed(args.weights))
     networks = Networks(
         runs=tuple(workdirs),
         weights=weights or names,
@@ -252,16 +251,6 @@ _FLAGS = (
     *("--workdir", "--checkpoint", "--average", "--no-average", "--trust", "--confusion"),
     *("--split", "--batch_size", "--out", *(f"--{name}" for name in _THOROUGH)),
 )
-
-
-def _listed(given: Path | None) -> list[Path]:
-    """Returns the paths of a flag: those between commas, or one whose name has a comma."""
-    # Unlike Path.exists, lexists takes a list that is longer than a name may be.
-    if given is None or "," not in str(given) or os.path.lexists(given):
-        return [] if given is None else [given]
-    from cnn_jax.runtime import files
-
-    return [files.local(path, "path") for path in str(given).split(",") if path]
 
 
 def _settings(directory: Path | None, words: Sequence[str]) -> "Plan":

@@ -13,6 +13,9 @@ from cnn_jax.report.figures import Run
 from cnn_jax.report.page import Cell, Section
 from cnn_jax.runtime import files
 
+NAME = "comparison.html"
+"""The page in the first work directory."""
+
 _SPLITS = ("train", "validation", "test")
 _FIRST = ("top1", "top5", "loss")  # metrics whose columns come first
 _NOT_METRICS = (
@@ -28,20 +31,23 @@ _GRID = (
 )
 
 
-def write(directories: Sequence[Path], out: Path) -> Path:
-    """Writes the page that compares runs, and returns its path; an earlier page is replaced.
+def write(directories: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes the page that compares runs, and returns its path.
 
     Args:
       directories: the work directories, two or more. Damaged and unfinished runs are allowed.
-      out: the HTML file.
+      out: a new .html file, in place of `NAME` in the first work directory, which is replaced.
 
     Raises:
       UserError: there are fewer than two directories, one does not exist, no run can be read, or
-        the file cannot be written.
+        the file exists or cannot be written.
     """
+    if out is not None:
+        files.check_new(out, (".html",))
     text = make(directories)
-    files.write(out, text)
-    return out
+    path = out or directories[0] / NAME
+    files.write(path, text)
+    return path
 
 
 def make(directories: Sequence[Path]) -> str:

@@ -1,7 +1,9 @@
 """Flags that several commands share."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cnn_jax import errors
@@ -33,6 +35,21 @@ class StorePath(argparse.Action):
             setattr(namespace, self.dest, files.local(values, name))
         else:
             setattr(namespace, self.dest, [files.local(value, name) for value in values])
+
+
+def listed(given: Path | None) -> list[Path]:
+    """Returns the paths of a flag: those between commas, or one whose name has a comma.
+
+    Args:
+      given: the value of the flag; None if it is not given.
+
+    Raises:
+      UserError: a path is not local, or cannot exist.
+    """
+    # Unlike Path.exists, lexists takes a list that is longer than a name may be.
+    if given is None or "," not in str(given) or os.path.lexists(given):
+        return [] if given is None else [given]
+    return [files.local(path, "path") for path in str(given).split(",") if path]
 
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:

@@ -3,13 +3,14 @@
 import dataclasses
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cnn_jax import errors
-from cnn_jax.report import comparison, figures
+from cnn_jax.report import __main__, comparison, figures
 from cnn_jax.report.page import ABSENT
 from cnn_jax.runs import workdir
 from tests.report.browser import DESKTOP, PHONE, Browser
@@ -282,6 +283,25 @@ def test_all_pairs_of_few_runs_are_tested_and_many_with_the_first(tmp_path: Path
     assert table["B"] == list("123456")
 
 
+def test_the_command_compares_several_work_directories(
+    exit_status: Callable[..., int | str | None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    both = f"--workdir={a},{b}"
+    for _ in range(2):  # An earlier page is replaced.
+        assert exit_status(__main__.main, both) == 0
+        assert capsys.readouterr().out == f"{a / 'comparison.html'}\n"
+    out = tmp_path / "page.html"
+    assert exit_status(__main__.main, both, f"--out={out}") == 0
+    assert out.read_text() == (a / "comparison.html").read_text()
+    assert exit_status(__main__.main, both, f"--out={out}") == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert exit_status(__main__.main, both, "--split=test") == 1
+    assert "--split is for the report of one run" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     a = make(tmp_path / "a")
     with pytest.raises(errors.UserError, match="two work directories or more, got 1"):
@@ -294,7 +314,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         errors.UserError, match=r"no run can be compared: .* is not a work directory"
     ):
         comparison.make([tmp_path / "c", tmp_path / "d"])
-    with pytest.raises(errors.UserError, match="cannot be written"):
+    with pytest.raises(errors.UserError, match="the folder of --out"):
         comparison.write([a, a], tmp_path / "missing" / "page.html")
 
 
