@@ -226,7 +226,7 @@ def _safe(text: str) -> str:
 def _curves(runs: Mapping[str, Run]) -> str:
     """Returns the charts of all runs, over steps and, if they differ, over epochs."""
     lengths = [_steps_per_epoch(run) for run in runs.values() if run.files.rows]
-    known = [length for length in lengths if length]
+    known = [length for length in lengths if length > 0]
     differ = bool(known) and max(known) / min(known) > _SAME_EPOCHS
     parts = []
     for place in ("step", "epoch") if differ else ("step",):
@@ -302,8 +302,17 @@ def _config(settings: Plan) -> dict[str, Any]:
     """Returns the values of a config by path; those of phases as 'phases[1].epochs'."""
     values = plan.flatten(settings)
     for number, phase in enumerate(values.pop("phases"), start=1):
-        values |= figures.flat(phase, f"phases[{number}].")
+        values |= _flat(phase, f"phases[{number}].")
     return values
+
+
+def _flat(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the values of nested dictionaries by their path, such as 'optim.learning_rate'."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        path = f"{prefix}{name}"
+        found |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return found
 
 
 def _key(path: str) -> Cell:
@@ -328,27 +337,30 @@ def _value(value: Any) -> str:
 
 def _environments(runs: Mapping[str, Run]) -> str:
     """Returns the table of versions, hardware and commit of the last start of each run."""
-    keys = ("time", "commit", "versions", "hardware")
-    found = {
-        name: figures.flat({key: run.files.starts[-1].get(key) for key in keys})
-        for name, run in runs.items()
-        if run.files.starts
-    }
+    found = {name: _entries(run.files.starts[-1]) for name, run in runs.items() if run.files.starts}
     if not found:
         return ""
     paths = dict.fromkeys(path for entries in found.values() for path in entries)
     rows = [
-        [
-            path,
-            *(
-                errors.printable(found[name][path]) if found.get(name, {}).get(path) else None
-                for name in runs
-            ),
-        ]
+        [path, *(found.get(name, {}).get(path) for name in runs)]
         for path in paths
-        if len({str(entries.get(path)) for entries in found.values()}) > 1
+        if len({entries.get(path) for entries in found.values()}) > 1
     ]
     starts = ["starts", *(str(len(run.files.starts)) for run in runs.values())]
     note = "Equal entries are left out."
     table = page.table(["entry", *runs], [starts, *rows], sortable=False)
     return f'{table}<p class="note">{note}</p>'
+
+
+def _entries(start: Mapping[str, Any]) -> dict[str, str]:
+    """Returns time, commit, versions and hardware of a start by path, such as 'versions.jax'."""
+    found: dict[str, Any] = {}
+    for section in ("time", "commit", "versions", "hardware"):
+        part = start.get(section)
+        named = part if isinstance(part, Mapping) else {}
+        found |= {f"{section}.{name}": value for name, value in named.items()} or {section: part}
+    return {
+        errors.printable(path): errors.printable(value)
+        for path, value in found.items()
+        if isinstance(value, str | int | float)
+    }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ class Run:
             seconds += (row["step"] - before) * size / rate
             seconds += compiled if _is_number(compiled) else 0.0
             before = row["step"]
-        return seconds or None
+        return seconds if 0 < seconds < math.inf else None
 
 
 def read(directory: Path) -> Run:
@@ -186,12 +185,3 @@ def _has_phase(row: Row, sizes: list[int]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested dictionaries by their path, such as 'versions.jax'."""
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        path = f"{prefix}{name}"
-        found |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return found

@@ -36,18 +36,15 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
     return [
         {"run": str(path.relative_to(root)), **{key: config.get(key) for key in differing}, **row}
         for path, config in zip(found, configs, strict=True)
-        for row in rows(path, len(config["phases"]))
+        for row in _rows(path, len(config["phases"]))
     ]
 
 
-def rows(directory: Path, phases: int) -> list[logs.Row]:
+def _rows(directory: Path, phases: int) -> list[logs.Row]:
     """Returns the lines of a run; those of a run in phases also while a phase is running.
 
     Args:
       directory: the work directory of the run.
       phases: the number of its phases; 0 for none.
-
-    Raises:
-      UserError: a file cannot be read.
     """
     return logs.read_phases(directory, phases) or logs.read(directory)

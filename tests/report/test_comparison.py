@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,30 @@ def test_runs_of_an_older_version_are_compared(tmp_path: Path) -> None:
     assert table["steps"] == ["90", "24"]
     assert "mlp: end of training: the log ends at step 24" in page.texts["missing-parts"]
     assert "model.stage_sizes" in page.columns("config")["key"]
+
+
+def test_a_damaged_checkpoint_leaves_the_number_of_parameters_unknown(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(OLD / "mlp", run)
+    (run / "checkpoints" / "30" / "state" / "_METADATA").write_text("{", encoding="utf-8")
+    page = compared(run, OLD / "mlp")
+    assert page.columns("final-figures")["parameters"] == [ABSENT, "1,634"]
+    assert "run: parameters: checkpoint 30 in" in page.texts["missing-parts"]
+
+
+def test_damaged_logs_and_environments_do_not_stop_the_comparison(tmp_path: Path) -> None:
+    log = rows()
+    log[0] |= {"images_per_second": 1e-310, "phase": "first", "epoch": -1.0, "loss": 1e308}
+    start: dict[str, object] = {
+        "time": [],
+        "versions": {"jax": {"nested": 1}},
+        "hardware": "none",
+        "commit": None,
+    }
+    page = compared(make(tmp_path / "a", log=log, start=start), make(tmp_path / "b"))
+    assert page.columns("final-figures")["training time"] == [ABSENT, "35.0 s"]
+    table = page.columns("versions")
+    assert table["a"][table["entry"].index("hardware")] == "none"
 
 
 def test_names_of_directories_are_told_apart() -> None:
