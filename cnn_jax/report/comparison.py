@@ -105,7 +105,7 @@ def _figures(runs: Mapping[str, Run]) -> str:
     """Returns the table of the final figures."""
     values = {name: _figures_of(run) for name, run in runs.items()}
     columns = sorted(dict.fromkeys(name for each in values.values() for name in each), key=_rank)
-    rows = [[_name(name), *map(each.get, columns)] for name, each in values.items()]
+    rows = [[paired.name_cell(name), *map(each.get, columns)] for name, each in values.items()]
     note = (
         "Accuracies are fractions, losses are in nats. Figures of validation and test are those of "
         "the final parameters; those of train are means since the line before, with augmentation. "
@@ -117,11 +117,6 @@ def _figures(runs: Mapping[str, Run]) -> str:
     if averaged := [name for name, run in runs.items() if run.prefix]:
         note += f" Figures of {', '.join(averaged)} are those of averaged weights."
     return page.table(["run", *columns], rows) + f'<p class="note">{page.escape(note)}</p>'
-
-
-def _name(name: str) -> Cell:
-    """Returns the cell of a run, in one line."""
-    return Cell(f'<span style="white-space:nowrap">{page.escape(name)}</span>')
 
 
 def _figures_of(run: Run) -> dict[str, object]:

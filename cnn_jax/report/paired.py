@@ -55,6 +55,11 @@ def section(runs: Mapping[str, Run]) -> str:
     return "\n".join(parts)
 
 
+def name_cell(name: str) -> Cell:
+    """Returns the cell of a run, in one line."""
+    return Cell(f'<span style="white-space:nowrap">{page.escape(name)}</span>')
+
+
 def _results(run: Run) -> dict[str, Result]:
     """Returns the evaluations of a single network that have rows, by what they measured.
 
@@ -100,7 +105,11 @@ def _tested(results: Mapping[str, Result]) -> str:
             notes.append(f"{a} and {b}: {error}")
     table = ""
     if rows:
-        notes.insert(0, _meaning(len(rows)))
+        notes = [
+            _checkpoints({name: results[name] for name in loaded}),
+            _meaning(len(rows)),
+            *notes,
+        ]
         content, size = (
             next(iter(results.values())).content,
             len(next(iter(loaded.values())).labels),
@@ -128,12 +137,24 @@ def _row(a: str, b: str, rows: ExampleRows, others: ExampleRows, title: str) -> 
     low, high = compared["top1_difference_interval"]
     difference, p_value = compared["top1_difference"], compared["p_value"]
     return [
-        *(a, b, float(rows.right.mean()), float(others.right.mean())),
+        *(name_cell(a), name_cell(b)),
+        *(float(rows.right.mean()), float(others.right.mean())),
         Cell(f"{difference:+.4f}", difference),
         f"{low:+.4f} to {high:+.4f}",
         *(compared["only_this"], compared["only_earlier"]),
         Cell(f"{p_value:.3g}", p_value),
     ]
+
+
+def _checkpoints(results: Mapping[str, Result]) -> str:
+    """Returns the checkpoint of each evaluation; it need not be that of the final figures."""
+    steps = {name: result.content.get("checkpoint_steps") for name, result in results.items()}
+    words = (
+        f"{name} step {each[0]:,}"
+        for name, each in steps.items()
+        if isinstance(each, list) and len(each) == 1 and type(each[0]) is int
+    )
+    return f"Checkpoints: {', '.join(words) or 'unknown'}."
 
 
 def _meaning(tests: int) -> str:

@@ -264,6 +264,7 @@ def test_paired_test_matches_examples_by_name(tmp_path: Path) -> None:
     assert table["p"] == ["0.0312"]
     assert "python -m cnn_jax.evaluate" not in page.texts["paired-test"]
     assert "digits, test, 10 examples" in page.texts["paired-test"]
+    assert "Checkpoints: a step 1,500, b step 1,500." in page.texts["paired-test"]
 
 
 def test_without_outcomes_the_commands_that_store_them_are_shown(tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def write_outcomes(
         nll=np.full(count, 0.5),
     )
     path = directory / f"evaluation-{split}-scores-00000000-best.json"
-    content = {"models": [str(directory)], "data": "digits", "split": split, "examples": count}
+    about = {"data": "digits", "split": split, "examples": count, "checkpoint_steps": [1500]}
+    content = {"models": [str(directory)], **about}
     workdir.save(directory, path.name, content)
     example_rows.write(path.with_suffix(".npz"), columns)
     return path
