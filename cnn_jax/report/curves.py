@@ -16,6 +16,7 @@ _CHARTS = (
     ("gradient_norm", "Gradient norm", "norm", True),
     ("images_per_second", "Speed", "images per second", False),
 )
+_FIRST = ("loss", "top1", "top5")  # in the table of the last lines
 _PLACE = ("step", "epoch", "split", "phase")
 _OTHER = ("top5", "parameter_norm", "data_wait", "compile_seconds")
 _MOST_CHARTS = 8  # of further metrics
@@ -77,17 +78,13 @@ def _chart(
 def _last(rows: Sequence[logs.Row]) -> str:
     """Returns the table of the last line of each split."""
     found = {row["split"]: row for row in rows if row["split"] in _SPLITS}
-    names = dict.fromkeys(
-        name for split in _SPLITS for name in found.get(split, {}) if name not in _PLACE
-    )
-    lines = [
-        [split, found[split]["step"], *(found[split].get(name) for name in names)]
-        for split in _SPLITS
-        if split in found
-    ]
-    if not lines:
+    splits = [split for split in _SPLITS if split in found]
+    if not splits:
         return ""
-    return table(["split", "step", *names], lines, caption="Last line of each split in the log")
+    names = dict.fromkeys(name for split in splits for name in found[split] if name not in _PLACE)
+    order = sorted(names, key=lambda name: name.removeprefix("average/") not in _FIRST)
+    lines = [[name, *(found[split].get(name) for split in splits)] for name in ("step", *order)]
+    return table(["", *splits], lines, sortable=False, caption="Last line of each split in the log")
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-_SIGNIFICANT = 2.0  # standard errors, about a 95 % interval
+SIGNIFICANT = 2.0
+"""Standard errors of a clear gap: about a 95 % interval."""
 
 ADVICE: Mapping[str, str] = {
     "avoidable bias": "Train longer, with a higher learning rate or another optimizer; a larger "
@@ -68,7 +69,7 @@ class Gap:
     @property
     def is_clear(self) -> bool:
         """True if the difference exceeds two standard errors."""
-        return self.value is not None and self.value > _SIGNIFICANT * self.noise
+        return self.value is not None and self.value > SIGNIFICANT * self.noise
 
 
 _FORMULAS = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.report.page import Section, escape, table
+from cnn_jax.report.page import Cell, Section, escape, table
 
 MOST = 100
 """Classes in the matrix; of more, those with the most errors are shown."""
@@ -161,11 +161,15 @@ def _cell(count: int, total: int, is_right: bool) -> str:
     return f'<td{kind} style="--s:{strength:.2f}{dark}">{count}</td>'
 
 
+def _percent(count: int, total: int) -> Cell:
+    return Cell(f"{100 * count / total:.1f}", 100 * count / total)
+
+
 def _pairs(wrong: np.ndarray, totals: np.ndarray, class_names: Sequence[str]) -> str:
     """Returns the table of the most frequent confusions."""
     order = np.lexsort((wrong[:, 1], wrong[:, 0], -wrong[:, 2]))[:_MOST_PAIRS]
     rows = [
-        [class_names[label], class_names[other], count, 100 * count / int(totals[label])]
+        [class_names[label], class_names[other], count, _percent(count, int(totals[label]))]
         for label, other, count in wrong[order].tolist()
     ]
     if not rows:

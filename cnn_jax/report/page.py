@@ -20,6 +20,9 @@ ABSENT = "\N{EN DASH}"
 """Text of an absent value."""
 
 
+_LONG = 30  # letters of a cell that keeps a usual width on a phone
+
+
 class Section(NamedTuple):
     """Part of a page with a heading and an entry in the contents.
 
@@ -182,7 +185,9 @@ def _cell(value: object) -> tuple[str, bool | None]:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{escape(value)}</td>", False
+        text = str(value)
+        kind = ' class="long"' if len(text) > _LONG else ""
+        return f"<td{kind}>{escape(text)}</td>", False
     return f'<td class="number" data-value="{_exact(value)}">{number(value)}</td>', True
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnn_jax.report import charts
-from cnn_jax.report.gaps import Gap, Measurement
+from cnn_jax.report.gaps import SIGNIFICANT, Gap, Measurement
 from cnn_jax.report.page import Cell, Section, escape, number, table
 
 TITLES: Mapping[str, str] = {
@@ -23,6 +23,7 @@ TITLES: Mapping[str, str] = {
 """Names of the figures, by their key in the evaluation's JSON file."""
 
 _PERCENT = ("top1", "top5")
+_OF_CLASSES = ("precision", "recall", "f1")
 
 
 def figures(content: Mapping[str, Any]) -> str:
@@ -66,12 +67,12 @@ def classes(content: Mapping[str, Any]) -> Section | None:
     per_class = content.get("per_class")
     if per_class:
         rows = [
-            [name, *(entry.get(key) for key in ("precision", "recall", "f1")), entry["examples"]]
+            [name, *(_share(entry.get(key)) for key in _OF_CLASSES), entry["examples"]]
             for name, entry in per_class.items()
         ]
         headers = ["class", "precision", "recall", "F1", "examples"]
     elif content.get("per_class_accuracy"):
-        rows = [[name, value] for name, value in content["per_class_accuracy"].items()]
+        rows = [[name, _share(value)] for name, value in content["per_class_accuracy"].items()]
         headers = ["class", "recall (accuracy)"]
     else:
         return None
@@ -94,7 +95,7 @@ def calibration(content: Mapping[str, Any]) -> Section | None:
         ["Brier score", content.get("brier"), found["calibrated_brier"]],
     ]
     limit = " (a limit: the fit found no minimum)" if found.get("is_limit") else ""
-    kind = "too sure" if temperature > 1 else "too unsure"
+    kind = "overconfident" if temperature > 1 else "underconfident"
     words = (
         f"The temperature is <b data-key='temperature' data-value='{temperature!r}'>"
         f"{number(temperature)}</b>{limit}, fitted on {found['fit_examples']:,} examples of "
@@ -168,7 +169,13 @@ def gap_table(measured: Mapping[str, Measurement], gaps: Sequence[Gap]) -> Secti
 def _verdict(gap: Gap) -> str:
     if gap.value is None:
         return "an error is unknown"
-    return "clear" if gap.is_clear else "within noise"
+    if gap.is_clear:
+        return "clear"
+    return "none" if gap.value < -SIGNIFICANT * gap.noise else "within noise"
+
+
+def _share(value: float | None) -> Cell | None:
+    return None if value is None else Cell(f"{value:.4f}", value)
 
 
 def _percent(value: float) -> Cell:

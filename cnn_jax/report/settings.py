@@ -1,11 +1,12 @@
 """The config of a run, its environment, and how to repeat it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cnn_jax import plan
-from cnn_jax.plan import Plan
+from cnn_jax.plan import GIVEN, Plan
 from cnn_jax.report.page import Section, escape, table
 from cnn_jax.runs import logs, workdir
 
@@ -50,8 +51,7 @@ def reproduction(
     directory: Path,
     starts: Sequence[Mapping[str, Any]],
     rows: Sequence[logs.Row],
-    *,
-    has_config: bool,
+    settings: Plan | None,
 ) -> Section:
     """Returns the section with the command, the versions and the hardware of the run.
 
@@ -59,16 +59,17 @@ def reproduction(
       directory: the work directory.
       starts: the entries of environment.json, oldest first.
       rows: the lines of the log; the last digest of the parameters is shown.
-      has_config: True if config.json can be read.
+      settings: the config of the run, or None.
     """
     parts = []
     if starts:
         first = starts[0]
-        command = f"cd {first.get('directory', '?')}\n{first.get('command', '?')}"
+        place = shlex.quote(str(first.get("directory", "?")))
+        command = f"cd {place}\n{first.get('command', '?')}"
         parts.append(f"<pre><code>{escape(command)}</code></pre>")
         if commit := first.get("commit"):
             parts.append(f"<p>Commit of this directory: <code>{escape(commit)}</code></p>")
-    if has_config:
+    if settings is not None:
         path = str(directory / workdir.CONFIG)
         text = (
             f"from pathlib import Path\nfrom cnn_jax import plan, train\n"
@@ -76,6 +77,10 @@ def reproduction(
         )
         parts.append("<p>In Python, from the stored config, with this version:</p>")
         parts.append(f"<pre><code>{escape(text)}</code></pre>")
+        if objects := [key for key, value in plan.flatten(settings).items() if value == GIVEN]:
+            parts.append(
+                f"<p>The objects of {escape(', '.join(objects))} have to be passed again.</p>"
+            )
     digests = [row["params_sha256"] for row in rows if row.get("params_sha256")]
     if digests:
         parts.append(

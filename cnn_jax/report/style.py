@@ -43,6 +43,7 @@ caption { text-align: left; padding: 0 0 .5rem; }
 th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 td { max-width: 34rem; overflow-wrap: break-word; }
+td.long { min-width: 15rem; }
 thead th { position: sticky; top: 0; background: var(--paper); white-space: nowrap; z-index: 1; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
@@ -66,7 +67,7 @@ figure { margin: 0; min-width: 0; }
 .figures dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
 .figures small { display: block; font-size: .75rem; color: var(--muted); }
 .sheet { display: grid; gap: 1rem .75rem; padding: 0; list-style: none;
-  grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); }
 .sheet img { width: 49%; image-rendering: auto; background: var(--panel); vertical-align: top; }
 .sheet figcaption { font-size: .8125rem; line-height: 1.35; margin-top: .25rem; }
 .sheet b { color: var(--ink); font-weight: 600; }

@@ -283,9 +283,7 @@ def _page(
     if found.settings is not None:
         sections.append(settings.config(found.settings))
     sections.append(
-        settings.reproduction(
-            found.directory, found.starts, found.rows, has_config=found.settings is not None
-        )
+        settings.reproduction(found.directory, found.starts, found.rows, found.settings)
     )
     name = found.settings.model.name if found.settings is not None else ""
     title = f"{name}, {found.directory.name}" if name else found.directory.name
