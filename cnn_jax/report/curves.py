@@ -19,6 +19,7 @@ _CHARTS = (
 _FIRST = ("loss", "top1", "top5")  # in the table of the last lines
 _PLACE = ("step", "epoch", "split", "phase")
 _OTHER = ("top5", "parameter_norm", "data_wait", "compile_seconds")
+_MOST_LINES = 60  # of the table of the last lines
 _MOST_CHARTS = 8  # of further metrics
 
 
@@ -83,7 +84,10 @@ def _last(rows: Sequence[logs.Row]) -> str:
         return ""
     names = dict.fromkeys(name for split in splits for name in found[split] if name not in _PLACE)
     order = sorted(names, key=lambda name: name.removeprefix("average/") not in _FIRST)
-    lines = [[name, *(found[split].get(name) for split in splits)] for name in ("step", *order)]
+    lines = [
+        [name, *(found[split].get(name) for split in splits)]
+        for name in ("step", *order[:_MOST_LINES])
+    ]
     return table(["", *splits], lines, sortable=False, caption="Last line of each split in the log")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.report.page import Cell, Section, escape, table
+from cnn_jax.report.page import Cell, Section, escape, short, table
 
 MOST = 100
 """Classes in the matrix; of more, those with the most errors are shown."""
@@ -125,7 +125,7 @@ def _matrix(
     class_names: Sequence[str],
 ) -> str:
     """Returns the matrix with its controls; true classes in rows."""
-    names = [escape(class_names[index]) for index in shown]
+    names = [escape(short(class_names[index])) for index in shown]
     head = "".join(f'<th scope="col"><span>{name}</span></th>' for name in names)
     lines = []
     for place, index in enumerate(shown.tolist()):
@@ -169,7 +169,10 @@ def _pairs(wrong: np.ndarray, totals: np.ndarray, class_names: Sequence[str]) ->
     """Returns the table of the most frequent confusions."""
     order = np.lexsort((wrong[:, 1], wrong[:, 0], -wrong[:, 2]))[:_MOST_PAIRS]
     rows = [
-        [class_names[label], class_names[other], count, _percent(count, int(totals[label]))]
+        [
+            *(short(class_names[label]), short(class_names[other])),
+            *(count, _percent(count, int(totals[label]))),
+        ]
         for label, other, count in wrong[order].tolist()
     ]
     if not rows:

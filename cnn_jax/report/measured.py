@@ -84,8 +84,9 @@ class Outcome:
     @property
     def step(self) -> int:
         """The step of the checkpoint; -1 if it is unknown."""
-        steps = self.content.get("checkpoint_steps") or [self.content.get("checkpoint_step", -1)]
-        return int(steps[0])
+        steps = self.content.get("checkpoint_steps") or self.content.get("checkpoint_step")
+        step = steps[0] if isinstance(steps, list) else steps
+        return step if type(step) is int else -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,9 +172,9 @@ def _is_of(path: Path, content: Mapping[str, Any], split: str) -> bool:
         return False
     # Results of `of_run` name their split only in the name of the file.
     usual = path.name.startswith(f"evaluation-{split}-") and "per_class_accuracy" in content
-    return isinstance(content.get("top1"), float) and content.get("split", "") in (
-        (split, "") if usual else (split,)
-    )
+    top1 = content.get("top1")
+    is_share = isinstance(top1, float) and 0 <= top1 <= 1
+    return is_share and content.get("split", "") in ((split, "") if usual else (split,))
 
 
 def _has_weights(found: Stored, content: Mapping[str, Any], wanted: Wanted) -> bool:
@@ -183,7 +184,7 @@ def _has_weights(found: Stored, content: Mapping[str, Any], wanted: Wanted) -> b
         return True
     title = averaged.title(settings, averaged.choose(settings, wanted.average, str(found.last)))
     given = content.get("weights") or ""
-    return title == (given[0] if isinstance(given, list) else given)
+    return title == (given[0] if isinstance(given, list) and given else given)
 
 
 def _rows(path: Path) -> ExampleRows | None:
@@ -261,7 +262,8 @@ def errors_of(
 
 
 def _of_content(content: Mapping[str, Any], origin: str) -> Measurement:
-    return Measurement(1 - content["top1"], int(content.get("examples", 0)), origin)
+    examples = content.get("examples")
+    return Measurement(1 - content["top1"], examples if type(examples) is int else 0, origin)
 
 
 def _of_results(found: Stored, wanted: Wanted, outcome: Outcome, split: str) -> Measurement | None:
@@ -317,5 +319,6 @@ def _of_sample(found: Stored, network: Network, split: str) -> Measurement | Non
         places = np.asarray(selected.indices)[np.sort(drawn)]
         selected = Selected(selected.examples, places)
     result = of_predictor.evaluate(network.predictor, network.chosen(selected), Chosen.SPLIT)
-    words = f"{len(selected):,} of {whole:,} examples, without augmentation"
+    part = f"{len(selected):,} of {whole:,}" if len(selected) < whole else f"{whole:,}"
+    words = f"{part} examples, without augmentation"
     return Measurement(1 - result.values["top1"], len(selected), words)

@@ -54,6 +54,12 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
+def short(text: object, most: int = 80) -> str:
+    """Returns a text of at most `most` letters; a longer one is cut."""
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def page(
     title: str,
     sections: Sequence[Section],

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnn_jax.report import charts
 from cnn_jax.report.gaps import SIGNIFICANT, Gap, Measurement
-from cnn_jax.report.page import Cell, Section, escape, number, table
+from cnn_jax.report.page import Cell, Section, escape, number, short, table
 
 TITLES: Mapping[str, str] = {
     "top1": "top-1 accuracy",
@@ -21,6 +21,9 @@ TITLES: Mapping[str, str] = {
     "examples": "examples",
 }
 """Names of the figures, by their key in the evaluation's JSON file."""
+
+MOST_CLASSES = 1000
+"""Classes in the table; of more, the worst ones are shown."""
 
 _PERCENT = ("top1", "top5")
 _OF_CLASSES = ("precision", "recall", "f1")
@@ -66,17 +69,32 @@ def classes(content: Mapping[str, Any]) -> Section | None:
     """
     per_class = content.get("per_class")
     if per_class:
+        worst = sorted(per_class.items(), key=lambda item: _rank(item[1].get("f1")))[:MOST_CLASSES]
+        kept = {name for name, _ in worst}
         rows = [
-            [name, *(_share(entry.get(key)) for key in _OF_CLASSES), entry["examples"]]
+            [short(name), *(_share(entry.get(key)) for key in _OF_CLASSES), entry["examples"]]
             for name, entry in per_class.items()
+            if name in kept
         ]
         headers = ["class", "precision", "recall", "F1", "examples"]
     elif content.get("per_class_accuracy"):
-        rows = [[name, _share(value)] for name, value in content["per_class_accuracy"].items()]
+        per_class = content["per_class_accuracy"]
+        worst = sorted(per_class.items(), key=lambda item: _rank(item[1]))[:MOST_CLASSES]
+        rows = [[short(name), _share(value)] for name, value in worst]
         headers = ["class", "recall (accuracy)"]
     else:
         return None
-    return Section("Classes", table(headers, rows))
+    note = ""
+    if len(per_class) > len(rows):
+        note = (
+            f'<p class="note">The {len(rows):,} worst classes of {len(per_class):,} are shown; '
+            "the evaluation's JSON file has all.</p>"
+        )
+    return Section("Classes", note + table(headers, rows))
+
+
+def _rank(value: float | None) -> float:
+    return 2.0 if value is None else value
 
 
 def calibration(content: Mapping[str, Any]) -> Section | None:

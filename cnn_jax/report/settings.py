@@ -7,10 +7,11 @@ from typing import Any
 
 from cnn_jax import plan
 from cnn_jax.plan import GIVEN, Plan
-from cnn_jax.report.page import Section, escape, table
+from cnn_jax.report.page import Section, escape, short, table
 from cnn_jax.runs import logs, workdir
 
 _LONGEST = 400  # letters of a value
+_MOST_ROWS = 100  # of versions and hardware
 
 
 def config(settings: Plan) -> Section:
@@ -43,8 +44,7 @@ def _default(path: str, default: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) and value else repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return short(value if isinstance(value, str) and value else repr(value), _LONGEST)
 
 
 def reproduction(
@@ -107,7 +107,7 @@ def _environment(starts: Sequence[Mapping[str, Any]]) -> str:
     for section, name in names:
         values = [_text(_part(start, section).get(name)) for start in shown]
         rows.append([f"{section}: {name}" if section != "versions" else name, *values])
-    return table(headers, rows, sortable=False, caption="Versions and hardware")
+    return table(headers, rows[:_MOST_ROWS], sortable=False, caption="Versions and hardware")
 
 
 def _part(start: Mapping[str, Any], section: str) -> Mapping[str, Any]:
@@ -116,4 +116,4 @@ def _part(start: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else short(value, _LONGEST)

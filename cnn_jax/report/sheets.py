@@ -11,7 +11,7 @@ from PIL import Image
 from cnn_jax import errors, inspect
 from cnn_jax.evaluators.example_rows import ExampleRows
 from cnn_jax.report.measured import Network
-from cnn_jax.report.page import escape
+from cnn_jax.report.page import escape, short
 
 MOST = 24
 """Pictures on a sheet."""
@@ -138,8 +138,9 @@ def _inputs(
 
 
 def _caption(rows: ExampleRows, index: int, further: str) -> str:
-    name, label = rows.names[index], rows.class_names[rows.labels[index]]
-    predicted = rows.class_names[rows.predicted[index]]
+    name = short(rows.names[index], 200)
+    label = short(rows.class_names[rows.labels[index]])
+    predicted = short(rows.class_names[rows.predicted[index]])
     lines = [
         f"label <b>{escape(label)}</b>",
         f"predicted <b>{escape(predicted)}</b> {rows.confidence[index]:.1%}",

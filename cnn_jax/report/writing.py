@@ -28,6 +28,8 @@ from cnn_jax.runtime import files
 MAX_BYTES = 3_000_000
 """Size of a report; pictures of the contact sheets are left out beyond it."""
 
+_DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+
 NAME = "report.html"
 """The report in the work directory."""
 
@@ -133,10 +135,13 @@ def make(
     found_errors = measured.errors_of(found, wanted, outcome, network, known)
     gap_rows = gaps.make(found_errors)
     suspects = _suspects(wanted, outcome, network)
+    before, after = _sections(found, outcome, found_errors, gap_rows, missing)
     content = _content(found, wanted, outcome, found_errors, gap_rows, suspects, missing)
+    overview = _overview(found, wanted, outcome, content)
 
     def assemble(tiles: int) -> str:
-        return _page(found, wanted, outcome, content, found_errors, gap_rows, suspects, tiles)
+        sections = [overview, *before, *_pictures(suspects, tiles), *after]
+        return _page(found, content, sections)
 
     return Report(directory / NAME, content, _fitting(assemble))
 
@@ -261,38 +266,51 @@ def _fitting(assemble: Callable[[int], str]) -> str:
     return html
 
 
-def _page(
+def _sections(
     found: Stored,
-    wanted: Wanted,
     outcome: Outcome | None,
-    content: Mapping[str, Any],
     found_errors: Mapping[str, Measurement],
     gap_rows: Sequence[Gap],
-    suspects: _Suspects | None,
-    tiles: int,
-) -> str:
-    sections: list[Section | None] = [
-        _overview(wanted, outcome, content),
-        curves.section(found.rows) if found.rows else None,
-    ]
-    if outcome is not None:
-        if found_errors:
-            sections.append(scores.gap_table(found_errors, gap_rows))
-        sections += [_confusion(outcome), scores.classes(outcome.content)]
-        sections += [*_pictures(suspects, tiles), scores.calibration(outcome.content)]
+    missing: list[Missing],
+) -> tuple[list[Section], list[Section]]:
+    """Returns the sections before and after the pictures.
+
+    Those of an evaluation whose file has unexpected content are added to `missing`.
+    """
+
+    def of_result(part: str, make: Callable[[Outcome], Section | None]) -> list[Section]:
+        if outcome is None:
+            return []
+        try:
+            section = make(outcome)
+        except _DAMAGED as error:
+            place = outcome.path.name if outcome.path else "the evaluation"
+            missing.append(Missing(part, f"{place} is damaged: {type(error).__name__}: {error}"))
+            return []
+        return [] if section is None else [section]
+
+    before = [curves.section(found.rows)] if found.rows else []
+    if found_errors:
+        before.append(scores.gap_table(found_errors, gap_rows))
+    before += of_result("confusion matrix", _confusion)
+    before += of_result("classes", lambda outcome: scores.classes(outcome.content))
+    after = of_result("calibration", lambda outcome: scores.calibration(outcome.content))
     if found.settings is not None:
-        sections.append(settings.config(found.settings))
-    sections.append(
-        settings.reproduction(found.directory, found.starts, found.rows, found.settings)
-    )
+        after.append(settings.config(found.settings))
+    after.append(settings.reproduction(found.directory, found.starts, found.rows, found.settings))
+    return before, after
+
+
+def _page(found: Stored, content: Mapping[str, Any], sections: Sequence[Section]) -> str:
     name = found.settings.model.name if found.settings is not None else ""
     title = f"{name}, {found.directory.name}" if name else found.directory.name
     subtitle = f"{found.directory}; cnn_jax {cnn_jax.__version__}, {content['time']}"
-    kept = [section for section in sections if section is not None]
-    return page(title, kept, subtitle=subtitle, scripts=[matrix.SCRIPT])
+    return page(title, sections, subtitle=subtitle, scripts=[matrix.SCRIPT])
 
 
-def _overview(wanted: Wanted, outcome: Outcome | None, content: Mapping[str, Any]) -> Section:
+def _overview(
+    found: Stored, wanted: Wanted, outcome: Outcome | None, content: Mapping[str, Any]
+) -> Section:
     parts = []
     if content["missing"]:
         lines = "".join(
@@ -305,9 +323,10 @@ def _overview(wanted: Wanted, outcome: Outcome | None, content: Mapping[str, Any
         return Section("Figures", "".join(parts))
     about = outcome.content
     weights = about.get("weights")
+    phase = f" of {found.last.name}" if found.last != found.directory else ""
     words = [
         f"split {wanted.split}",
-        f"checkpoint of step {outcome.step:,}",
+        f"checkpoint of step {outcome.step:,}{phase}",
         *([f"weights: {weights[0] if isinstance(weights, list) else weights}"] if weights else []),
         *([f"data set {about['data']}"] if about.get("data") else []),
     ]
