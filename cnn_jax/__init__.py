@@ -8,7 +8,7 @@ __version__ = "0.2.0"
 _PUBLIC = (
     *("config_files", "contracts", "data", "doctor", "errors", "evaluators", "export", "features"),
     *("losses", "metrics", "models", "objectives", "ops", "optim", "plan", "predictor"),
-    *("pretrained", "runs", "train"),
+    *("pretrained", "report", "runs", "train"),
 )
 
 

@@ -43,6 +43,8 @@ ROOMS: dict[str, str] = {
     " ops.native.library ops.primitive predictor pretrained runs runtime unread",
     "inspect": "config_files errors plan contracts losses models data objectives predictor runs"
     " runtime train",
+    "report": "errors limits plan contracts data evaluators inspect objectives predictor runs"
+    " runtime",
     "commands": "",
     "config_files": "errors limits plan runtime schema",
     "main": "config_files errors plan runs runtime train",
@@ -56,7 +58,7 @@ ROOMS: dict[str, str] = {
 COMMANDS = (
     *("main", "evaluate", "predict", "summary"),
     *("benchmark.__main__", "data.pack.__main__", "data.show.__main__", "doctor.__main__"),
-    *("export.__main__", "features.__main__", "inspect.__main__"),
+    *("export.__main__", "features.__main__", "inspect.__main__", "report.__main__"),
 )
 # Commands inside rooms, with what they import beyond their room: no module imports a command.
 BEYOND: dict[str, str] = {"data.show.__main__": "train.start"}
@@ -89,6 +91,7 @@ OWNERS: dict[str, set[str]] = {
         "main",
         "predict",
         "predictor.from_flags",
+        "report.__main__",
         "runtime.flags",
         "summary",
     },

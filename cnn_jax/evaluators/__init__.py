@@ -4,6 +4,7 @@
 - `calibration.py`: the evaluator of calibration, and temperature scaling
 - `scores.py`, `intervals.py`: scores in float64 from logits and labels, bootstrap, McNemar's test
 - `right_answers.py`: labels from files, for ReaL and for subsets of the classes
+- `label_errors.py`: likely label errors by confident learning
 - `user_metrics.py`: evaluators of a user's metrics, `(outputs, batch) -> {name: [B]}`
 - `whole_split.py`: `prepare`, which runs an evaluator over a whole split
 - `of_predictor.py`: `evaluate`, for a predictor and any source

@@ -80,7 +80,7 @@ input[type=range] { accent-color: var(--accent); width: 9rem; }
 .confusion td { width: var(--cell); min-width: var(--cell); max-width: var(--cell);
   height: var(--cell); padding: 0; border: 0; box-shadow: inset 0 0 0 .5px var(--line);
   text-align: center; vertical-align: middle; overflow: hidden; cursor: default;
-  font-size: min(.8125rem, calc(var(--cell) * .36)); font-variant-numeric: tabular-nums;
+  font-size: min(.8125rem, calc(var(--cell) * .4)); font-variant-numeric: tabular-nums;
   background: rgba(var(--heat-bad), var(--s, 0)); }
 .confusion td.right { background: rgba(var(--heat), var(--s, 0)); }
 .confusion th { font-weight: 400; font-size: .75rem; padding: .1rem .4rem; border: 0;

@@ -354,12 +354,12 @@ def _pictures(suspects: _Suspects | None, tiles: int) -> list[Section]:
     return [
         Section(
             "Most confident errors",
-            _count(len(suspects.wrong), tiles, "wrong predictions", "the most confident ones")
+            _count(len(suspects.wrong), tiles, "wrong predictions", "most confident ones")
             + suspects.wrong_sheet.html(tiles),
         ),
         Section(
             "Likely label errors",
-            _count(candidates, tiles, "candidates", "the smallest margins")
+            _count(candidates, tiles, "candidates", "most likely ones")
             + "<p>A candidate is predicted as another class than its label, at least as "
             "confidently as examples of that class are on average (confident learning, Northcutt "
             "et al. 2021). The margin is the probability of the label minus that of the "
@@ -372,5 +372,5 @@ def _count(total: int, tiles: int, what: str, order: str) -> str:
     shown = min(total, tiles, sheets.MOST)
     cut = "" if tiles >= sheets.MOST else ", so that the page stays below 3 MB"
     if shown == total:
-        return f"<p>{total:,} {what}, {order} first.</p>"
-    return f"<p>{total:,} {what}; {order} are shown, {shown:,}{cut}.</p>"
+        return f"<p>{total:,} {what}, the {order} first.</p>"
+    return f"<p>{total:,} {what}; the {shown:,} {order} are shown{cut}.</p>"

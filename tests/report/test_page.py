@@ -65,7 +65,7 @@ def test_a_script_that_would_end_early_is_refused() -> None:
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-_ROWS = [["b10", 2.0, 1], ["b9", None, 2], ["a", 10.0, 3], [HOSTILE, -1.0, 4]]
+_ROWS: list[list[object]] = [["b10", 2.0, 1], ["b9", None, 2], ["a", 10.0, 3], [HOSTILE, -1.0, 4]]
 
 
 def column(browser: Browser, place: int) -> list[str]:

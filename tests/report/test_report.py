@@ -13,6 +13,8 @@ import pytest
 from cnn_jax import errors, report
 from cnn_jax.evaluators import example_rows, label_errors, thorough
 from cnn_jax.evaluators.example_rows import ExampleRows
+from cnn_jax.evaluators.networks import Networks
+from cnn_jax.evaluators.request import Request
 from cnn_jax.report import __main__, measured, writing
 from cnn_jax.runs import workdir
 from tests import figures
@@ -112,8 +114,8 @@ def test_the_figures_of_the_page_are_those_of_the_json_files(run: Path) -> None:
 def test_errors_of_training_and_validation_are_those_of_evaluations(run: Path) -> None:
     found = json.loads((run / "report.json").read_text())["errors"]
     for name, split in (("training", "train"), ("validation", "validation")):
-        request = thorough.Request(split=split, out=run / f"{split}.json")
-        content = thorough.run(thorough.Networks(runs=(run,)), request).content
+        request = Request(split=split, out=run / f"{split}.json")
+        content = thorough.run(Networks(runs=(run,)), request).content
         assert found[name]["error"] == pytest.approx(1 - content["top1"], abs=1e-9)
 
 
@@ -271,7 +273,7 @@ def test_a_run_that_was_killed_has_its_curves_and_its_progress(tmp_path: Path) -
     assert "There is no evaluation on test." in page.texts["figures"]
     assert {"curves", "config", "reproduction"} <= page.texts.keys()
     assert "AMD EPYC" in page.texts["reproduction"]
-    assert work_directories.START["command"] in page.texts["reproduction"]
+    assert str(work_directories.START["command"]) in page.texts["reproduction"]
 
 
 def test_the_logs_of_phases_are_joined(tmp_path: Path) -> None:
