@@ -47,13 +47,24 @@ def main() -> int:
     )
     sharding.start()
     sharding.check_devices()
-    compilation_cache.use_cache()
+    if _may_cache(args.workdir):
+        compilation_cache.use_cache()
     tell = _show if sys.stderr.isatty() else None
     found = report.write(args.workdir, wanted, out=args.out, tell=tell)
     for gap in found.missing:
         print(errors.printable(f"missing: {gap['part']}: {gap['reason']}"), file=sys.stderr)
     print(errors.printable(str(found.path)))
     return 0
+
+
+def _may_cache(directory: Path) -> bool:
+    """Returns True if the config of a run allows the compilation cache; False if it is damaged."""
+    from cnn_jax.runs import workdir
+
+    try:
+        return workdir.load_plan(workdir.last_phase(directory)).compilation_cache
+    except errors.UserError:
+        return False
 
 
 def _compare(workdirs: Sequence[Path], args: argparse.Namespace) -> int:

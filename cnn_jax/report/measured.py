@@ -37,7 +37,7 @@ _OTHER = ("views", "soup", "subset", "left_out", "overridden", "corruptions")
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is reported.
+    """Request of a report.
 
     Attributes:
       split: the split.

@@ -7,6 +7,7 @@ report.write("runs/lenet", report.Wanted(human_error=0.002)).path
 import dataclasses
 import datetime as dt
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from cnn_jax.report.measured import Network, Outcome, Wanted
 from cnn_jax.report.page import Section, escape, page
 from cnn_jax.report.sheets import Sheet
 from cnn_jax.report.stored import Missing, Stored
-from cnn_jax.runtime import files
+from cnn_jax.runtime import files, sharding
 
 MAX_BYTES = 3_000_000
 """Size of a report; pictures of the contact sheets are left out beyond it."""
 
+_OF_TRAINING = (
+    '<p class="warning">The network was trained on these examples and has learned their labels, '
+    "errors included: most errors are not found.</p>"
+)
 _DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 NAME = "report.html"
@@ -85,12 +90,16 @@ def write(
         path = files.local(out, "out")
         files.check_new(path, (".html",))
         files.check_new(path.with_suffix(".json"), (".json",))
+    elif directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
+        raise errors.UserError(
+            f"{directory} cannot be written; give a new file elsewhere, such as --out=report.html"
+        )
     _check(wanted)
     made = make(directory, wanted, tell=tell, earlier=(directory / NAME).with_suffix(".json"))
     made = dataclasses.replace(made, path=path)
-    files.write(path, made.html.encode("utf-8", "backslashreplace"))
-    text = json.dumps(made.content, indent=2) + "\n"
-    files.write(path.with_suffix(".json"), text)
+    if sharding.is_primary():
+        files.write(path, made.html.encode("utf-8", "backslashreplace"))
+        files.write(path.with_suffix(".json"), json.dumps(made.content, indent=2) + "\n")
     return made
 
 
@@ -140,7 +149,7 @@ def make(
     overview = _overview(found, wanted, outcome, content)
 
     def assemble(tiles: int) -> str:
-        sections = [overview, *before, *_pictures(suspects, tiles), *after]
+        sections = [overview, *before, *_pictures(wanted, suspects, tiles), *after]
         return _page(found, content, sections)
 
     return Report(directory / NAME, content, _fitting(assemble))
@@ -347,7 +356,7 @@ def _confusion(outcome: Outcome) -> Section | None:
     return matrix.section(matrix.pairs_of_matrix(confusion), names)
 
 
-def _pictures(suspects: _Suspects | None, tiles: int) -> list[Section]:
+def _pictures(wanted: Wanted, suspects: _Suspects | None, tiles: int) -> list[Section]:
     if suspects is None:
         return []
     candidates = len(suspects.candidates.indices)
@@ -363,7 +372,9 @@ def _pictures(suspects: _Suspects | None, tiles: int) -> list[Section]:
             + "<p>A candidate is predicted as another class than its label, at least as "
             "confidently as examples of that class are on average (confident learning, Northcutt "
             "et al. 2021). The margin is the probability of the label minus that of the "
-            "prediction.</p>" + suspects.candidates_sheet.html(tiles),
+            "prediction.</p>"
+            + (_OF_TRAINING if wanted.split.startswith("train") else "")
+            + suspects.candidates_sheet.html(tiles),
         ),
     ]
 

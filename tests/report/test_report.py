@@ -148,6 +148,19 @@ def test_the_page_has_pictures_with_grad_cam_curves_and_config(run: Path) -> Non
     assert "environment.json" in page.texts["figures"]  # The old version wrote none.
 
 
+def test_a_network_without_stages_and_a_run_without_validation(tmp_path: Path) -> None:
+    directory = shutil.copytree(STORED / "mlp", tmp_path / "mlp")
+    page = Page(report.write(directory).html)
+    assert (
+        "There is no Grad-CAM: the network records no endpoint"
+        in page.texts["most-confident-errors"]
+    )
+    assert "calibration" not in page.texts
+    gaps = page.columns("gaps", 1)
+    assert gaps["verdict"] == ["clear", "an error is unknown", "an error is unknown"]
+    assert page.columns("gaps")["error"] == ["training", "test"]
+
+
 def test_a_second_report_computes_nothing_again(run: Path, tmp_path: Path) -> None:
     directory = copy(run, tmp_path)
     before = json.loads((directory / "report.json").read_text())
