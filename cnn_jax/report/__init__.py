@@ -3,7 +3,7 @@
     from cnn_jax import report
     report.write("runs/lenet").path  # runs/lenet/report.html
 
-- `writing.py`: the report of a run
+- `writing.py`: the report of a run; `comparison.py`, `figures.py`, `paired.py`: that of several
 - `stored.py`: the files of a work directory; `measured.py`: its evaluation, stored or new
 - `curves.py`, `scores.py`, `matrix.py`, `sheets.py`, `settings.py`: the sections
 - `gaps.py`: avoidable bias, variance and mismatch
