@@ -25,7 +25,7 @@ from cnn_jax.evaluators.networks import Networks
 from cnn_jax.evaluators.request import Request
 
 RATES: Mapping[str, tuple[float, ...]] = {
-    "fine-tuned": (0.003, 0.01, 0.03),
+    "fine-tuned": (0.001, 0.003, 0.01),
     "scratch": (0.02, 0.06, 0.2),
 }
 CS = (0.1, 1.0, 10.0)
