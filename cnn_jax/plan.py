@@ -104,8 +104,8 @@ def read(given: ConfigDict | Mapping[str, Any] | Plan) -> Plan:
         such as 'optim.learning_rate' beside its sections; they replace the values in the sections.
 
     Raises:
-      UserError: keys that do not exist, values of another type or out of range; one message lists
-        all of them.
+      UserError: keys that do not exist, values of another type or out of range. One message lists
+        up to 20 of them; mistakes in `phases` come after all others are corrected.
     """
     if isinstance(given, Plan):
         given = to_dict(given)
@@ -287,7 +287,8 @@ def differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
 def material_differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """Returns the differences, as above, that can change the parameters at the end of training.
 
-    Those of phases are compared key by key: 'phases, entry 2: optim.learning_rate'.
+    If both have as many phases, these are compared key by key, such as 'phases, entry 2:
+    optim.learning_rate'.
 
     Raises:
       UserError: `phases` has a value that is not allowed.

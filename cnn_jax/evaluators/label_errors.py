@@ -1,7 +1,7 @@
 """Likely label errors by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
-An example is a candidate if the network predicts another class than the label, and at least with
-the confidence that it has, on average, in the examples that are labelled with that class (section
+An example with the label A is a candidate if the network predicts another class, B, and if its
+probability of B is at least the mean probability of B over all examples with the label B (section
 3.1: the threshold of the confident joint). Candidates are ranked by the normalised margin (section
 3.2). As in cleanlab's `filter_by="confident_learning"`, an example whose most probable class is its
 label is no candidate. Unlike there, only the most probable class is compared with its threshold, so

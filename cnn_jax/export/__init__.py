@@ -70,7 +70,7 @@ def to_jax(
       platforms: those that the program runs on.
 
     Raises:
-      UserError: see `check_out` and `stablehlo.serialize`.
+      UserError: see `check_out`, `traced.of_predictor` and `stablehlo.serialize`.
     """
     target = files.local(path, "path")
     check_out(target, "jax")
@@ -92,7 +92,7 @@ def to_onnx(network: Predictor, path: str | os.PathLike[str], *, pixels: str = "
       pixels: see `to_jax`.
 
     Raises:
-      UserError: see `check_out` and `onnx.serialize`.
+      UserError: see `check_out`, `traced.of_predictor` and `onnx.serialize`.
     """
     target = files.local(path, "path")
     check_out(target, "onnx")

@@ -63,7 +63,7 @@ def find(
 
     Raises:
       UserError: a value is not allowed, the optimizer has its own learning rate, the weights do
-        not fit, or the loss is not finite at the lowest rate.
+        not fit, or the loss diverges within the first 10 steps.
     """
     if not 0 < lowest < highest or steps < 10:
         raise errors.UserError(
@@ -143,10 +143,10 @@ class _Losses:
 
 
 def valley(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray) -> float:
-    """Returns the learning rate in the middle of the longest fall of the losses.
+    """Returns a learning rate in the longest fall of the losses, as fastai's `valley` does.
 
-    The fall is the longest decreasing subsequence, by its length in steps. The rate is half-way
-    between one and two thirds of it, as in fastai's `valley`.
+    Let L be the length of the longest decreasing subsequence, and e the index of its last loss. The
+    rate is that of the index e - L + int(L / 3) + int(L / 6), or the first one if this is negative.
 
     Args:
       rates: `[n]`.
@@ -162,4 +162,4 @@ def valley(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.nda
     end = int(lengths.argmax())
     start = end - int(lengths[end])
     third = (end - start) / 3
-    return float(rates[start + int(third) + int(third / 2)])
+    return float(rates[max(start + int(third) + int(third / 2), 0)])

@@ -61,14 +61,16 @@ def learning_curve(
       tell: called before each training.
 
     Raises:
-      UserError: a share is not allowed or smaller than a batch, or there is neither a validation
-        nor a test split.
+      UserError: a share is not allowed or smaller than a batch, the config has phases, or there is
+        neither a validation nor a test split.
       SystemExit: a signal stopped a training.
     """
     wrong = [share for share in shares if not 1 <= share <= 100]
     if wrong or not shares:
         raise errors.UserError(f"shares must be percentages from 1 to 100, got {list(shares)}")
     settings = plan.read(config)
+    if settings.phases:
+        raise errors.UserError("the learning curve trains in one phase; leave out the key phases")
     source = source or data.open_source(settings.data)
     selected = selection.select(source, selection.resolve(source, settings.data))
     if not selected.keys() & {"validation", "test"}:

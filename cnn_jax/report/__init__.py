@@ -1,4 +1,4 @@
-"""Reports of runs as HTML pages that need no network.
+"""Reports of runs as HTML pages that need no internet connection.
 
     from cnn_jax import report
     report.write("runs/lenet").path  # runs/lenet/report.html

@@ -1,11 +1,11 @@
-"""Write the report of a run, or compare runs: one HTML page that needs no network.
+"""Write the report of a run, or compare runs: one HTML page that opens without internet.
 
   python -m cnn_jax.report --workdir=DIR [--split=test] [--checkpoint=best|last|STEP]
 
-writes DIR/report.html, and its figures as DIR/report.json: curves, config, scores, confusion
-matrix, confident errors and likely label errors with Grad-CAM, calibration, classes, gaps between
-training, validation and test error, the command and the environment. Parts that are missing, as in
-an unfinished run, are named, and the rest is reported.
+writes DIR/report.html: curves, config, scores, confusion matrix, confident errors and likely label
+errors with Grad-CAM, calibration, classes, gaps between training, validation and test error, the
+command and the environment. DIR/report.json has the scores, the gaps and the errors. Parts that are
+missing, as in an unfinished run, are named, and the rest is reported.
 
 The network is evaluated unless the work directory has an evaluation of the split and the
 checkpoint; the result is stored as by `cnn_jax.evaluate --calibrate`. An existing report in DIR is

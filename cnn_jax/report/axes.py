@@ -81,7 +81,7 @@ def make(
       end: the coordinate of the high end.
       is_log: True for a logarithmic axis.
       is_round: True to extend the range to ticks. That of a logarithmic axis stays.
-      most: the largest number of ticks.
+      most: the largest number of ticks; a logarithmic axis of few decades may have more.
     """
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if is_log:

@@ -36,7 +36,7 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
 
     Args:
       directories: the work directories, two or more. Damaged and unfinished runs are allowed.
-      out: a new .html file, in place of `NAME` in the first work directory, which is replaced.
+      out: a new .html file. By default, `NAME` in the first work directory is written or replaced.
 
     Raises:
       UserError: there are fewer than two directories, one does not exist, no run can be read, or

@@ -32,7 +32,8 @@ class Measurement:
 
     Attributes:
       error: the share of wrong predictions, in [0, 1].
-      examples: the number of examples; 0 for an error without sampling noise.
+      examples: the number of examples; 0 if it is unknown, or if the error is given. The standard
+        error is then 0.
       origin: where the number is from, in words.
     """
 

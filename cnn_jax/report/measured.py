@@ -28,7 +28,7 @@ from cnn_jax.report.stored import Stored
 from cnn_jax.runs import checkpoint, workdir
 
 SAMPLE = 5000
-"""Examples of the training and validation splits that are evaluated for their errors."""
+"""The largest number of examples of a split that are evaluated for its error."""
 
 _SEED = 0  # of the sample
 # Entries of results that are not of the plain network on the whole split.
@@ -56,7 +56,7 @@ class Wanted:
     human_error: float | None = None
 
     def networks(self, directory: Path) -> Networks:
-        """Returns the network of a run."""
+        """Returns the request to load the network of a run."""
         return Networks(
             runs=(directory,),
             checkpoint=self.checkpoint,
@@ -73,7 +73,7 @@ class Outcome:
     Attributes:
       content: the content of its .json file, with 'per_class' and, for up to
         `limits.MAX_CONFUSION_CLASSES` classes, 'confusion'.
-      rows: the outcome of each example; None if the file of a stored result is missing.
+      rows: the outcome of each example; None if the file of a stored result is missing or damaged.
       path: the .json file; None if it could not be written.
     """
 

@@ -1,7 +1,7 @@
-"""HTML pages that need no network: the document, sections and tables that sort.
+"""HTML pages that need no internet connection: the document, sections and tables that sort.
 
-The Content-Security-Policy of a page allows its own scripts by their SHA-256 and nothing else, so
-text from a run cannot become a script even if it were not escaped.
+The Content-Security-Policy of a page allows no scripts but its own, by their SHA-256, so text from
+a run cannot become a script even if it were not escaped.
 """
 
 import base64

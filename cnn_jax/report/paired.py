@@ -37,7 +37,7 @@ class Result(NamedTuple):
 
 
 def section(runs: Mapping[str, Run]) -> str:
-    """Returns the HTML of the tests between runs, or of the commands that make them possible.
+    """Returns the HTML of the tests between runs, and of commands for runs without outcomes.
 
     Args:
       runs: the runs by their name.

@@ -53,7 +53,7 @@ class Sheet:
 
     Attributes:
       tiles: the pictures.
-      note: text on what is not shown, such as Grad-CAM; may be empty.
+      note: text on Grad-CAM or on missing pictures; may be empty.
     """
 
     tiles: tuple[Tile, ...]
@@ -169,7 +169,7 @@ def _coloured(image: np.ndarray) -> np.ndarray:
 
 
 def _uri(image: np.ndarray) -> str:
-    """Returns a small picture as a data URI: PNG up to 32 pixels wide, else JPEG."""
+    """Returns a small picture as a data URI: an enlarged PNG up to 32 pixels, else JPEG."""
     picture = Image.fromarray(_coloured(image))
     small = max(picture.size) <= 32
     if small:  # Enlarged, because browsers blur small pictures.

@@ -78,7 +78,7 @@ def read(directory: Path) -> Stored:
     """Reads the files of a work directory of any version of cnn_jax.
 
     Raises:
-      UserError: the directory has none of them.
+      UserError: there is no config, log, data set description or folder of checkpoints.
     """
     names = (workdir.CONFIG, workdir.METRICS, workdir.DATASET, workdir.CHECKPOINTS)
     if not any((directory / name).exists() for name in names):
@@ -165,7 +165,7 @@ def _gaps(found: Stored) -> list[Missing]:
 
 
 def _is_cut(log: Path) -> bool:
-    """Returns True if the last line of a file has no end."""
+    """Returns True if a file does not end with a newline."""
     try:
         content = files.content(log, limits.MAX_LOG_BYTES)
     except OSError:

@@ -75,7 +75,8 @@ def write(
     Args:
       directory: the work directory; parts that are missing or damaged are named in the report.
       wanted: what is reported; by default the best checkpoint on the test split.
-      out: a new .html file, in place of `report.html` in the work directory, which is replaced.
+      out: a new .html file. By default, `report.html` in the work directory is written or
+        replaced.
       tell: called after each batch of the evaluation with two counts: batches finished, batches in
         total.
 
@@ -369,8 +370,8 @@ def _pictures(wanted: Wanted, suspects: _Suspects | None, tiles: int) -> list[Se
         Section(
             "Likely label errors",
             _count(candidates, tiles, "candidates", "most likely ones")
-            + "<p>A candidate is predicted as another class than its label, at least as "
-            "confidently as examples of that class are on average (confident learning, Northcutt "
+            + "<p>A candidate has a label A and a prediction B. Its probability of B is at least "
+            "the mean probability of B over the examples labelled B (confident learning, Northcutt "
             "et al. 2021). The margin is the probability of the label minus that of the "
             "prediction.</p>"
             + (_OF_TRAINING if wanted.split.startswith("train") else "")

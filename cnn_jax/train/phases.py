@@ -72,8 +72,8 @@ class Part:
       plan: its config.
       directory: its work directory; None for a run in memory.
       number: the number of the phase, from 1; 0 for a run without phases.
-      before: the phase before, which has ended in this process; None for the first one, and for one
-        that continues from a checkpoint.
+      before: the phase before, which has ended in this process; None for the first one that this
+        process runs.
       ready: called before anything is written, with the config, which has values in place of
         automatic ones, and with the number of training examples.
       warn: True to log warnings of keys without effect.
@@ -95,7 +95,9 @@ def run(
     *,
     progress: bool,
 ) -> Outcome:
-    """Runs the phases of a config one after another, from the first one that has not ended.
+    """Runs the phases of a config one after another.
+
+    A continued run starts at the last phase that has an undamaged checkpoint.
 
     Args:
       whole: the config with `phases`.
@@ -133,7 +135,7 @@ def run(
 
 
 def _outcome(after: After, history: list[logs.Row], is_last: bool) -> Outcome:
-    """Returns the outcome of a run; a run that ends before its last phase was stopped.
+    """Returns the outcome of a run. If phases are left, it is that of a stopped run.
 
     Args:
       after: the phase that ran last.
@@ -237,8 +239,8 @@ def _check_directories(directory: Path, whole: Plan, plans: Sequence[Plan]) -> N
       plans: the plans of the phases.
 
     Raises:
-      UserError: it, or the directory of a phase, holds another run, is a link within the directory,
-        is locked, or cannot be written.
+      UserError: it, or the directory of a phase, holds another run, is locked, cannot be written,
+        or has a link in place of one of its files or of `phase-N`.
     """
     workdir.check(directory, whole)
     is_new = not os.path.lexists(directory / workdir.CONFIG)

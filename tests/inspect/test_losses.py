@@ -175,6 +175,11 @@ def test_the_valley_is_the_longest_decreasing_subsequence() -> None:
         assert rates.valley(range(10), losses) == range(10)[place]
 
 
+@pytest.mark.parametrize("losses", [[1, 2, 3, 4, 5, 6, 7], [3, 2, 3, 4, 5, 6, 7]])
+def test_losses_that_hardly_fall_give_the_lowest_rate(losses: list[int]) -> None:
+    assert rates.valley(range(7), losses) == 0
+
+
 def test_the_losses_are_those_of_sgd_at_rising_rates() -> None:
     """Softmax regression with SGD in NumPy, on the same batches and initial parameters."""
     settings = plan.read({**SETTINGS, "train.steps": 12, "train.steps_per_call": 1})
@@ -272,6 +277,8 @@ def test_the_learning_curve_trains_on_parts_for_equal_steps() -> None:
     assert rows[1].held_out == 0  # The classes are linearly separable.
     assert rows[1].training == 0
     assert lines == ["50 %: 20 examples, 80 steps", "100 %: 40 examples, 80 steps"]
+    with pytest.raises(errors.UserError, match="leave out the key phases"):
+        subsets.learning_curve({**settings, "phases": ({"epochs": 1.0},)}, source=source)
     with pytest.raises(errors.UserError, match=r"percentages from 1 to 100, got \[0\]"):
         subsets.learning_curve(settings, (0,), source=source)
     with pytest.raises(

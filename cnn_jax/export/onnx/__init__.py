@@ -31,7 +31,8 @@ def serialize(traced: Traced, description: str) -> bytes:
 
     Raises:
       UserError: the onnx package is not installed, a primitive has no rule, a value has a dtype
-        without support, there is not one row of logits for each image, or the model is too large.
+        without support, there is not one row of logits for each image, the network cannot be
+        traced for every batch size, or the model is too large.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     shape = (batch, *traced.shape)

@@ -36,7 +36,7 @@ def _convolve(graph: Graph, equation: JaxprEqn, images: Operand, kernel: Operand
 
 
 def _multiply(graph: Graph, equation: JaxprEqn, x: Operand, y: Operand) -> Operand:
-    """Adds a matrix product, or an Einsum where axes of batches or other axes take part."""
+    """Adds a MatMul if the last axis of x meets a matrix, else an Einsum."""
     (x_summed, y_summed), (x_batch, y_batch) = equation.params["dimension_numbers"]
     shape = shape_of(equation.outvars[0])
     last = len(x.shape) - 1
