@@ -1,6 +1,6 @@
 """Compares ways to evaluate more than one network or view with a single network, on Fashion-MNIST.
 
-  python -m experiments.evaluation.fashion_cnn [--out=runs/evaluation] [--epochs=6]
+  python -m experiments.evaluation.fashion_cnn [--out=runs/evaluation] [--epochs=3]
 
 Five networks of `configs/fashion_cnn.py` are trained with the seeds 0 to 4 for fewer epochs, and
 four copies of the first one for one epoch more. `OUT/results.json` gets the figures, and the table
@@ -159,7 +159,7 @@ def main() -> None:
     """Trains the networks, prints the table, and writes the figures to OUT/results.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
-    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--epochs", type=float, default=3.0)
     args = parser.parse_args()
     rows = compare(args.out, args.epochs)
     (args.out / "results.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
