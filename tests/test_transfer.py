@@ -193,7 +193,7 @@ def test_the_rate_of_the_last_phase_is_tuned() -> None:
     given = plan.read(config_files.load("tuxpaint"))
     first, last = plan.phases(compare.with_rate(given, 0.25))
     assert (first.optim.learning_rate, last.optim.learning_rate) == (0.1, 0.25)
-    assert (first.train.trainable, last.train.trainable) == ("head", "")
+    assert (first.train.trainable, last.train.trainable) == ("head", "kernel$, head")
 
 
 def test_the_loss_decides_between_equal_accuracies() -> None:
