@@ -259,7 +259,7 @@ def test_the_comparison_runs_and_repeats_nothing(
     ]
     assert report[-1].endswith(", 72 test examples")
     trials = json.loads((tmp_path / "out" / "trials.json").read_text())
-    assert [len(trials[name]) for name in ("fine-tuned", "features", "scratch")] == [1, 4, 1]
+    assert [len(trials[name]) for name in ("fine-tuned", "features", "scratch")] == [1, 3, 1]
     with monkeypatch.context() as patched:
         patched.setattr(thorough, "run", None)  # The test examples are not read again.
         compare.main()
