@@ -81,6 +81,19 @@ def printable(text: object, *, keep_lines: bool = False) -> str:
     return "".join(map(shown, str(text)))
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    r"""Returns the beginning of the first line of an error's message, printable.
+
+    Args:
+      error: the error.
+      most: the largest number of letters.
+
+    >>> first_line(ValueError("wrong shape\nin a long trace"))
+    'wrong shape'
+    """
+    return printable(str(error).partition("\n")[0][:most])
+
+
 def listed(names: Collection[object], most: int = 5) -> str:
     """Returns the first names, printable, with the number of those left out.
 

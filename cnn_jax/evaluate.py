@@ -62,7 +62,7 @@ def main() -> int:
     sharding.check_devices()
     if all(workdir.load_plan(path).compilation_cache for path in workdirs):
         compilation_cache.use_cache()
-    show = functools.partial(_show, "corruptions" if args.corruptions else "batches")
+    show = functools.partial(console.show_count, "corruptions" if args.corruptions else "batches")
     tell = show if sys.stderr.isatty() and sharding.is_primary() else None
     several = len(workdirs) != 1 or "," in (args.checkpoint or "")
     if several or any(getattr(args, name) for name in _THOROUGH):
@@ -267,11 +267,6 @@ def _settings(directory: Path | None, words: Sequence[str]) -> "Plan":
         section = dataclasses.replace(settings.data, name="", directory="")
         settings = dataclasses.replace(settings, data=section)
     return config_files.override(settings, texts)
-
-
-def _show(unit: str, done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\r{done} of {total} {unit}", end=end, file=sys.stderr, flush=True)
 
 
 def _table(rows: Mapping[str, str]) -> str:

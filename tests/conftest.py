@@ -104,3 +104,24 @@ def exit_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | No
 
     monkeypatch.setattr(compilation_cache, "use_cache", lambda: None)
     return run
+
+
+@pytest.fixture
+def refusal(
+    exit_status: Callable[..., int | str | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., str]:
+    """Runs a command that must end with status 1 and write nothing, and returns its message.
+
+    The arguments are those of `exit_status`. The command runs in an empty directory.
+    """
+
+    def run(main: Callable[[], int], *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        assert exit_status(main, *arguments) == 1
+        assert list(tmp_path.iterdir()) == []
+        return capsys.readouterr().err
+
+    return run

@@ -130,8 +130,7 @@ def _open(settings: Plan) -> tuple[Job, Source]:
     settings = dataclasses.replace(settings, data=keys)
     train.check(settings)
     if settings.init.weights:
-        settings, _ = start.find(settings, progress=True)
-        train.check(settings, warn=False)  # The network and the size of its images are known.
+        settings, _ = start.find_checked(settings, progress=True)
     source = data.open_source(settings.data)
     return jobs.make(settings, source), source
 

@@ -16,7 +16,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cnn_jax.export import onnx, optional, stablehlo, traced, weights_folder
@@ -44,7 +44,7 @@ def check_out(path: Path, form: str) -> None:
         folder for it does not exist, or the package that writes the format is not installed.
     """
     if form == "safetensors":
-        weights_folder.check_new(path)
+        files.check_new_folder(path)
         return
     files.check_new(path, [f".{form}"])
     files.check_new(_description(path), [_DESCRIPTION])
@@ -72,11 +72,9 @@ def to_jax(
     Raises:
       UserError: see `check_out`, `traced.of_predictor` and `stablehlo.serialize`.
     """
-    target = files.local(path, "path")
-    check_out(target, "jax")
-    program = traced.of_predictor(network, pixels)
-    text = _described(network, program, "jax")
-    _write(target, stablehlo.serialize(program, platforms), text)
+    _export(
+        network, path, "jax", pixels, lambda program, _: stablehlo.serialize(program, platforms)
+    )
 
 
 def to_onnx(network: Predictor, path: str | os.PathLike[str], *, pixels: str = "uint8") -> None:
@@ -94,11 +92,7 @@ def to_onnx(network: Predictor, path: str | os.PathLike[str], *, pixels: str = "
     Raises:
       UserError: see `check_out`, `traced.of_predictor` and `onnx.serialize`.
     """
-    target = files.local(path, "path")
-    check_out(target, "onnx")
-    program = traced.of_predictor(network, pixels)
-    text = _described(network, program, "onnx")
-    _write(target, onnx.serialize(program, text), text)
+    _export(network, path, "onnx", pixels, onnx.serialize)
 
 
 def to_safetensors(
@@ -121,9 +115,28 @@ def _description(path: Path) -> Path:
     return path.with_name(path.name + _DESCRIPTION)
 
 
-def _described(network: Predictor, program: traced.Traced, form: str) -> str:
+def _export(
+    network: Predictor,
+    path: str | os.PathLike[str],
+    form: str,
+    pixels: str,
+    serialize: Callable[[traced.Traced, str], bytes],
+) -> None:
+    """Writes an exported file and its description; see `to_jax`.
+
+    Args:
+      network: of a run or of published weights.
+      path: the new file.
+      form: its format.
+      pixels: the dtype of the pixels.
+      serialize: returns the content of the file, from the traced network and its description.
+    """
+    target = files.local(path, "path")
+    check_out(target, form)
+    program = traced.of_predictor(network, pixels)
     found = traced.describe(network, program, form)
-    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    _write(target, serialize(program, text), text)
 
 
 def _write(target: Path, content: bytes, description: str) -> None:

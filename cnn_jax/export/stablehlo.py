@@ -42,7 +42,7 @@ def serialize(traced: Traced, platforms: Sequence[str] = PLATFORMS) -> bytes:
     except errors.UserError:
         raise
     except Exception as error:  # of any layer or lowering
-        reason = errors.printable(str(error).partition("\n")[0][:300])
+        reason = errors.first_line(error)
         raise errors.UserError(
             f"jax.export cannot export the network for {', '.join(platforms)}: {reason}; choose "
             "other platforms (--platforms), or change the network"

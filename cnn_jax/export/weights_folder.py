@@ -30,18 +30,6 @@ _SIZED = ("vit_", "swin_")  # networks of timm whose weights depend on the argum
 _FIELDS = ("remat",)  # fields that do not change the network's outputs
 
 
-def check_new(folder: Path) -> None:
-    """Checks that a new folder can be made.
-
-    Raises:
-      UserError: it exists, or the folder that it is to be made in does not.
-    """
-    if os.path.lexists(folder):
-        raise files.exists(folder)
-    if not folder.absolute().parent.is_dir():
-        raise errors.UserError(f"the folder of --out {folder} does not exist; make it first")
-
-
 def write(
     network: Predictor,
     folder: Path,
@@ -63,7 +51,7 @@ def write(
       UserError: the folder exists or cannot be written, or the network is not one that
         `pretrained.save` can name.
     """
-    check_new(folder)
+    files.check_new_folder(folder)
     name, options = _network(network)
     prepare = preprocessing(network)
     config = configuration(network, prepare, name, options)
@@ -210,4 +198,6 @@ def _new(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     except OSError as error:
-        raise errors.UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+        raise errors.UserError(
+            f"{folder} cannot be written: {files.reason(folder, error)}"
+        ) from error

@@ -4,6 +4,7 @@ Smith 2017, 'Cyclical Learning Rates for Training Neural Networks' (arXiv:1506.0
 Range, smoothing, end and the rate that is suggested ('valley') are those of fastai.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -80,18 +81,7 @@ def find(
     keys = dataclasses.replace(settings.train, steps=steps, steps_per_call=1)
     settings = dataclasses.replace(settings, train=keys)
     wanted = np.geomspace(lowest, highest, steps)
-    take = _Losses()
-    parts, state = _start(settings, source)
-    try:
-        calls = (range(step, step + 1) for step in range(steps))
-        for call, inputs in parts.feed.train_inputs(calls):
-            rate = wanted[call.start : call.stop].astype(jax.dtypes.canonicalize_dtype(np.float64))
-            state, sums = parts.programs.train_steps(state, inputs, 1, rate)
-            total, count = jax.device_get(sums["loss"])
-            if take(float(total[0] / count[0])):
-                break
-    finally:
-        parts.feed.close()
+    take = _train(*_start(settings, source), wanted)
     if len(take.losses) < 10:
         raise errors.UserError(
             f"the loss diverged after {len(take.losses)} steps, at the learning rate "
@@ -111,8 +101,7 @@ def _start(settings: Plan, source: Source | None) -> tuple[Job, TrainState]:
     checks.check(settings, warn=False)
     found = None
     if settings.init.weights:
-        settings, found = start.find(settings)
-        checks.check(settings, warn=False)  # The network and the size of its images are known.
+        settings, found = start.find_checked(settings)
     opened = source or data.open_source(settings.data)
     fitted = None if found is None else start.fit(settings, found, opened.class_names)
     parts = job.make(settings, opened)
@@ -122,6 +111,20 @@ def _start(settings: Plan, source: Source | None) -> tuple[Job, TrainState]:
     except BaseException:
         parts.feed.close()
         raise
+
+
+def _train(parts: Job, state: TrainState, wanted: np.ndarray) -> "_Losses":
+    """Takes a step at each learning rate `[n]` until the loss diverges, and closes the feed."""
+    take = _Losses()
+    with contextlib.closing(parts.feed):
+        calls = (range(step, step + 1) for step in range(len(wanted)))
+        for call, inputs in parts.feed.train_inputs(calls):
+            rate = wanted[call.start : call.stop].astype(jax.dtypes.canonicalize_dtype(np.float64))
+            state, sums = parts.programs.train_steps(state, inputs, 1, rate)
+            total, count = jax.device_get(sums["loss"])
+            if take(float(total[0] / count[0])):
+                break
+    return take
 
 
 class _Losses:

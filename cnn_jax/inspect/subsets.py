@@ -77,21 +77,8 @@ def learning_curve(
         raise errors.UserError(
             "the learning curve needs a validation or a test split; set data.validation_split"
         )
-    size = len(selected["train"])
-    steps = settings.train.steps or max(
-        round(settings.train.epochs * size / settings.train.batch_size), 1
-    )
-    held_out = "validation" if "validation" in selected else "test"
-    # The run reports its last parameters on its test split: here, on what it was trained on.
-    keys = dataclasses.replace(
-        settings.data,
-        split="",
-        train_split="train",
-        validation_split=held_out,
-        test_split="trained",
-    )
-    lengths = dataclasses.replace(settings.train, steps=steps)
-    settings = dataclasses.replace(settings, data=keys, train=lengths)
+    settings = _of_parts(settings, selected)
+    steps = settings.train.steps
     parts = {share: _part(selected["train"], share, settings.seed) for share in sorted(set(shares))}
     _check_sizes(parts, settings.train.batch_size)
     result = []
@@ -101,10 +88,32 @@ def learning_curve(
         splits = {**selected, "train": part, "trained": part}
         given = selection.Splits(source.class_names, splits)
         outcome = train.run(settings, source=given, progress=False)
-        if outcome.signal:
-            raise SystemExit(128 + outcome.signal)
+        outcome.exit_if_stopped()
         result.append(_trained(share, len(part), steps, outcome))
     return result
+
+
+def _of_parts(settings: Plan, selected: Mapping[str, selection.Selected]) -> Plan:
+    """Returns the plan of each training: the steps of the whole split, and names for its splits.
+
+    'trained' is what the network was trained on. A run reports its last parameters on its test
+    split.
+
+    Args:
+      settings: the plan of the whole split.
+      selected: the examples of its splits.
+    """
+    epochs, size = settings.train.epochs, len(selected["train"])
+    steps = settings.train.steps or max(round(epochs * size / settings.train.batch_size), 1)
+    keys = dataclasses.replace(
+        settings.data,
+        split="",
+        train_split="train",
+        validation_split="validation" if "validation" in selected else "test",
+        test_split="trained",
+    )
+    lengths = dataclasses.replace(settings.train, steps=steps)
+    return dataclasses.replace(settings, data=keys, train=lengths)
 
 
 def _part(whole: selection.Selected, share: int, seed: int) -> selection.Selected:

@@ -373,7 +373,7 @@ def _check_built(network: Network, source: str) -> None:
     except errors.UserError:
         raise
     except Exception as error:  # of any layer
-        reason = errors.printable(str(error).partition("\n")[0][:200])
+        reason = errors.first_line(error, 200)
         raise errors.UserError(
             f"{source}: its options {dict(network.options)!r:.200} do not make a {network.name}: "
             f"{reason}"

@@ -19,6 +19,7 @@ No network is evaluated.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def main() -> int:
     sharding.check_devices()
     if _may_cache(args.workdir):
         compilation_cache.use_cache()
-    tell = _show if sys.stderr.isatty() else None
+    show = functools.partial(console.show_count, "batches")
+    tell = show if sys.stderr.isatty() else None
     found = report.write(args.workdir, wanted, out=args.out, tell=tell)
     for gap in found.missing:
         print(errors.printable(f"missing: {gap['part']}: {gap['reason']}"), file=sys.stderr)
@@ -100,11 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     flags.add_out(parser, "a new .html file, in place of the one in the first work directory")
     return parser
-
-
-def _show(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\r{done} of {total} batches", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

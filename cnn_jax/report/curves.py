@@ -1,6 +1,5 @@
 """The curves of a run's log."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ def section(rows: Sequence[logs.Row]) -> Section:
         name
         for row in rows
         for name, value in row.items()
-        if row["split"] in _SPLITS and _is_number(value)
+        if row["split"] in _SPLITS and logs.is_number(value)
     )
     names = [name for name in further if name.removeprefix("average/") not in known]
     drawn.extend(_chart(rows, name, name, name, False) for name in names[:_MOST_CHARTS])
@@ -62,7 +61,7 @@ def _chart(
             points = [
                 (row["epoch"], 1 - row[prefix + name] if name == "top1" else row[prefix + name])
                 for row in rows
-                if row["split"] == split and _is_number(row.get(prefix + name))
+                if row["split"] == split and logs.is_number(row.get(prefix + name))
             ]
             if points:
                 words = f"{split}, {prefix[:-1]}" if prefix else split
@@ -89,7 +88,3 @@ def _last(rows: Sequence[logs.Row]) -> str:
         for name in ("step", *order[:_MOST_LINES])
     ]
     return table(["", *splits], lines, sortable=False, caption="Last line of each split in the log")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

@@ -3,15 +3,13 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
-from cnn_jax import errors, evaluators, limits, plan
+from cnn_jax import errors, evaluators, plan
 from cnn_jax.plan import Plan
 from cnn_jax.report import stored
 from cnn_jax.report.stored import Missing, Stored
 from cnn_jax.runs import checkpoint, logs, workdir
 from cnn_jax.runs.logs import Row
-from cnn_jax.runtime import files
 
 _AVERAGE = "average/"  # prefix of the values of averaged weights in the log
 
@@ -75,7 +73,7 @@ class Run:
 
     def metrics(self, row: Row) -> dict[str, float]:
         """Returns the numbers of a line by name, of the weights that rank checkpoints."""
-        numbers = {name: value for name, value in logs.values(row).items() if _is_number(value)}
+        numbers = {name: value for name, value in logs.values(row).items() if logs.is_number(value)}
         prefix = self.prefix if any(name.startswith(_AVERAGE) for name in numbers) else ""
         raw = {name: value for name, value in numbers.items() if not name.startswith(_AVERAGE)}
         if not prefix:
@@ -114,7 +112,7 @@ class Run:
             known = full if full in row else name
             if row["split"] == split and known in row:
                 x.append(float(row[place]))
-                y.append(float(row[known]) if _is_number(row[known]) else math.nan)
+                y.append(float(row[known]) if logs.is_number(row[known]) else math.nan)
         return x, y
 
     def training_seconds(self) -> float | None:
@@ -128,12 +126,12 @@ class Run:
         seconds, before = 0.0, 0
         for row in self.files.rows:
             rate = row.get("images_per_second")
-            if row["split"] != "train" or rate is None or not _is_number(rate) or rate <= 0:
+            if row["split"] != "train" or rate is None or not logs.is_number(rate) or rate <= 0:
                 continue
             size = sizes[row["phase"] - 1] if _has_phase(row, sizes) else self.plan.train.batch_size
             compiled = row.get("compile_seconds")
             seconds += (row["step"] - before) * size / rate
-            seconds += compiled if _is_number(compiled) else 0.0
+            seconds += compiled if logs.is_number(compiled) else 0.0
             before = row["step"]
         return seconds if 0 < seconds < math.inf else None
 
@@ -151,8 +149,7 @@ def read(directory: Path) -> Run:
     try:
         found = stored.read(directory)
     except errors.UserError as error:
-        nothing = Stored(directory, directory, None, None, None, [], [], [], {}, [])
-        return Run(nothing, None, (Missing("all files", str(error)),))
+        return Run(Stored(directory, directory), None, (Missing("all files", str(error)),))
     missing = list(found.missing)
     parameters = None
     if found.steps:
@@ -160,28 +157,11 @@ def read(directory: Path) -> Run:
         parameters = stored.attempt(
             missing, "parameters", lambda: checkpoint.num_parameters(checkpoints, step)
         )
-    if left_out := _damaged_lines(found):
-        reason = f"damaged lines are left out: {left_out:,}"
+    if found.damaged_lines:
+        reason = f"damaged lines are left out: {found.damaged_lines:,}"
         missing.append(Missing(workdir.METRICS, reason))
     return Run(found, parameters, tuple(missing))
 
 
-def _damaged_lines(found: Stored) -> int:
-    """Returns the number of lines of the log that are no lines of a log."""
-    phases = range(1, 1 + len(found.settings.phases)) if found.settings is not None else range(0)
-    folders = [workdir.phase(found.directory, number) for number in phases]
-    lines = 0
-    for folder in folders or [found.directory]:
-        try:
-            lines += files.read(folder / workdir.METRICS, limits.MAX_LOG_BYTES).count(b"\n")
-        except (OSError, errors.UserError):
-            continue
-    return max(lines - len(found.rows), 0)
-
-
 def _has_phase(row: Row, sizes: list[int]) -> bool:
     return type(row.get("phase")) is int and 0 < row["phase"] <= len(sizes)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)

@@ -1,6 +1,7 @@
 """The files of a work directory for its report; those that are missing or damaged are named."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ class Stored:
       last_settings: the config of the last phase, or None.
       description: the description of the data set, or None.
       rows: the lines of the log; those of all phases for a run in phases.
+      damaged_lines: the number of lines of the log that are no lines of a log.
       starts: the entries of environment.json.
       steps: the steps of the checkpoints, in order.
       results: the contents of the .json files of evaluations, by path.
@@ -49,14 +51,15 @@ class Stored:
 
     directory: Path
     last: Path
-    settings: Plan | None
-    last_settings: Plan | None
-    description: Description | None
-    rows: Sequence[logs.Row]
-    starts: Sequence[Mapping[str, Any]]
-    steps: Sequence[int]
-    results: Mapping[Path, Mapping[str, Any]]
-    missing: Sequence[Missing]
+    settings: Plan | None = None
+    last_settings: Plan | None = None
+    description: Description | None = None
+    rows: Sequence[logs.Row] = ()
+    damaged_lines: int = 0
+    starts: Sequence[Mapping[str, Any]] = ()
+    steps: Sequence[int] = ()
+    results: Mapping[Path, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    missing: Sequence[Missing] = ()
 
 
 def attempt(missing: list[Missing], part: str, make: Callable[[], T]) -> T | None:
@@ -95,11 +98,21 @@ def read(directory: Path) -> Stored:
         last_settings = attempt(missing, name, lambda: workdir.load_plan(last))
     description = attempt(missing, workdir.DATASET, lambda: workdir.load_description(last))
     phases = len(settings.phases) if settings is not None else 0
-    rows = attempt(missing, workdir.METRICS, lambda: _log(directory, phases)) or []
-    starts = attempt(missing, workdir.ENVIRONMENT, lambda: environment.read(last)) or []
-    steps = attempt(missing, workdir.CHECKPOINTS, lambda: checkpoint.steps(last / "checkpoints"))
+    log = attempt(missing, workdir.METRICS, lambda: _log(directory, phases))
+    rows, damaged_lines = log or ([], 0)
+    starts = attempt(missing, workdir.ENVIRONMENT, lambda: environment.read(last))
+    checkpoints = last / workdir.CHECKPOINTS
+    steps = attempt(missing, workdir.CHECKPOINTS, lambda: checkpoint.steps(checkpoints))
     found = Stored(
-        *(directory, last, settings, last_settings, description, rows, starts, steps or []),
+        directory=directory,
+        last=last,
+        settings=settings,
+        last_settings=last_settings,
+        description=description,
+        rows=rows,
+        damaged_lines=damaged_lines,
+        starts=starts or [],
+        steps=steps or [],
         results=_results(last, missing),
         missing=missing,
     )
@@ -107,24 +120,39 @@ def read(directory: Path) -> Stored:
     return found
 
 
-def _log(directory: Path, phases: int) -> list[logs.Row]:
-    """Returns the lines of the log of a run; see `logs.joined` for a run in phases."""
-    return logs.read_phases(directory, phases) or logs.read(directory)
+def _log(directory: Path, phases: int) -> tuple[list[logs.Row], int]:
+    """Returns the lines of the log of a run, and the number of damaged ones.
+
+    Those of a run in phases are joined from the logs of its phases, where there are any.
+    """
+    folders = [workdir.phase(directory, number) for number in range(1, phases + 1)]
+    parts = [logs.read_and_count(folder) for folder in folders]
+    if rows := logs.joined([own for own, _ in parts]):
+        return rows, sum(damaged for _, damaged in parts)
+    return logs.read_and_count(directory)
 
 
 def _results(directory: Path, missing: list[Missing]) -> dict[Path, dict[str, Any]]:
     """Returns the contents of the evaluations in a work directory, the newest ones last."""
+    paths = [path for path in directory.iterdir() if _RESULT.fullmatch(path.name)]
+    found = {}
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime)[-_MOST_RESULTS:]:
+        content = attempt(missing, path.name, functools.partial(_result, path))
+        if content is not None:
+            found[path] = content
+    return found
 
-    def load(path: Path) -> dict[str, Any]:
-        try:
-            return files.read_json(path, limits.MAX_STORED_BYTES)
-        except OSError as error:
-            raise errors.UserError(f"{path} cannot be read: {error}") from error
 
-    names = [path for path in directory.iterdir() if _RESULT.fullmatch(path.name)]
-    paths = sorted(names, key=lambda path: path.stat().st_mtime)[-_MOST_RESULTS:]
-    loaded = ((path, attempt(missing, path.name, lambda path=path: load(path))) for path in paths)  # type: ignore[misc]
-    return {path: content for path, content in loaded if content is not None}
+def _result(path: Path) -> dict[str, Any]:
+    """Returns the content of the .json file of an evaluation.
+
+    Raises:
+      UserError: the file cannot be read or is damaged.
+    """
+    try:
+        return files.read_json(path, limits.MAX_STORED_BYTES)
+    except OSError as error:
+        raise errors.UserError(f"{path} cannot be read: {error}") from error
 
 
 def _gaps(found: Stored) -> list[Missing]:

@@ -126,18 +126,28 @@ def read(directory: Path) -> list[Row]:
     Raises:
       UserError: the file cannot be read.
     """
+    rows, _ = read_and_count(directory)
+    return rows
+
+
+def read_and_count(directory: Path) -> tuple[list[Row], int]:
+    """Returns the lines that `read` returns, and the number of those that it leaves out.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     path = directory / workdir.METRICS
     try:
         *lines, _ = files.read(path, limits.MAX_LOG_BYTES).split(b"\n")
     except FileNotFoundError:
-        return []
+        return [], 0
     rows = [_parse(line) for line in lines]
     foreign = [number for number, row in enumerate(rows, start=1) if row is None]
     if foreign:
         logging.error(
             "%s: no lines of the log, which are left out: %s", path, errors.listed(foreign)
         )
-    return [row for row in rows if row is not None]
+    return [row for row in rows if row is not None], len(foreign)
 
 
 def joined(histories: Sequence[Sequence[Row]]) -> list[Row]:
@@ -213,17 +223,18 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line, parse_constant=lambda _: None)
         step, epoch, split = (row[name] for name in events.PLACE)
         is_row = type(step) is int and 0 <= step < _MAX_STEP and isinstance(split, str)
-        return row if is_row and _is_number(epoch) and all(map(_is_value, row.values())) else None
+        return row if is_row and is_number(epoch) and all(map(_is_value, row.values())) else None
     except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
         return None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns True for a finite number, as the values of a log are."""
     return type(value) in (int, float) and math.isfinite(value)
 
 
 def _is_value(value: Any) -> bool:
-    return value is None or isinstance(value, str) or _is_number(value)
+    return value is None or isinstance(value, str) or is_number(value)
 
 
 class Throughput:

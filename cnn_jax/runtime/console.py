@@ -67,6 +67,18 @@ def block(rows: Mapping[str, str]) -> str:
     return "\n".join(f"{name}{' ' * (width - _width(name))}  {value}" for name, value in lines)
 
 
+def show_count(unit: str, done: int, total: int) -> None:
+    """Prints a count in place of the last one, such as '3 of 20 batches'.
+
+    Args:
+      unit: the name of what is counted.
+      done: the number of finished ones.
+      total: the number of all.
+    """
+    end = "\n" if done == total else ""
+    print(f"\r{done} of {total} {unit}", end=end, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Progress of training: a bar in a terminal, and a line every so often elsewhere.
 

@@ -158,6 +158,15 @@ def check_new(path: Path, endings: Sequence[str]) -> None:
     """
     if path.suffix not in endings:
         raise errors.UserError(f"--out must end in {' or '.join(endings)}, got {path}")
+    check_new_folder(path)
+
+
+def check_new_folder(path: Path) -> None:
+    """Checks that `--out` names a folder, or a file of any ending, that can be created.
+
+    Raises:
+      UserError: it exists, or the folder that it is to be made in does not or cannot be written.
+    """
     if os.path.lexists(path):
         raise exists(path)
     if not path.absolute().parent.is_dir():

@@ -47,6 +47,15 @@ class Outcome:
         default=None, repr=False, compare=False
     )
 
+    def exit_if_stopped(self) -> None:
+        """Ends a script whose run was stopped by a signal, so that its next start continues it.
+
+        Raises:
+          SystemExit: a signal stopped the run; the status is that of shells, 128 plus its number.
+        """
+        if self.signal:
+            raise SystemExit(128 + self.signal)
+
     @functools.cached_property
     def predictor(self) -> Predictor:
         """The predictor of the best validated weights; of the last ones without a validation.

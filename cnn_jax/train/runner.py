@@ -141,8 +141,7 @@ def _begin(part: Part, given: Given, store: Store, watch: Watch | None, progress
     elif begins and plan_.init.extend:
         plan_, origin = extension.find(plan_)
     elif begins and plan_.init.weights:
-        plan_, found = start.find(plan_, given.objective, progress=progress)
-        checks.check(plan_, given, warn=False)  # The network and the size of its images are known.
+        plan_, found = start.find_checked(plan_, given, progress=progress)
     plan_ = dataclasses.replace(plan_, data=sources.resolve(plan_.data))
     if progress:
         title = errors.printable(sources.title(plan_.data))

@@ -1,6 +1,6 @@
 """The variables that a run starts from: `init.weights` and `init.take`.
 
-    plan, found = start.find(plan)                    # before the data set is read
+    plan, found = start.find_checked(plan)            # before the data set is read
     fitted = start.fit(plan, found, class_names)      # for its classes
     variables = start.begin(job, fitted)              # with initial values for what is not taken
     state = start.initial(job, variables)
@@ -24,7 +24,8 @@ from cnn_jax.objectives.distilled import TEACHER
 from cnn_jax.objectives.frozen import HEAD
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import patterns, prng
-from cnn_jax.train import defaults, teacher, weights
+from cnn_jax.train import checks, defaults, teacher, weights
+from cnn_jax.train.given import Given
 from cnn_jax.train.job import Job
 from cnn_jax.train.weights import Fitted, Weights
 
@@ -60,6 +61,24 @@ def find(
     data, notes = defaults.data(plan.data, found)
     _print(plan, notes, progress)
     return dataclasses.replace(plan, data=data), found
+
+
+def find_checked(
+    plan: Plan, given: Given | None = None, *, progress: bool = False
+) -> tuple[Plan, Weights]:
+    """Returns what `find` returns, after a check of the plan: its network and size are known now.
+
+    Args:
+      plan: the plan, which has been checked.
+      given: the objects that `train.run` received.
+      progress: see `find`.
+
+    Raises:
+      UserError: see `find` and `checks.check`.
+    """
+    plan, found = find(plan, None if given is None else given.objective, progress=progress)
+    checks.check(plan, given, warn=False)
+    return plan, found
 
 
 def fit(

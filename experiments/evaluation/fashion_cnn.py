@@ -42,8 +42,7 @@ def trained(directory: Path, **changes: Any) -> Predictor:
       SystemExit: a signal stopped the run. The next start continues it.
     """
     outcome = train.run(settings(**changes), directory, progress=False)
-    if outcome.signal:
-        raise SystemExit(128 + outcome.signal)
+    outcome.exit_if_stopped()
     return predictor.load(directory, "last")
 
 

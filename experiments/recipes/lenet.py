@@ -58,8 +58,7 @@ def accuracy(changes: Mapping[str, Any], directory: Path) -> float:
     settings = plan.flatten(plan.read(config_files.load(CONFIG)))
     settings |= {"data.test_split": "", "optim.schedule.warmup_first_step": 1, **changes}
     outcome = train.run(settings, directory, progress=False)
-    if outcome.signal:
-        raise SystemExit(128 + outcome.signal)
+    outcome.exit_if_stopped()
     name = "average/top1" if settings["eval.weights"] == "average" else "top1"
     return outcome.validation[name]
 

@@ -79,8 +79,7 @@ def trained(name: str, settings: plan.Plan, out: Path) -> Arm:
     trials = []
     for number, rate in enumerate(RATES[name]):
         outcome = train.run(with_rate(settings, rate), out / f"{name}-{number}")
-        if outcome.signal:
-            raise SystemExit(128 + outcome.signal)
+        outcome.exit_if_stopped()
         values = outcome.validation
         trials.append(Trial(f"rate {rate:g}", values["top1"], values["loss"]))
     best = chosen(trials)

@@ -185,17 +185,11 @@ def test_the_share_of_the_crop_gives_timm_the_same_size(size: int, resize: int) 
 def test_the_command_fails_with_one_message(
     arguments: list[str],
     message: str,
-    exit_status: Exit,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert exit_status(__main__.main, *arguments) == 1
-    error = capsys.readouterr().err
+    error = refusal(__main__.main, *arguments)
     assert message in error
     assert error.count("error:") == 1
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def _traced(function: Callable[..., Any], *operands: Any) -> ClosedJaxpr:
     except errors.UserError:
         raise
     except Exception as error:  # of any layer
-        reason = errors.printable(str(error).partition("\n")[0][:300])
+        reason = errors.first_line(error)
         raise errors.UserError(
             f"the network cannot be traced for every batch size: {reason}; for the batch size, "
             "write images.shape[0] in the network, not len(images)"
