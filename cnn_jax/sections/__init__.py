@@ -80,8 +80,8 @@ class Plan:
     )
     phases: tuple[Mapping[str, Any], ...] = schema.key(
         (),
-        "of a run that goes on from its own weights with other settings: a dictionary of them for "
-        "each phase, such as {'epochs': 3, 'trainable': 'head', 'optim': {...}}; empty for none",
+        "settings of each phase, such as {'epochs': 3, 'trainable': 'head', 'optim': {...}}; a "
+        "phase starts from the last weights of the phase before; empty for a run without phases",
         entries=schema.MAPPINGS,
         since="0.2.0",
     )

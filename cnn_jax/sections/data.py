@@ -31,11 +31,13 @@ class Data:
     source: str = schema.key(
         "digits",
         "digits, fake, folder, idx (MNIST's format), npz, shards, tfds, module:attribute, or auto: "
-        "as data.directory holds",
+        "by the content of data.directory",
         automatic="auto",
     )
     name: str = schema.key(
-        "", "idx: such as kmnist, emnist_letters; or empty; tfds: such as 'mnist:3.0.1'"
+        "",
+        "idx: a known set, such as kmnist or emnist_letters; empty for others; tfds: such as "
+        "'mnist:3.0.1'",
     )
     directory: str = schema.key(
         "",
@@ -53,7 +55,7 @@ class Data:
     )
     validation_split: str = schema.key(
         "train[90%:]",
-        "examples to choose by; empty for none; auto: by the stored splits",
+        "examples that choose the best checkpoint; empty for none; auto: by the stored splits",
         _split,
         automatic="auto",
     )
@@ -65,8 +67,8 @@ class Data:
     )
     split: str = schema.key(
         "",
-        "stratified: divide the split train by split_shares, each class alike; empty: as above; "
-        "auto: stratified if the set has no other split",
+        "stratified: divide each class of the split train by split_shares; empty: take the splits "
+        "of the three keys above; auto: stratified if the set has no other split",
         _or_empty(schema.one_of("stratified", "auto")),
         automatic="auto",
         since="0.2.0",
@@ -82,8 +84,8 @@ class Data:
     )
     split_groups: str = schema.key(
         "",
-        "stratified: keep groups together: a pattern whose match in a name is the group, or a CSV "
-        "file",
+        "stratified: groups that are not divided: a pattern whose match in a name is the group, or "
+        "a CSV file",
         since="0.2.0",
     )
     split_folds: int = schema.key(
@@ -123,15 +125,15 @@ class Data:
     )
     channels: int = schema.key(
         1,
-        "1 grey, 3 colour: images of the other kind are converted; 2, 4 to 16; 0: of the weights "
-        "or the images",
+        "1 grey, 3 colour: images of the other kind are converted; 2, 4 to 16: as stored; 0: of "
+        "the weights or the images",
         schema.within(0, images.MAX_CHANNELS + 1),
         automatic=0,
     )
     resize: str = schema.key(
         "pad",
-        "pad with black (no scaling), or scale and crop: bilinear, bicubic; empty: of the weights, "
-        "or bilinear",
+        "pad: pad with black, without scaling; bilinear, bicubic: scale and crop; empty: of the "
+        "weights, or bilinear",
         _or_empty(schema.one_of(*images.RESIZE)),
         automatic="",
     )
@@ -196,7 +198,7 @@ class Data:
     )
     std: tuple[float, ...] = schema.key(
         (),
-        "standard deviation of each channel, likewise",
+        "standard deviation of each channel, of pixels in [0, 1]; empty: as for mean",
         schema.each_above(0),
         automatic=(),
         since="0.2.0",

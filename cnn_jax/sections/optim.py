@@ -33,8 +33,8 @@ class Schedule:
     )
     warmup_first_step: int = schema.key(
         -1,
-        "number of its first step: 1; 0: its first rate is that of warmup_factor; -1: 1, or as the "
-        "run began",
+        "0: the first step has the rate of warmup_factor; 1: the rate rises in the first step "
+        "already; -1: 1, or the value with which a continued run began",
         schema.one_of(-1, 0, 1),
         automatic=-1,
         since="0.2.0",
@@ -42,7 +42,7 @@ class Schedule:
     )
     decay_from: str = schema.key(
         "warmup",
-        "the step that the decay is counted from: warmup, its end; start, of the run",
+        "the decay counts steps from warmup (the end of the warm-up) or start (of the run)",
         schema.one_of("warmup", "start"),
         since="0.2.0",
     )
@@ -57,7 +57,9 @@ class Schedule:
     decay_epochs: float = schema.key(
         1.0, "exponential: epochs per decay_factor", schema.above(0, INT32)
     )
-    decay_factor: float = schema.key(0.1, "step, exponential, plateau", schema.factor)
+    decay_factor: float = schema.key(
+        0.1, "step, exponential, plateau: factor of one decay of the rate", schema.factor
+    )
     staircase: bool = schema.key(
         False, "exponential: decay in steps, once per decay_epochs", since="0.2.0"
     )
@@ -136,9 +138,13 @@ class Optim:
         since="0.2.0",
     )
     momentum: float = schema.key(
-        0.9, "lars, muon, rmsprop, rmsprop_tf, sgd; 0 for none", schema.fraction
+        0.9,
+        "lars, muon, rmsprop, rmsprop_tf, sgd: decay of the momentum; 0 for none",
+        schema.fraction,
     )
-    nesterov: bool = schema.key(False, "as momentum: Nesterov's momentum")
+    nesterov: bool = schema.key(
+        False, "Nesterov's momentum, for the optimizers that read optim.momentum"
+    )
     b1: float = schema.key(
         0.9, "adam, adamw, lamb, lion, muon: decay of the first moment", schema.fraction
     )
@@ -164,10 +170,15 @@ class Optim:
         since="0.2.0",
     )
     trust_coefficient: float = schema.key(
-        0.001, "lars: ratio of the norms of update and parameter", schema.above(0), since="0.2.0"
+        0.001,
+        "lars: factor of the norm of a parameter divided by that of its gradient",
+        schema.above(0),
+        since="0.2.0",
     )
     weight_decay: float = schema.key(
-        0.0, "its coefficient, for the parameters in optim.decay", schema.at_least(0)
+        0.0,
+        "coefficient of weight decay, for the parameters in optim.decay",
+        schema.at_least(0),
     )
     decay: tuple[str, ...] = schema.key(
         (),
@@ -201,7 +212,7 @@ class Optim:
     )
     clip_adaptive: float = schema.key(
         0.0,
-        "largest ratio of gradient to parameter, by norms of units (AGC); 0 for no limit",
+        "largest ratio of gradient to parameter, by norms of output channels (AGC); 0 for no limit",
         schema.at_least(0),
         since="0.2.0",
     )

@@ -64,7 +64,7 @@ class Distill:
 
     teacher: str = schema.key(
         "",
-        "work directory of the teacher's run, its best checkpoint; empty for none",
+        "work directory of the teacher's run, whose best checkpoint is used; empty for none",
         since="0.2.0",
     )
     kind: str = schema.key(
@@ -100,7 +100,8 @@ class Ema:
     )
     warmup: bool = schema.key(
         False,
-        "at update n, from 0, keep at most (1 + n) / (10 + n), as TensorFlow with num_updates",
+        "limit the decay of update n, counted from 0, to (1 + n) / (10 + n), as TensorFlow with "
+        "num_updates",
         since="0.2.0",
     )
 
@@ -112,7 +113,7 @@ class Init:
     weights: str = schema.key(
         "",
         "weights to start from: a .safetensors or .pth file, a directory, timm's NETWORK.TAG on "
-        "the Hub, or a work directory, its best checkpoint; empty for initial parameters by seed",
+        "the Hub, or a work directory (best checkpoint); empty for initial parameters by seed",
         since="0.2.0",
     )
     take: str = schema.key(
@@ -177,7 +178,7 @@ class Eval:
     )
     batch_size: int = schema.key(
         512,
-        "examples per batch, over all devices; changes no count",
+        "examples per batch, over all devices; each example counts once, whatever the value",
         schema.at_least(1, INT32),
         material=False,
     )
@@ -193,7 +194,8 @@ class Eval:
     )
     monitor_mode: str = schema.key(
         "auto",
-        "which values of eval.monitor are better: max, min, or auto: min for a loss, else max",
+        "which values of eval.monitor are better: max, min, or auto: min for names that end in "
+        "loss, error, ece, nll or brier, else max",
         schema.one_of("auto", "max", "min"),
         automatic="auto",
         since="0.2.0",
