@@ -146,7 +146,7 @@ def distance(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     For distances `y = -logits` and true class `c`, the loss is
     `y_c + log(exp(-j) + sum_i exp(-y_i))`. The second term pushes the other classes away. The loss
-    is the cross-entropy with an additional rubbish class at the constant distance `j`.
+    is the cross-entropy with an additional rubbish class at the constant distance `j = 4`.
     Source: LeCun et al. 1998 (doi:10.1109/5.726791), eq. 9.
 
     Args:

@@ -204,7 +204,7 @@ def stored(text: str) -> Plan:
 
 
 def phases(given: Plan) -> tuple[Plan, ...]:
-    """Returns the plan of each phase of a run: `phases` is empty in it, and `seed` is its own.
+    """Returns the plan of each phase of a run, with empty `phases` and a seed for the phase.
 
     >>> run = read({"phases": [{"epochs": 3, "trainable": "head"}, {"epochs": 10}]})
     >>> [(phase.train.epochs, phase.train.trainable) for phase in phases(run)]
@@ -253,7 +253,8 @@ def _of_phase(path: str) -> str:
 def fill_automatic(given: Plan, known: Plan) -> Plan:
     """Returns `given` with automatic values, such as `data.storage` 'auto', taken from `known`.
 
-    With an automatic network, the options of the network that `given` does not set are taken, too.
+    If `given.model.name` is automatic, the options of the network that `given` does not set are
+    taken too. Else only the options are taken whose defaults earlier versions did not have.
 
     Args:
       given: the config that a user gave.
@@ -287,8 +288,8 @@ def differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
 def material_differences(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """Returns the differences, as above, that can change the parameters at the end of training.
 
-    If both have as many phases, these are compared key by key, such as 'phases, entry 2:
-    optim.learning_rate'.
+    If both have the same number of phases, these are compared key by key, such as 'phases, entry
+    2: optim.learning_rate'.
 
     Raises:
       UserError: `phases` has a value that is not allowed.

@@ -84,7 +84,8 @@ def wrap(
 ) -> Objective:
     """Returns an objective in the wrappers that a plan selects, always in the same order.
 
-    From the inside: the frozen part, the teacher, the average. Each key of `extra` has one owner.
+    From the inside: the frozen part, the teacher, the average. No two of them use the same key of
+    `extra`.
 
     Args:
       objective: the objective of `plan.train.objective`, or an object of the user.

@@ -152,7 +152,7 @@ def title(plan: Plan, weights: str) -> str:
 
 
 def notes(plan: Plan, weights: str) -> tuple[str, ...]:
-    """Returns the notes of a predictor with such weights; see `title`."""
+    """Returns the notes that a predictor prints about its weights: one, or none; see `title`."""
     words = title(plan, weights)
     return (f"weights: {words}",) if words else ()
 

@@ -13,8 +13,8 @@ from cnn_jax.runtime import patterns
 def check(objective: Objective, description: Description) -> None:
     """Checks that the network predicts images of evaluation with the parameters of training.
 
-    The network is traced in evaluation mode, and not computed. So the parameters of auxiliary heads
-    may depend on the size.
+    The network is traced in evaluation mode, and not computed. Auxiliary heads are not called in
+    this mode, so their parameters may depend on the size.
 
     Args:
       objective: the objective with the network.

@@ -107,8 +107,9 @@ def of_plan(
       The learning rate by step, or None if a user's optimizer does not read it; and the optimizer.
 
     Raises:
-      UserError: the optimizer is unknown, cannot be imported or does not fit the training step, or
-        it does not read an option that is set.
+      UserError: the optimizer is unknown, `optim.options` is set for an optimizer of this package,
+        or a user's optimizer cannot be imported, does not fit the training step, or does not read a
+        key that is set.
     """
     schedule = _schedule(options, total_steps, steps_per_epoch, batch_size)
     if imports.is_reference(options.name):
@@ -126,7 +127,7 @@ def of_plan(
 
 
 def _schedule(options: Optim, total_steps: int, steps_per_epoch: int, batch_size: int) -> Schedule:
-    """Returns the learning rate by step; a run with the schedule 'plateau' divides it further."""
+    """Returns the learning rate by step; a run with the schedule 'plateau' lowers it further."""
     named = dataclasses.asdict(_resolve_schedule(options.schedule))
     del named["patience"]  # Read where the validations are: in the run.
     return make_schedule(

@@ -77,7 +77,7 @@ def make(
       steps_per_epoch: number of steps of an epoch. With 1, `schedule` counts steps, not epochs.
       schedule: further arguments of `make_schedule`.
       momentum: decay of the momentum for 'lars', 'muon', 'rmsprop', 'rmsprop_tf' and 'sgd'; 0 for
-        no momentum.
+        no momentum. The config key `optim.momentum` has another default, 0.9.
       nesterov: True for Nesterov momentum in these optimizers.
       b1: decay of the first moment for 'adam', 'adamw', 'lamb' and 'lion', and for 'muon' in the
         parameters that it leaves to Adam.

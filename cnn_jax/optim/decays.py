@@ -202,7 +202,7 @@ RULES: Mapping[str, Callable[[Options], Rule]] = MappingProxyType(
         "cosine": _cosine,
         "exponential": _exponential,
         "one_cycle": _one_cycle,
-        "plateau": _constant,  # A run divides the rate further, after its validations.
+        "plateau": _constant,  # A run lowers the rate further, after validations.
         "polynomial": _polynomial,
         "step": _step,
     }

@@ -95,8 +95,8 @@ def _rmsprop(options: Options) -> optax.GradientTransformation:
 def _rmsprop_tf(options: Options) -> optax.GradientTransformation:
     """RMSProp as `tf.compat.v1.train.RMSPropOptimizer`: eps inside the root.
 
-    The second moment starts at 1, and the rate is inside the momentum. With
-    `initial_accumulator` 0, it is Keras's `RMSprop`.
+    The second moment starts at 1. The momentum sums updates that are already multiplied by the
+    rate. With `initial_accumulator` 0, it is Keras's `RMSprop`.
     """
     initial = options.initial_accumulator
     return optax.scale_by_rms(options.rms_decay, options.eps, initial, eps_in_sqrt=True)

@@ -98,7 +98,7 @@ def make_schedule(
       cycle_epochs: length of the first cycle of 'cosine', after which it restarts; 0 for one cycle.
       cycle_factor: length of each cycle relative to the one before.
       power: exponent of 'polynomial'.
-      peak_at: share of the steps after which the rate of 'one_cycle' is highest.
+      peak_at: share of the steps that 'one_cycle' takes to reach the highest rate.
       start_factor: share of the rate at the start of 'one_cycle'.
 
     Raises:

@@ -107,7 +107,7 @@ def warp(
 
     Args:
       images: `[B, H, W, C]`, uint8, or float32 in the style of torchvision.
-      matrices: `[B, 2, 3]`, from the result to the image; see the module.
+      matrices: `[B, 2, 3]`, from the result to the image; see the docstring of the module.
       fill: the pixel outside the image, one number or one for each channel. None is black. For
         torchvision, None and 0 differ in bilinear results: with a number, pixels at the border are
         weighted twice by their part inside the image, so 0 gives a darker border than None.

@@ -34,7 +34,7 @@ def jitter(
       images: `[B, H, W, C]`, uint8 or float32 in [0, 1].
       orders: `[B, 4]`, permutations of 0 (brightness), 1 (contrast), 2 (saturation) and 3 (hue).
       factors: `[B, 3]`, of brightness, contrast and saturation.
-      shifts: `[B]`, of hue; None for none.
+      shifts: `[B]`, of hue, in [-0.5, 0.5] of the colour circle; None leaves the hue as it is.
     """
     place = jnp.argmax(orders == _HUE, axis=1)
     # The three blends in their order: those before hue, then hue, then the others.
@@ -76,8 +76,8 @@ class ColourJitter(Operation):
     """
 
     brightness: float = schema.key(0.0, "largest change of the factor", schema.at_least(0))
-    contrast: float = schema.key(0.0, "likewise", schema.at_least(0))
-    saturation: float = schema.key(0.0, "likewise", schema.at_least(0))
+    contrast: float = schema.key(0.0, "largest change of the factor", schema.at_least(0))
+    saturation: float = schema.key(0.0, "largest change of the factor", schema.at_least(0))
     hue: float = schema.key(
         0.0, "largest change, as a share of the colour circle", schema.within_floats(0, 0.5)
     )

@@ -66,7 +66,7 @@ class Mixup(Operation):
     """
 
     stage: ClassVar[Stage] = "normalised"
-    alpha: float = schema.key(1.0, "parameters of the Beta distribution of the weight", _ALPHA)
+    alpha: float = schema.key(1.0, "both parameters of the weight's Beta distribution", _ALPHA)
     probability: float = schema.key(1.0, "share of the batches that are mixed", SHARE)
     convention: str = schema.key("timm", "timm, torchvision or big_vision", _CONVENTION)
 
@@ -85,7 +85,7 @@ class Cutmix(Operation):
     """
 
     stage: ClassVar[Stage] = "normalised"
-    alpha: float = schema.key(1.0, "parameters of the Beta distribution of the area", _ALPHA)
+    alpha: float = schema.key(1.0, "both parameters of the area's Beta distribution", _ALPHA)
     probability: float = schema.key(1.0, "share of the batches that are mixed", SHARE)
     convention: str = schema.key("timm", "timm or torchvision", _CONVENTION)
 
@@ -108,8 +108,8 @@ class MixupCutmix(Operation):
     """
 
     stage: ClassVar[Stage] = "normalised"
-    mixup_alpha: float = schema.key(0.8, "parameters of the Beta distribution of mixup", _ALPHA)
-    cutmix_alpha: float = schema.key(1.0, "parameters of the Beta distribution of CutMix", _ALPHA)
+    mixup_alpha: float = schema.key(0.8, "both parameters of mixup's Beta distribution", _ALPHA)
+    cutmix_alpha: float = schema.key(1.0, "both parameters of CutMix's Beta distribution", _ALPHA)
     probability: float = schema.key(1.0, "share of the batches that are mixed", SHARE)
     switch_probability: float = schema.key(0.5, "share of CutMix among them", SHARE)
     convention: str = schema.key("timm", "timm or torchvision", _CONVENTION)
@@ -224,7 +224,7 @@ def _mixup_shares(share: jax.Array, rules: Convention) -> Shares:
 def _cutmix_shares(
     key: jax.Array, share: jax.Array, size: tuple[int, int], rules: Convention
 ) -> Shares:
-    """Draws the centre of the box of a share, `box`, and returns its shares after clipping."""
+    """Returns the shares of a clipped box with a random centre; see `box`."""
     centre = jax.random.randint(key, (2,), 0, jnp.array(size))
     return box_shares(*box(share, centre, size, even=rules.even_boxes), size)
 

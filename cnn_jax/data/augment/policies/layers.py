@@ -21,7 +21,7 @@ def augmentation(draw: Draw, library: Library, names: Collection[str]) -> contra
     """Returns the augmentation that draws operations for each image and applies them in order.
 
     Args:
-      draw: draws the operations.
+      draw: draws the operations; see `Draw`.
       library: the definitions of the operations.
       names: the operations that can occur.
     """

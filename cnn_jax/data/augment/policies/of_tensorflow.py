@@ -66,7 +66,7 @@ class RandAugmentTf(Operation):
 
     stage: ClassVar[Stage] = "bytes"
     num_layers: int = schema.key(2, "operations for each image", schema.at_least(1, 101))
-    magnitude: int = schema.key(10, "their level", schema.within(0, 11))
+    magnitude: int = schema.key(10, "their level, from 0 to 10", schema.within(0, 11))
 
     def make(self, description: contracts.Description) -> contracts.Augmentation:
         """Returns the augmentation; see `Operation.make`."""

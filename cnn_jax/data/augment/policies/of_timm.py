@@ -266,7 +266,7 @@ class RandAugmentTimm(_Policy):
     """
 
     title: ClassVar[str] = "rand_augment_timm"
-    config: str = schema.key("rand-m9-mstd0.5-inc1", "timm's text")
+    config: str = schema.key("rand-m9-mstd0.5-inc1", "timm's configuration string")
 
     @property
     def settings(self) -> Settings:

@@ -170,7 +170,7 @@ class RandAugment(_Policy):
 
     title: ClassVar[str] = "rand_augment"
     num_ops: int = schema.key(2, "operations for each image", schema.at_least(1, 101))
-    magnitude: int = schema.key(9, "their magnitude, from 0", schema.at_least(0))
+    magnitude: int = schema.key(9, "index of their magnitude, from 0", schema.at_least(0))
     num_magnitude_bins: int = schema.key(31, "number of magnitudes", _BINS)
 
     def problem(self) -> str:
@@ -243,7 +243,9 @@ class AugMix(_Policy):
 
     title: ClassVar[str] = "augmix"
     interpolation: str = schema.key("bilinear", "nearest or bilinear", _INTERPOLATION)
-    severity: int = schema.key(3, "number of magnitudes drawn from, of 10", schema.within(1, 11))
+    severity: int = schema.key(
+        3, "number of magnitudes to draw from: the smallest of 10", schema.within(1, 11)
+    )
     mixture_width: int = schema.key(3, "number of chains", schema.within(1, 17))
     chain_depth: int = schema.key(
         -1, "operations in a chain; -1: 1 to 3 at random", schema.one_of(-1, *range(1, 11))
