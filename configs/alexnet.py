@@ -2,15 +2,15 @@
 
 Source: Krizhevsky et al. 2012 (doi:10.1145/3065386), sections 4 and 5: momentum 0.9, coupled weight
 decay 5e-4, batches of 128, rate 0.01 and about 90 epochs. The rate is divided by 10 when the
-validation error stops falling, three times in all. The paper does not say after how many epochs; 5
-are ours. The shorter side is scaled to 256 pixels, and 227x227 pixels are cut at random. The paper
-says 224x224; 227 fits its 55x55 outputs of the first layer, as in Caffe. Before, the paper cuts the
-central 256x256 pixels. The interpolation is not stated by the source; bilinear is torchvision's
-default. Colours vary along the principal components of the training set, with a standard deviation
-of 0.1. Biases have no weight decay, as in the author's cuda-convnet. The paper subtracts the mean
-only; here pixels are divided by the standard deviation, too. Validation takes the central crop; the
-second command evaluates with ten crops, as section 4.1 does. They come from the whole scaled image,
-and those of the paper from its central square.
+validation error stops falling, three times in all. The paper does not say after how many epochs;
+here, 5 epochs without improvement are tolerated. The shorter side is scaled to 256 pixels, and
+227x227 pixels are cut at random. The paper says 224x224; 227 fits its 55x55 outputs of the first
+layer, as in Caffe. The paper first cuts the central 256x256 pixels. The interpolation is not stated
+by the source; bilinear is torchvision's default. Colours vary along the principal components of the
+training set, with a standard deviation of 0.1. Biases have no weight decay, as in the author's
+cuda-convnet. The paper subtracts the mean only; here pixels are divided by the standard deviation,
+too. Validation takes the central crop; the second command evaluates with ten crops, as section 4.1
+does. They come from the whole scaled image, and those of the paper from its central square.
 Command: python -m cnn_jax.main --config=configs/alexnet.py --config.data.directory=DIR
   --workdir=RUN
 Command: python -m cnn_jax.evaluate --workdir=RUN --views=ten_crops

@@ -10,8 +10,8 @@ probability, with each image four times in a batch. The average is updated every
 
 Departures: the reference's average is a copy of the parameters during the warm-up; here it starts
 with the run. The reference's augmentation works on Pillow's images; here it is torchvision's on
-tensors. The reference has eight processes for four versions of an image; a batch here equals one of
-four processes.
+tensors. The reference distributes the four versions of an image over eight processes; a batch here
+holds the images that four processes would take.
 Command: python -m cnn_jax.main --config=configs/resnet50_torchvision_v2.py
   --config.data.directory=DIR
 Result: not yet run; torchvision's page quotes 80.858 % top-1, 95.434 % top-5 for these weights.

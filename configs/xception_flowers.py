@@ -7,7 +7,7 @@ rate 0.1, then everything from the sixth residual block on for 10 epochs at rate
 
 Source: Géron 2022, Hands-On Machine Learning, 3rd edition, chapter 14, 'Pretrained Models for
 Transfer Learning': SGD with momentum 0.9, constant rates, batches of 32, images cropped to 224x224
-and scaled to [-1, 1], mirrored, turned by up to 18 degrees and with another contrast; no dropout.
+and scaled to [-1, 1], mirrored, turned by up to 18 degrees and with random contrast; no dropout.
 Turned images are black outside, where Keras mirrors the border.
 Command: python -m cnn_jax.main --config=configs/xception_flowers.py
 Result: not yet run; it downloads the set and the weights, which timm converted from Keras.
