@@ -93,8 +93,8 @@ def increasing(below: float) -> Check:
 
 def _bound(is_high_enough: bool, lower: str, value: float, below: float) -> str:
     """Returns the bound that a value breaks, or an empty string."""
-    if is_high_enough and value >= below < math.inf:
-        return f"below {below:,}"
+    if is_high_enough and value >= below:
+        return f"below {below:,}" if below < math.inf else "finite"
     return "" if is_high_enough and value < below else lower
 
 

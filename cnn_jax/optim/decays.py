@@ -166,18 +166,26 @@ def _step(options: Options) -> Rule:
     """Returns the rule that multiplies by `decay_factor` at each of `boundary_epochs`.
 
     Raises:
-      UserError: the boundaries do not increase, or one comes before `origin`.
+      UserError: a boundary is out of range, the boundaries do not increase, or one comes before
+        `origin`.
     """
     epochs, per_epoch = options.boundary_epochs, options.steps_per_epoch
+    for epoch in epochs:
+        values.check_range("schedule.boundary_epochs", epoch, low=0.0)
     in_run: list[Any] = [round(epoch * per_epoch) for epoch in epochs]
     edges = [edge - options.origin for edge in in_run]
-    increasing = not is_known(*edges) or (
-        all(edge >= 0 for edge in edges) and all(a < b for a, b in itertools.pairwise(edges))
-    )
-    if not increasing:
-        raise errors.UserError(
-            f"optim.schedule.boundary_epochs must increase and come after the warm-up, got {epochs}"
-        )
+    if is_known(*edges):
+        if any(a >= b for a, b in itertools.pairwise(edges)):
+            raise errors.UserError(
+                "optim.schedule.boundary_epochs must increase by at least one step, got "
+                f"{epochs}, which are the steps {errors.listed(in_run, 20)}"
+            )
+        if any(edge < 0 for edge in edges):
+            raise errors.UserError(
+                "optim.schedule.boundary_epochs must come after the warm-up, which ends at epoch "
+                f"{options.origin / per_epoch:g}, got {epochs}; shorten "
+                "optim.schedule.warmup_epochs, or leave out the early boundaries"
+            )
 
     def rule(step: Any, xp: Any) -> Any:
         passed = sum((xp.where(step >= edge, 1, 0) for edge in edges), xp.zeros_like(step))

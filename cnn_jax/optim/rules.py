@@ -41,8 +41,12 @@ class Options:
         check_range("eps", self.eps, low=0.0)
         for key in ("momentum", "b1", "b2", "rms_decay"):
             check_range(key, getattr(self, key), low=0.0, below=1.0)
-        if not is_known(self.initial_accumulator) or self.initial_accumulator != AUTOMATIC:
-            check_range("initial_accumulator", self.initial_accumulator, low=0.0)
+        initial = self.initial_accumulator
+        if is_known(initial) and initial != AUTOMATIC and not 0 <= initial < float("inf"):
+            raise errors.UserError(
+                "optim.initial_accumulator must be at least 0 and finite, or -1 for the "
+                f"optimizer's own value, got {initial}"
+            )
         check_positive("trust_coefficient", self.trust_coefficient)
 
     def trace(self) -> optax.GradientTransformation:

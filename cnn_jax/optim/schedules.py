@@ -110,6 +110,8 @@ def make_schedule(
     [0.8, 0.4, 0.0]
     """
     values.check_range("learning_rate", learning_rate, low=0.0)
+    values.check_length("total_steps", total_steps)
+    values.check_length("steps_per_epoch", steps_per_epoch)
     warmup_steps = _warmup_steps(warmup_epochs, steps_per_epoch, total_steps)
     if decay_from not in ORIGINS:
         raise errors.unknown("optim.schedule.decay_from", decay_from, ORIGINS)
@@ -157,9 +159,11 @@ def _warmup_steps(warmup_epochs: Number, steps_per_epoch: Number, total_steps: N
     values.check_range("schedule.warmup_epochs", warmup_epochs, low=0.0)
     warmup_steps: Any = round(warmup_epochs * steps_per_epoch)
     if is_known(warmup_steps, total_steps) and warmup_steps > total_steps:
+        # In epochs, because the number of steps is not known before the data is read.
         raise errors.UserError(
-            f"optim.schedule.warmup_epochs must be at most the run's {total_steps} steps, got "
-            f"{warmup_epochs} ({warmup_steps} steps)"
+            "optim.schedule.warmup_epochs must be at most the run's "
+            f"{total_steps / steps_per_epoch:g} epochs, got {warmup_epochs:g}; shorten the "
+            "warm-up or lengthen the run"
         )
     return warmup_steps
 

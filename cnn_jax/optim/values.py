@@ -24,6 +24,12 @@ def check_positive(key: str, value: Number) -> None:
         raise errors.UserError(f"optim.{key} must be positive and finite, got {value}")
 
 
+def check_length(name: str, steps: Number) -> None:
+    """Raises a UserError if a known number of steps, of the argument `name`, is not positive."""
+    if is_known(steps) and not 0 < steps < float("inf"):
+        raise errors.UserError(f"{name} must be a positive number of steps, got {steps}")
+
+
 def check_share(key: str, value: Number) -> None:
     """Raises a UserError if a known value of the key `optim.KEY` is not in [0, 1]."""
     if is_known(value) and not 0 <= value <= 1:

@@ -127,7 +127,7 @@ def test_every_optimizer_steps_with_frozen_and_boxed_parameters(name: str) -> No
         ({"clip_value": -1.0}, "optim.clip_value must be at least 0"),
         ({"clip_adaptive": -1.0}, "optim.clip_adaptive must be at least 0"),
         ({"name": "lars", "trust_coefficient": 0.0}, "optim.trust_coefficient must be positive"),
-        ({"name": "adagrad", "initial_accumulator": -0.5}, "initial_accumulator must be at least"),
+        ({"name": "adagrad", "initial_accumulator": -0.5}, "must be at least 0 and .*, or -1 for"),
         (
             {"name": "lars", "weight_decay": 0.1, "weight_decay_kind": "decoupled"},
             "optim.name 'lars' requires coupled weight decay, got 'decoupled'; set "
