@@ -131,6 +131,13 @@ def make(
             total_steps,
             length,
         )
+    if plan.ema.decay and plan.ema.every_steps > total_steps:
+        logging.warning(
+            "the average stays that of the initial parameters, because ema.every_steps %d is above "
+            "the %d steps of the run",
+            plan.ema.every_steps,
+            total_steps,
+        )
     schedule, optimizer = make_optimizer(plan, given, length, epoch)
     measured = evaluators.make(plan, feed.description.num_classes, given.evaluators)
     learned_from = teacher.find(plan, feed.description)

@@ -1,6 +1,7 @@
 """Tests of `train.check`: mistakes in a plan are found before any data is read."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_the_quickstart_is_allowed() -> None:
         ("loss.name", "cross", "unknown loss.name 'cross'; .*: binary_cross_entropy"),
         ("optim.name", "sdg", "unknown optimizer 'sdg'; did you mean 'sgd'"),
         ("optim.schedule.name", "cosin", "unknown learning-rate schedule 'cosin'"),
-        ("optim.schedule.warmup_epochs", 151.0, "warmup_epochs must be at most"),
+        ("optim.schedule.warmup_epochs", 151.0, "at most the run's 150 epochs, got 151; short"),
         ("eval.monitor", "top2", "unknown eval.monitor 'top2'; .*allowed: loss, top1, top5$"),
         ("train.trainable", "fc9", "train.trainable 'fc9' matches none of the 10 parameters"),
         ("optim.decay", ("kernel", "fc9"), "optim.decay 'fc9' matches none of the 10 parameters"),
@@ -113,22 +114,33 @@ def test_lengths_beyond_int32_are_refused_before_anything_is_read(changes: Any) 
         read(**changes)
 
 
+SOURCE = data.from_arrays({"train": (np.zeros((8, 8, 8, 1), np.uint8), np.arange(8) % 2)})
+SMALL: Mapping[str, Any] = {
+    "model.name": "mlp",
+    "data.image_size": 8,
+    "data.train_split": "train",
+    "data.validation_split": "",
+    "data.test_split": "",
+    "train.batch_size": 2,
+}
+
+
 def test_more_steps_than_the_state_counts_are_refused_before_training() -> None:
     """The number of steps of an epoch is known when the data is read."""
-    labels = np.arange(8) % 2
-    source = data.from_arrays({"train": (np.zeros((8, 8, 8, 1), np.uint8), labels)})
-    values: dict[str, Any] = {
-        "model.name": "mlp",
-        "data.image_size": 8,
-        "data.train_split": "train",
-        "data.validation_split": "",
-        "data.test_split": "",
-        "train.batch_size": 2,
-    }
-    longest = job.make(plan.read({**values, "train.epochs": 2.0**29 - 1}), source)
+    longest = job.make(plan.read({**SMALL, "train.epochs": 2.0**29 - 1}), SOURCE)
     assert longest.total_steps == 2**31 - 4
     with pytest.raises(errors.UserError, match=r"are 2,147,483,648 steps; at most 2,147,483,647"):
-        train.run({**values, "train.epochs": 2.0**29}, source=source, progress=False)
+        train.run({**SMALL, "train.epochs": 2.0**29}, source=SOURCE, progress=False)
+
+
+@pytest.mark.parametrize(("epochs", "is_named"), [(1.5, True), (1.75, False)])
+def test_an_average_that_no_step_updates_is_named(
+    caplog: pytest.LogCaptureFixture, epochs: float, is_named: bool
+) -> None:
+    job.make(
+        plan.read({**SMALL, "train.epochs": epochs, "ema.decay": 0.9, "ema.every_steps": 7}), SOURCE
+    )
+    assert ("ema.every_steps 7 is above the 6 steps of the run" in caplog.text) == is_named
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "mixup_cutmix"])
