@@ -9,6 +9,9 @@ is 0.1, dropout and stochastic depth 0.2; AutoAugment has the policy v0. The ave
 and statistics has a decay of 0.9999, less at the start of the run; there, the code is one update
 ahead. Crops are those of the same code: 8 to 100 % of the area, ratio 3/4 to 4/3, bicubic.
 Evaluation crops the central 224/(224 + 32) of the shorter side.
+
+Departures: TensorFlow draws the crops by another rule, and refuses those below 10 % of the area
+(`docs/recipes.md`). It scales without antialiasing.
 Command: python -m cnn_jax.main --config=configs/efficientnet_b0.py --config.data.directory=DIR
 Result: not yet run; the authors' page quotes 77.1 % top-1 with AutoAugment, 76.7 % without.
 """

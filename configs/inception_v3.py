@@ -8,8 +8,11 @@ Momentum, weight decay, dropout 0.2, the weight of the auxiliary loss and the av
 are crops and colours: 5 to 100 % of the area, ratio 0.75 to 1.33, brightness, saturation, hue and
 contrast. The rate falls in steps, as there.
 
-Departures: the code has two fixed orders of the colours, here the order is random. It adds to the
-brightness, here it is multiplied. It varies the interpolation, here it is bilinear. For evaluation,
+Departures: TensorFlow draws the crops by another rule (`docs/recipes.md`). The code refuses crops
+that show less than 10 % of every annotated object; here there are no annotations. It has two fixed
+orders of the colours, here the order is random. It adds to the brightness, here it is multiplied.
+It multiplies the saturation of HSV, and the contrast about the mean of each channel; here both are
+torchvision's. It varies the interpolation, here it is bilinear and antialiased. For evaluation,
 it stretches the central 87.5 % of both sides; here the crop is a square of 87.5 % of the shorter
 side. The code keeps 0.9997 of the statistics of batch normalisation per step, here 0.9. The paper's
 50 replicas update asynchronously.

@@ -7,9 +7,9 @@ standard deviation 0.5) and mixup 0.2 or CutMix 1.0, with each image three times
 at 1e-4 and the floor is 1e-6, by epoch, as `train.py` of timm in October 2021. Its 5 epochs are
 those of published repetitions; the default there is 3. timm's cosine counts from the start of the
 run, so that the full rate is never reached. Its LAMB clips the gradient at a norm of 1. Targets
-above 0.2 become 1, so the smoothing has no effect. The commands of published repetitions of A2 and
-A3 have this threshold (for one, by Ridnik et al., Alibaba-MIIL/ML_Decoder). mmpretrain's
-repetitions have no threshold and reach 80.1 %.
+above 0.2 become 1; with the smoothing, these are shares of a mixed image above 0.222. The commands
+of published repetitions of A2 and A3 have this threshold (for one, by Ridnik et al.,
+Alibaba-MIIL/ML_Decoder). mmpretrain's repetitions have no threshold and reach 80.1 %.
 
 Departures: crops are bicubic; timm draws bilinear or bicubic. Evaluation crops the centre at a
 shorter side of 224/0.95 pixels, as timm's.

@@ -6,7 +6,9 @@ augmentation are those of fb.resnet.torch, on which the paper builds. Crops are 
 fb.resnet.torch, too: 8 to 100 % of the area, ratio 3/4 to 4/3, bicubic. Brightness, contrast and
 saturation vary by 0.4 in random order, then colours along their principal components. Evaluation
 crops the central 224x224 pixels at a shorter side of 256. As in that code, every parameter has
-weight decay. The principal components are those of the training set, not the code's constants.
+weight decay. The principal components are those of the training set, not the code's constants. The
+code draws ratios uniformly from 3/4 to 4/3 and swaps the sides of half of the crops; here the
+logarithms of the ratios are uniform.
 Command: python -m cnn_jax.main --config=configs/resnetv2_50.py --config.data.directory=DIR
 Result: not yet run; Keras' page quotes 76.0 % top-1, 93.0 % top-5 for its ResNet50V2.
 """

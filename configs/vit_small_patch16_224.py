@@ -6,10 +6,13 @@ are clipped at 1. The weight decay of the code is 1e-4 per step at the peak rate
 weight decay of 0.1 here, times the rate of 1e-3, equals that. As in the code, kernels alone have
 weight decay. Augmentation is RandAugment with 2 operations of magnitude 10, and mixup 0.2. The
 network pools by the mean over its tokens, has fixed position embeddings and a hidden layer before
-the head. Crops are those of this code: 5 to 100 % of the area, ratio 0.75 to 1.33, bilinear, but
-antialiased here. Evaluation crops the central 224x224 pixels at a shorter side of 256. The code
-stores Adam's first moment in bfloat16; here it is float32. It scales pixels to -1 to 1; here
-ImageNet's constants normalise them.
+the head. Crops are those of this code: 5 to 100 % of the area, ratio 0.75 to 1.33, bilinear.
+Evaluation crops the central 224x224 pixels at a shorter side of 256.
+
+Departures: TensorFlow draws the crops by another rule (`docs/recipes.md`) and scales without
+antialiasing. For evaluation, the code scales by averages over areas; here bilinearly. It stores
+Adam's first moment in bfloat16; here it is float32. It scales pixels to -1 to 1; here ImageNet's
+constants normalise them.
 Command: python -m cnn_jax.main --config=configs/vit_small_patch16_224.py
   --config.data.directory=DIR
 Result: not yet run; the source has 76.5 % top-1.
