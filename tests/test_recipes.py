@@ -42,6 +42,15 @@ SOURCE_OF = {name: source for source, names in SOURCES.items() for name in names
 # Relative differences of rates. big_vision computes in float32. ConvNeXt's warm-up reaches the rate
 # one step earlier: 3121 / 6239 in place of 3121 / 6240.
 TOLERANCE = {"vit_small_patch16_224": 1e-6, "convnext_tiny": 2e-4}
+# The optimizers of the sources.
+RULES = {
+    "AdamW": "adamw",
+    "Lamb": "lamb",
+    "RMSPropOptimizer": "rmsprop_tf",
+    "RMSpropTF": "rmsprop_tf",
+    "SGD": "sgd",
+    "scale_by_adam": "adamw",  # with decoupled weight decay
+}
 # Networks whose shapes are computed fast.
 FAST = ("alexnet", "resnet20_cifar10")
 
@@ -97,6 +106,7 @@ def test_every_recipe_has_five_named_steps() -> None:
 @pytest.mark.parametrize("name", SOURCE_OF)
 def test_rates_are_those_of_the_source(name: str) -> None:
     given, expected = recipe(name), original(name)
+    assert given.train.batch_size == expected["batch_size"]
     per_epoch = expected["steps_per_epoch"]
     total = expected.get("total_steps") or expected["epochs"] * per_epoch
     if given.train.steps:
@@ -113,6 +123,7 @@ def test_rates_are_those_of_the_source(name: str) -> None:
 @pytest.mark.parametrize("name", SOURCE_OF)
 def test_the_optimizer_has_the_constants_of_the_source(name: str) -> None:
     given, expected = recipe(name).optim, original(name)
+    assert given.name == RULES[expected["rule"]]
     assert given.weight_decay == pytest.approx(expected["weight_decay"])
     assert given.clip_norm == expected.get("clip_norm", 0.0)
     assert given.nesterov == expected.get("nesterov", False)
@@ -190,12 +201,16 @@ def test_losses_and_rates_of_dropping_are_those_of_the_source(name: str) -> None
     given, expected = recipe(name), original(name)
     assert given.loss.label_smoothing == expected.get("label_smoothing", 0.0)
     assert given.loss.target_threshold == expected.get("target_threshold", 0.0)
-    is_binary = given.loss.name == "binary_cross_entropy"
-    assert is_binary == ("target_threshold" in expected)
+    is_binary = "target_threshold" in expected
+    assert given.loss.name == ("binary_cross_entropy" if is_binary else "cross_entropy")
+    auxiliary = expected.get("auxiliary_weight", plan.Loss().auxiliary_weight)
+    assert given.loss.auxiliary_weight == auxiliary
     model = models.create(given.model.name, num_classes=10, **given.model.options)
     for key, option in (("dropout", "dropout_rate"), ("drop_path", "stochastic_depth_rate")):
         if key in expected:
             assert getattr(model, option) == expected[key]
+    for option, value in expected.get("model", {}).items():
+        assert getattr(model, option) == value
 
 
 @pytest.mark.parametrize("name", SOURCE_OF)
@@ -261,14 +276,19 @@ def description(operation: Operation) -> tuple[str, Any]:
                 "mode": operation.mode,
             }
         case mixing.Mixup():
-            share = {"mixup": operation.alpha, "cutmix": 0.0}
-            return "mixing", {**share, "probability": operation.probability}
+            return "mixing", {
+                "mixup": operation.alpha,
+                "cutmix": 0.0,
+                "probability": operation.probability,
+                "convention": operation.convention,
+            }
         case mixing.MixupCutmix():
             return "mixing", {
                 "mixup": operation.mixup_alpha,
                 "cutmix": operation.cutmix_alpha,
                 "share_of_cutmix": operation.switch_probability,
                 "probability": operation.probability,
+                "convention": operation.convention,
             }
         case moves.RandomCrop():
             return "padding", {"pixels": operation.padding, "mode": operation.mode}
@@ -292,9 +312,14 @@ def policy(operation: Operation) -> dict[str, Any]:
                 "std": settings.levels.deviation,
                 "probability": settings.probability,
                 "increasing": settings.rules.increasing,
+                "interpolation": operation.interpolation,
             }
         case of_torchvision.TrivialAugmentWide():
-            return {"name": "trivial_augment_wide", "bins": operation.num_magnitude_bins}
+            return {
+                "name": "trivial_augment_wide",
+                "bins": operation.num_magnitude_bins,
+                "interpolation": operation.interpolation,
+            }
         case of_tensorflow.RandAugmentTf():
             keys = {"layers": operation.num_layers, "magnitude": operation.magnitude}
             return {"name": "big_vision", **keys}

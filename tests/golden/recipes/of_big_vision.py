@@ -49,6 +49,8 @@ def _big_vision(config: Any) -> Recipe:
         "epochs": config.total_epochs,
         "total_steps": total,
         "steps_per_epoch": per_epoch,
+        "batch_size": batch,
+        "rule": config.optax_name,
         "rates": parts.rates(steps, lambda step: config.lr * float(schedule(step))),
         "decayed": parts.sizes(decayed),
         "weight_decay": config.wd / config.lr,  # Here, the rate multiplies it, too.
@@ -56,7 +58,12 @@ def _big_vision(config: Any) -> Recipe:
         "crop": {"size": int(crop[-4:-1]), "scale": [0.05, 1.0], "ratio": [0.75, 1.33]},
         "flip": 0.5,
         "policy": {"name": "big_vision", "layers": layers, "magnitude": magnitude},
-        "mixing": {"mixup": config.mixup.p, "cutmix": 0.0, "probability": 1.0},
+        "mixing": {
+            "mixup": config.mixup.p,
+            "cutmix": 0.0,
+            "probability": 1.0,
+            "convention": "big_vision",
+        },
         "evaluation": {"shorter_side": 256, "size": 224},
         "clip_norm": config.grad_clip_norm,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),

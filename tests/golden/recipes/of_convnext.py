@@ -38,6 +38,8 @@ def _convnext(args: Any, main: Any) -> Recipe:
     return {
         "epochs": args.epochs,
         "steps_per_epoch": per_epoch,
+        "batch_size": args.batch_size,
+        "rule": type(optimizer).__name__,
         "rates": parts.rates(steps, lambda step: rates[step]),
         "decayed": parts.decayed(optimizer.param_groups),
         "weight_decay": args.weight_decay,

@@ -52,6 +52,8 @@ def _swin(settings: Any, build_scheduler: Callable[..., Any]) -> Recipe:
     return {
         "epochs": training.EPOCHS,
         "steps_per_epoch": per_epoch,
+        "batch_size": batch,
+        "rule": type(optimizer).__name__,
         "rates": parts.rates(steps, lambda step: schedule._get_lr(step)[0]),
         "decayed": parts.decayed(optimizer.param_groups),
         "weight_decay": training.WEIGHT_DECAY,

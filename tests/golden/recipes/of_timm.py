@@ -72,6 +72,8 @@ def _timm(args: Any, model: Any) -> Recipe:
     return {
         "epochs": epochs,
         "steps_per_epoch": per_epoch,
+        "batch_size": args.batch_size,
+        "rule": type(optimizer).__name__,
         "rates": parts.rates(steps, lambda step: rates[step // per_epoch]),
         "decayed": parts.decayed(optimizer.param_groups),
         "weight_decay": args.weight_decay,

@@ -49,6 +49,8 @@ def _stepped(model: Any, rate: float) -> Recipe:
     return {
         "epochs": 90,
         "steps_per_epoch": per_epoch,
+        "batch_size": 256,
+        "rule": type(optimizer).__name__,
         "rates": parts.rates(steps, lambda step: rates[step // per_epoch]),
         "decayed": parts.decayed(optimizer.param_groups),
         "weight_decay": 1e-4,
@@ -64,7 +66,7 @@ def _second_recipe(model: Any) -> Recipe:
     """
     from torch import optim
     from torchvision.ops._utils import split_normalization_params
-    from torchvision.transforms import RandomErasing, TrivialAugmentWide
+    from torchvision.transforms import InterpolationMode, RandomErasing, TrivialAugmentWide
 
     epochs, batch, per_epoch = 600, 1024, IMAGES // 256 * 256 // 1024
     groups = [
@@ -78,17 +80,23 @@ def _second_recipe(model: Any) -> Recipe:
     schedule = schedulers.SequentialLR(optimizer, [warm, cosine], milestones=[5])
     rates = _by_epoch(optimizer, schedule, epochs)
     steps = parts.steps(epochs * per_epoch, per_epoch, 5, 300)
-    policy = TrivialAugmentWide()
+    policy = TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)  # As in presets.py.
     erasing = RandomErasing(p=0.1)
     alpha = min(1.0, (1 - 0.99998) * batch * 32 / epochs)  # As train.py adjusts it.
     return {
         "epochs": epochs,
         "steps_per_epoch": per_epoch,
+        "batch_size": batch,
+        "rule": type(optimizer).__name__,
         "rates": parts.rates(steps, lambda step: rates[step // per_epoch]),
         "decayed": parts.decayed(optimizer.param_groups),
         "weight_decay": 2e-5,
         **_presets(176, 232),
-        "policy": {"name": "trivial_augment_wide", "bins": policy.num_magnitude_bins},
+        "policy": {
+            "name": "trivial_augment_wide",
+            "bins": policy.num_magnitude_bins,
+            "interpolation": parts.interpolation(policy.interpolation),
+        },
         "erasing": {
             "probability": erasing.p,
             "least_area": erasing.scale[0],
@@ -97,7 +105,13 @@ def _second_recipe(model: Any) -> Recipe:
             "largest_ratio": erasing.ratio[1],
             "mode": "constant",
         },
-        "mixing": {"mixup": 0.2, "cutmix": 1.0, "share_of_cutmix": 0.5, "probability": 1.0},
+        "mixing": {
+            "mixup": 0.2,
+            "cutmix": 1.0,
+            "share_of_cutmix": 0.5,
+            "probability": 1.0,
+            "convention": "torchvision",
+        },
         "repeats": 4,
         "label_smoothing": 0.1,
         "ema": {"every_steps": 32, "decay": dict.fromkeys(steps, 1 - alpha)},

@@ -55,7 +55,11 @@ def sizes(given: Iterable[int]) -> dict[int, int]:
 
 
 def interpolation(given: Any) -> str:
-    return "random" if isinstance(given, (tuple, list)) else str(getattr(given, "value", given))
+    """Returns the name of an interpolation of torchvision, of Pillow, or of a choice of several."""
+    if isinstance(given, (tuple, list)):
+        return "random"
+    value = getattr(given, "value", given)
+    return value if isinstance(value, str) else given.name.lower()
 
 
 def crop(transform: Any) -> Recipe:
@@ -97,6 +101,7 @@ def timm_transforms(transforms: Iterable[Any]) -> Recipe:
             "probability": first.prob,
             "increasing": any("Increasing" in operation.name for operation in policy.ops),
             "operations": len(policy.ops),
+            "interpolation": interpolation(first.kwargs["resample"]),
         }
     erasing = found.get("RandomErasing")
     if erasing is not None:
@@ -120,5 +125,6 @@ def timm_mixing(args: Any) -> Recipe:
             "cutmix": args.cutmix,
             "share_of_cutmix": args.mixup_switch_prob,
             "probability": args.mixup_prob,
+            "convention": "timm",
         }
     }
