@@ -25,14 +25,14 @@ collect_ignore_glob = ["*/make_*.py", "golden/recipes/*.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets XLA compile fast code less, which halves the time of compilation.
+    """Sets flags of XLA that shorten compilation, which takes most of the time of the tests.
 
     LLVM's optimisations are off. XLA's own passes stay. With JAX 0.12.0.1, this level gives a wrong
     gradient of Inception v3 in float64, so the slow tests, which run large networks, keep XLA's
-    default there. JAX before 0.11 has two generators of fused loops; the tests take the older one,
-    which compiles in half of the time. Its successor is the only one of newer versions.
+    default there. JAX before 0.11 has two generators of code for fused operations. The tests take
+    the older one, which compiles twice as fast. Newer versions have only the other one.
 
-    A level that `XLA_FLAGS` sets, as in `.ci/full`, is kept, and then the generator is XLA's default.
+    If `XLA_FLAGS` sets a level, as in `.ci/full`, it is kept, and the generator is XLA's default.
     """
     flags, level = os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level"
     is_fast, is_old = "not slow" in config.getoption("markexpr"), jax.__version_info__ < (0, 11)
