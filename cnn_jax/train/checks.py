@@ -46,6 +46,8 @@ def check(plan: Plan, given: Given | None = None, *, warn: bool = True) -> None:
     _check_mixing(plan)
     for sentence in unread.warnings(plan) if warn else ():
         logging.warning("%s", errors.printable(sentence))
+    if not (plan.train.steps or plan.train.epochs):
+        raise errors.UserError("train.epochs must be above 0, got 0; or set train.steps")
     total_steps = plan.train.steps or round(plan.train.epochs * _STEPS_PER_UNREAD_EPOCH)
     if plan.train.steps:  # The number of epochs is not known yet, nor whether the warm-up fits.
         epochs = max(plan.train.steps, math.ceil(plan.optim.schedule.warmup_epochs))

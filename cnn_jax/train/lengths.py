@@ -29,7 +29,10 @@ def run_steps(plan: Plan, steps_per_epoch: int) -> int:
     """
     total_steps = plan.train.steps or round(plan.train.epochs * steps_per_epoch)
     if total_steps < 1:
-        raise errors.UserError(f"train.epochs {plan.train.epochs} is less than one step")
+        raise errors.UserError(
+            f"train.epochs {plan.train.epochs:g} is less than one step; an epoch has "
+            f"{steps_per_epoch:,}: raise train.epochs, or set train.steps"
+        )
     if total_steps > _MAX_STEPS:
         raise errors.UserError(
             f"train.epochs {plan.train.epochs:g} are {total_steps:,} steps; at most "

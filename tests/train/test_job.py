@@ -1,6 +1,7 @@
 """Tests of `train.check`: mistakes in a plan are found before any data is read."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,16 @@ def test_a_monitor_that_the_classes_do_not_have_is_refused(
 def test_a_run_shorter_than_one_step_is_refused(tmp_path: Path) -> None:
     given = read(**{"data.source": "fake", "train.batch_size": 8, "train.epochs": 0.01})
     given = plan.read({**plan.to_dict(given), "optim.schedule.warmup_epochs": 0})
-    with pytest.raises(errors.UserError, match=r"train.epochs 0.01 is less than one step"):
+    message = "train.epochs 0.01 is less than one step; an epoch has 7: raise train.epochs, or set "
+    with pytest.raises(errors.UserError, match=re.escape(message)):
         train.run(given, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_no_epochs_is_refused_before_the_data_is_read() -> None:
+    with pytest.raises(errors.UserError, match=r"train\.epochs must be above 0, got 0; or set"):
+        train.check(read(**{"train.epochs": 0.0}))
+    train.check(read(**{"train.epochs": 0.0, "train.steps": 3}))
 
 
 @pytest.mark.parametrize(
