@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import contracts, errors
-from cnn_jax.data.augment import names
+from cnn_jax.data.augment import geometry, names
 from cnn_jax.data.augment.policies import (
     layers,
     of_tensorflow,
@@ -111,6 +111,18 @@ def test_operations_are_those_of_torchvision(interpolation: Any) -> None:
 def argument(name: str, magnitude: float) -> float:
     """Returns our argument of an operation by torchvision's name."""
     return float(of_torchvision.argument(ours(name), np.array(magnitude, np.float32)))
+
+
+def test_shears_of_torchvision_have_exactly_their_tangents() -> None:
+    tangents = np.linspace(-0.99, 0.99, 31, dtype=np.float32)
+    for axis in (0, 1):
+        matrices = np.asarray(geometry.shear(jnp.asarray(tangents), axis, 224, 160))
+        expected = np.tile(np.eye(2, 3), (31, 1, 1))
+        expected[:, axis, 1 - axis] = tangents
+        # The corner (-W / 2, -H / 2) stays where it is.
+        expected[:, axis, 2] = tangents * (112, 80)[axis]
+        np.testing.assert_array_equal(matrices[:, :, :2], expected[:, :, :2])
+        np.testing.assert_allclose(matrices, expected, atol=1e-5)
 
 
 def test_operations_are_those_of_timm_with_either_interpolation() -> None:

@@ -79,6 +79,23 @@ def rotation(angles: jax.Array) -> jax.Array:
     return affine(-angles, zeros, jnp.ones_like(angles), zeros)
 
 
+def shear(tangents: jax.Array, axis: int, height: int, width: int) -> jax.Array:
+    """Returns the matrices of a shear about the top left corner, as in torchvision's policies.
+
+    torchvision converts the tangents to degrees and back, in float64. In float32, the last bit
+    would then depend on the number of images on a device.
+
+    Args:
+      tangents: `[B]`, of the angles.
+      axis: 0 for a shear parallel to the x axis, 1 for the y axis.
+      height: of the images.
+      width: of the images.
+    """
+    linear = identity(len(tangents))[:, :, :2].at[:, axis, 1 - axis].set(tangents)
+    corner = jnp.array([-width / 2, -height / 2], jnp.float32)
+    return about(linear, corner, jnp.zeros((len(tangents), 2), jnp.float32))
+
+
 def of_corner(matrices: jax.Array, height: int, width: int, corner: float = 0.0) -> jax.Array:
     """Converts matrices from an origin in the top left corner to the centre of the image.
 

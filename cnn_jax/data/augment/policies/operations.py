@@ -231,14 +231,11 @@ def _torchvision_matrix(name: str, arguments: jax.Array, size: tuple[int, int]) 
     """Returns the matrices `[B, 2, 3]` of an operation of torchvision's policies."""
     if name == "rotate":
         return geometry.rotation(arguments)
+    if name.startswith("shear"):
+        return geometry.shear(arguments, _AXES[name[-1]], *size)
     zeros, ones = jnp.zeros_like(arguments), jnp.ones_like(arguments)
-    amounts = jnp.stack([arguments, zeros] if name.endswith("_x") else [zeros, arguments], axis=-1)
-    none = jnp.zeros_like(amounts)
-    if name.startswith("translate"):
-        return geometry.affine(zeros, amounts, ones, none)
-    height, width = size
-    angles = jnp.degrees(jnp.arctan(amounts))
-    return geometry.affine(zeros, none, ones, angles, (-width / 2, -height / 2))
+    moves = jnp.zeros((len(arguments), 2), jnp.float32).at[:, _AXES[name[-1]]].set(arguments)
+    return geometry.affine(zeros, moves, ones, jnp.zeros_like(moves))
 
 
 def _corner_matrix(
@@ -261,6 +258,7 @@ def _corner_matrix(
     return geometry.of_corner(matrices, *size, corner)
 
 
+_AXES: Mapping[str, int] = MappingProxyType({"x": 0, "y": 1})
 _COEFFICIENTS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"shear_x": (0, 1), "shear_y": (1, 0), "translate_x": (0, 2), "translate_y": (1, 2)}
 )
