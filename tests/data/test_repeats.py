@@ -51,6 +51,8 @@ def test_each_example_is_shown_as_often_and_apart_from_its_copies(size: int, rep
     if size % repeats == 0:
         batches = np.reshape(shown, (4, size))
         assert (batches != np.roll(batches, 1, 1)).all()
+        is_even = size // repeats % 2 == 0
+        assert (batches != batches[:, ::-1]).all() == is_even
 
 
 @pytest.mark.parametrize("storage", ["streamed", "resident"])
