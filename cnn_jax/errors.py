@@ -53,10 +53,23 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> UserError:
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """Returns the three names of `allowed` that are most similar to `value`, in words.
 
+    Names whose last part `value` abbreviates by the first letters of its words come first.
+
     >>> nearest("optim.lerning_rate", ["seed", "optim.learning_rate", "optim.name", "log.every"])
     'nearest: optim.learning_rate, optim.name, log.every'
+    >>> nearest("optim.lr", ["optim.l1", "optim.b1", "optim.b2", "optim.learning_rate"])
+    'nearest: optim.learning_rate, optim.l1, optim.b2'
     """
-    return f"nearest: {', '.join(difflib.get_close_matches(value, allowed, n=3, cutoff=0.0))}"
+    names = list(allowed)
+    short = value.rpartition(".")[2]
+    long = [name for name in names if short == _first_letters(name.rpartition(".")[2])]
+    near = difflib.get_close_matches(value, names, n=3, cutoff=0.0)
+    return f"nearest: {', '.join(list(dict.fromkeys([*long, *near]))[:3])}"
+
+
+def _first_letters(name: str) -> str:
+    """Returns the first letters of the words of a name, such as 'lr' of 'learning_rate'."""
+    return "".join(word[0] for word in name.split("_") if word)
 
 
 def printable(text: object, *, keep_lines: bool = False) -> str:

@@ -255,7 +255,8 @@ def convert(key: Key, value: Any) -> Any:
         right_type = False
     if not right_type:
         wanted = _TYPE_NAMES.get(key.type, f"a tuple of {key.entries.words}")
-        raise errors.UserError(f"{key.path} must be {wanted}, got {_shown(value)}")
+        hint = _one_entry(key, value) if key.type is tuple else ""
+        raise errors.UserError(f"{key.path} must be {wanted}, got {_shown(value)}{hint}")
     if key.type is str and not _is_name(value):
         raise errors.UserError(
             f"{key.path} must have no zero byte and no lone surrogate, got {_shown(value)}"
@@ -263,6 +264,15 @@ def convert(key: Key, value: Any) -> Any:
     if allowed := key.check(value):
         raise errors.UserError(f"{key.path} must be {allowed}, got {_shown(value)}")
     return value
+
+
+def _one_entry(key: Key, value: Any) -> str:
+    """Returns the end of the message if a value is an entry, not a tuple of entries."""
+    try:
+        key.entries.convert(value)
+    except (TypeError, ValueError):
+        return ""
+    return f"; write one entry as ({_shown(value)},)"
 
 
 def _is_name(text: str) -> bool:

@@ -145,12 +145,13 @@ def _decay_lines(model: Any, shape: tuple[int, int, int], decay: tuple[str, ...]
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     params = params.get("params", {})
+    source = "" if decay else ", the default"
     decay = decay or optim.KERNELS
     mask = jax.tree.leaves(optim.decay_mask(params, decay))
     leaves = jax.tree.leaves(params)
     values = sum(leaf.size for leaf, decays in zip(leaves, mask, strict=True) if decays)
     total = sum(leaf.size for leaf in leaves)
-    yield f"weight decay by optim.decay = {decay!r}:"
+    yield f"weight decay by optim.decay = {decay!r}{source}:"
     yield f"{sum(mask)} of {len(mask)} parameters, {values:,} of {total:,} values"
     rows = sorted(
         zip(mask, patterns.paths(params), leaves, strict=True), key=lambda row: not row[0]

@@ -254,7 +254,6 @@ def test_the_old_name_of_a_key_is_refused_with_the_new_one(key: schema.Key) -> N
         ("optim.name", 1, "a text"),
         ("optim.name", None, "a text"),
         ("model.name", ("lenet",), "a text"),
-        ("optim.schedule.boundary_epochs", 1.0, "a tuple of numbers"),
         ("optim.schedule.boundary_epochs", "12", "a tuple of numbers"),
         ("optim.schedule.boundary_epochs", (1.0, "2"), "a tuple of numbers"),
         ("optim.schedule.boundary_epochs", (1.0, True), "a tuple of numbers"),
@@ -263,6 +262,21 @@ def test_the_old_name_of_a_key_is_refused_with_the_new_one(key: schema.Key) -> N
 )
 def test_a_value_of_another_type_is_refused(path: str, value: Any, wanted: str) -> None:
     assert message_of(with_value(path, value)) == f"{path} must be {wanted}, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optim.schedule.boundary_epochs", 1.0),
+        ("data.augment", "mixup"),
+        ("data.augment", ("mixup", {"alpha": 0.2})),
+        ("optim.rate_factors", ("bias", 2.0)),
+    ],
+)
+def test_a_single_entry_is_refused_with_its_tuple(path: str, value: Any) -> None:
+    message = message_of(with_value(path, value))
+    assert message.startswith(f"{path} must be a tuple of ")
+    assert message.endswith(f", got {value!r}; write one entry as ({value!r},)")
 
 
 @pytest.mark.parametrize(

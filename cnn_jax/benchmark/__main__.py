@@ -41,8 +41,7 @@ from cnn_jax.benchmark import (
     ops,
     torch_ops,
 )
-from cnn_jax.objectives import frozen
-from cnn_jax.runtime import compilation_cache, console, flags, malloc, sharding
+from cnn_jax.runtime import compilation_cache, console, flags, malloc, patterns, sharding
 
 _DATA_FLAGS = ("--config", "--workers", "--seconds", "--rounds", "--out")
 _TORCH_NOTE = f"not in requirements.txt; install with: {torch_ops.INSTALL}"
@@ -214,7 +213,7 @@ def _add_frozen_flags(command: argparse.ArgumentParser) -> None:
     command.set_defaults(mode=["train"])
     command.add_argument(
         "--trainable",
-        default=frozen.HEAD,
+        default=patterns.HEAD,
         help="the value of train.trainable: head (default), or patterns of parameters",
     )
 

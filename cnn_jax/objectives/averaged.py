@@ -130,7 +130,7 @@ def check(plan: Plan) -> None:
     if plan.eval.weights == AVERAGE and not plan.ema.decay:
         raise errors.UserError(
             f"eval.weights {AVERAGE!r} needs an average of the parameters, and ema.decay is 0; set "
-            f"ema.decay, such as 0.999, or eval.weights={RAW}"
+            f"ema.decay, such as 0.999 with ema.warmup=True, or eval.weights={RAW}"
         )
 
 

@@ -19,9 +19,6 @@ from cnn_jax import errors, models
 from cnn_jax.contracts import Batch, Carried, Objective, Outputs, Sums, TrainState, Tree, Variables
 from cnn_jax.runtime import patterns
 
-HEAD = "head"
-"""The pattern that stands for the parameters of the network's head."""
-
 # Names of the arguments and attributes that select the mode of a module, with their values in
 # evaluation.
 _EVALUATION: Mapping[str, bool] = MappingProxyType(
@@ -96,7 +93,7 @@ def make(objective: Objective, trainable: str, params: Tree, input_shape: Any) -
         network is unknown.
     """
     given = [pattern.strip() for pattern in trainable.split(",")]
-    found = [_head(objective, input_shape) if one == HEAD else one for one in given]
+    found = [_head(objective, input_shape) if one == patterns.HEAD else one for one in given]
     for name, pattern in zip(given, found, strict=True):
         patterns.check_match("train.trainable", name, pattern, patterns.paths(params))
     return Frozen(objective, tuple(found))
@@ -162,13 +159,13 @@ def _head(objective: Objective, input_shape: Any) -> str:
     model = network_of(objective)
     if model is None:
         raise errors.UserError(
-            f"train.trainable {HEAD!r} needs an objective with the attribute 'model'; give the "
-            "paths of the head's parameters instead"
+            f"train.trainable {patterns.HEAD!r} needs an objective with the attribute 'model'; "
+            "give the paths of the head's parameters instead"
         )
     try:
         return f"^{re.escape(models.head(model, input_shape))}/"
     except errors.UserError as error:
-        raise errors.UserError(f"train.trainable {HEAD!r}: {error}") from error
+        raise errors.UserError(f"train.trainable {patterns.HEAD!r}: {error}") from error
 
 
 def _call(

@@ -11,6 +11,9 @@ import jax
 
 from cnn_jax import errors
 
+HEAD = "head"
+"""The alias for the parameters of the network's head in `train.trainable` and `init.take`."""
+
 
 def path(keys: Sequence[Any]) -> str:
     """Returns the path of a parameter from the keys of JAX.

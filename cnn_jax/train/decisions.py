@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 from cnn_jax import errors
 from cnn_jax.plan import Plan
@@ -36,6 +37,30 @@ def check(options: Plan) -> None:
         raise errors.UserError(
             f"optim.schedule.name {PLATEAU!r} is for the optimizers of cnn_jax, got optim.name "
             f"{options.optim.name!r}, which computes its own rates; set another schedule"
+        )
+
+
+def warnings(options: Plan, validations: int) -> Iterator[str]:
+    """Yields sentences on 'plateau' and early stopping that cannot act in a run.
+
+    The first validation sets the best value, unless it is NaN. What the last one decides has no
+    effect, because it is at the end of the run.
+
+    Args:
+      options: the plan.
+      validations: the number of validations of the whole run.
+    """
+    patience = options.eval.patience
+    if patience and patience + 1 >= validations:
+        yield (
+            f"eval.patience {patience} cannot stop a run of {validations} validations early; "
+            "lower it or eval.every_epochs"
+        )
+    schedule = options.optim.schedule
+    if schedule.name == PLATEAU and schedule.patience + 2 >= validations:
+        yield (
+            f"optim.schedule.patience {schedule.patience} cannot lower the rate in a run of "
+            f"{validations} validations; lower it or eval.every_epochs"
         )
 
 

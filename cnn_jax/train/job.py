@@ -14,10 +14,9 @@ from cnn_jax.objectives import Teacher, eval_size
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import imports, sharding
 from cnn_jax.runtime.sharding import Layout
-from cnn_jax.train import decisions, layer_rates, programs, state, step, teacher
+from cnn_jax.train import decisions, layer_rates, lengths, programs, state, step, teacher
 from cnn_jax.train.checks import check_decay, split_by_fit
 from cnn_jax.train.given import Given
-from cnn_jax.train.lengths import make_optimizer, run_steps, schedule_steps
 from cnn_jax.train.programs import Programs
 
 LOG, VALIDATE, SAVE = "log", "validate", "save"
@@ -123,22 +122,11 @@ def make(
     mean, std = feed.description.mean, feed.description.std
     plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, mean=mean, std=std))
     epoch = feed.steps_per_epoch
-    total_steps = run_steps(plan, epoch)
-    length = schedule_steps(plan, epoch)
-    if length > total_steps:
-        logging.warning(
-            "the run of %d steps (train.steps) ends within the warm-up of %d steps",
-            total_steps,
-            length,
-        )
-    if plan.ema.decay and plan.ema.every_steps > total_steps:
-        logging.warning(
-            "the average stays that of the initial parameters, because ema.every_steps %d is above "
-            "the %d steps of the run",
-            plan.ema.every_steps,
-            total_steps,
-        )
-    schedule, optimizer = make_optimizer(plan, given, length, epoch)
+    total_steps = lengths.run_steps(plan, epoch)
+    for sentence in lengths.warnings(plan, total_steps, epoch):
+        logging.warning("%s", sentence)
+    length = lengths.schedule_steps(plan, epoch)
+    schedule, optimizer = lengths.make_optimizer(plan, given, length, epoch)
     measured = evaluators.make(plan, feed.description.num_classes, given.evaluators)
     learned_from = teacher.find(plan, feed.description)
     found = programs.find(
@@ -161,7 +149,7 @@ def make(
         total_steps=total_steps,
         intervals={
             LOG: plan.log.every_steps,
-            VALIDATE: max(round((plan.eval.every_epochs or total_steps) * epoch), 1),
+            VALIDATE: lengths.validation_steps(plan, total_steps, epoch),
             SAVE: plan.checkpoint.every_steps,
         },
     )

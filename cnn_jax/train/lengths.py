@@ -1,12 +1,16 @@
-"""The length of a run, and the optimizer, whose schedule depends on it."""
+"""The length of a run, what it is too short for, and the optimizer, which depends on it."""
+
+from collections.abc import Iterator
 
 import optax
 
 from cnn_jax import errors, optim
 from cnn_jax.plan import Plan
+from cnn_jax.train import decisions
 from cnn_jax.train.given import Given
 
 _MAX_STEPS = 2**31 - 1  # The state counts its steps in int32.
+_LARGE_SHARE = 0.1  # of the initial variables in an average at the end of a run
 
 
 def schedule_steps(plan: Plan, steps_per_epoch: int) -> int:
@@ -39,6 +43,35 @@ def run_steps(plan: Plan, steps_per_epoch: int) -> int:
             f"{_MAX_STEPS:,} are possible"
         )
     return total_steps
+
+
+def validation_steps(plan: Plan, total_steps: int, steps_per_epoch: int) -> int:
+    """Returns the number of steps between validations."""
+    return max(round((plan.eval.every_epochs or total_steps) * steps_per_epoch), 1)
+
+
+def warnings(plan: Plan, total_steps: int, steps_per_epoch: int) -> Iterator[str]:
+    """Yields a sentence for each part of a plan that a run of `total_steps` is too short for."""
+    length = schedule_steps(plan, steps_per_epoch)
+    if length > total_steps:
+        yield (
+            f"the run of {total_steps:,} steps (train.steps) ends within the warm-up of "
+            f"{length:,} steps"
+        )
+    keys = plan.ema
+    share = 0.0 if keys.warmup else keys.decay ** (total_steps // keys.every_steps)
+    if keys.decay and keys.every_steps > total_steps:
+        yield (
+            "the average stays that of the initial parameters, because ema.every_steps "
+            f"{keys.every_steps} is above the {total_steps:,} steps of the run"
+        )
+    elif share > _LARGE_SHARE:
+        yield (
+            f"after the run's {total_steps:,} steps, {share:.0%} of the average are still the "
+            f"initial parameters; set ema.warmup=True, or ema.decay below {keys.decay}"
+        )
+    validations = -(-total_steps // validation_steps(plan, total_steps, steps_per_epoch))
+    yield from decisions.warnings(plan, validations)
 
 
 def make_optimizer(

@@ -193,10 +193,10 @@ def _run(
         restored = _start_state(job, store, first, begin, terminal)
         current = restored.state
         terminal.message(_start_block(job, store.title, state.count(current.params)))
-        if first:
-            for line in _notes(job, store, first, extended):
-                terminal.message(line)
         with Recorder(job, store, first, restored, terminal, watch) as recorder:
+            if first:
+                for line in _notes(job, store, first, extended, recorder.is_complete(first)):
+                    terminal.message(line)
             if extended:
                 recorder.start_from(str(extended.origin.directory))
             step = first
@@ -232,10 +232,15 @@ def _last_validation(rows: Sequence[logs.Row]) -> dict[str, float]:
     return logs.values(validations[-1]) if validations else {}
 
 
-def _notes(job: Job, store: Store, first: int, extended: Extension | None) -> list[str]:
+def _notes(
+    job: Job, store: Store, first: int, extended: Extension | None, is_complete: bool
+) -> list[str]:
     """Returns lines on the place where a run continues, and on changes of its environment."""
     if extended is not None:
         lines = extension.notes(extended, job)
+    elif is_complete:
+        early = ", where it was stopped early" if first < job.total_steps else ""
+        lines = [f"the run is complete at step {first} of {job.total_steps}{early}"]
     else:
         lines = [f"resuming at step {first} of {job.total_steps}"]
     return [*lines, *filter(None, [store.note()])]

@@ -21,7 +21,6 @@ import numpy as np
 from cnn_jax import errors, models, objectives
 from cnn_jax.contracts import Objective, TrainState, Variables
 from cnn_jax.objectives.distilled import TEACHER
-from cnn_jax.objectives.frozen import HEAD
 from cnn_jax.plan import Plan
 from cnn_jax.runtime import patterns, prng
 from cnn_jax.train import checks, defaults, teacher, weights
@@ -170,11 +169,11 @@ def _regular(
     found = []
     for given in _given(plan):
         pattern = given
-        if given == HEAD:
+        if given == patterns.HEAD:
             if model is None:
                 raise errors.UserError(
-                    f"{_TAKE} {HEAD!r} needs an objective with the attribute 'model'; give the "
-                    "paths of the head's parameters instead"
+                    f"{_TAKE} {patterns.HEAD!r} needs an objective with the attribute 'model'; "
+                    "give the paths of the head's parameters instead"
                 )
             pattern = f"^{re.escape(models.head(model, input_shape))}/"
         patterns.check_match(_TAKE, given, pattern, names)

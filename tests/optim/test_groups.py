@@ -117,6 +117,7 @@ def test_every_optimizer_steps_with_frozen_and_boxed_parameters(name: str) -> No
     ("options", "message"),
     [
         ({"rate_factors": (("fc", 0.1),)}, "optim.rate_factors 'fc' matches none of the 5 param"),
+        ({"rate_factors": (("head", 0.1),)}, "'head' is an alias in train.trainable and init.take"),
         ({"rate_factors": (("[", 0.1),)}, r"optim.rate_factors '\[' is no regular expression"),
         ({"rate_factors": (("conv", -1.0),)}, "optim.rate_factors of 'conv' must be at least 0"),
         ({"rate_factors": {"conv": 0.1}}, "optim.rate_factors must be a tuple of pairs, such as"),

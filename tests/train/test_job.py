@@ -158,6 +158,24 @@ def test_a_loss_of_class_indices_refuses_mixed_classes(name: str) -> None:
         train.check(given)
 
 
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({"ema.decay": 0.9}, "53%"),  # 0.9^6
+        ({"ema.decay": 0.9, "ema.every_steps": 2}, "73%"),  # 0.9^3
+        ({"ema.decay": 0.9, "ema.warmup": True}, ""),
+        ({"ema.decay": 0.6}, ""),  # 5 %
+        ({}, ""),
+    ],
+)
+def test_an_average_of_mostly_initial_parameters_is_named(
+    caplog: pytest.LogCaptureFixture, options: Mapping[str, Any], share: str
+) -> None:
+    job.make(plan.read({**SMALL, "train.epochs": 1.5, **options}), SOURCE)
+    message = f"the run's 6 steps, {share} of the average are still the initial parameters; set ema"
+    assert (message in caplog.text) == ("of the average are" in caplog.text) == bool(share)
+
+
 def test_without_an_interval_a_run_validates_at_its_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -122,8 +122,11 @@ def test_early_stopping_keeps_the_best_checkpoint_and_says_which_it_is(
     script(monkeypatch, [0.25])
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", take)
-        assert train.run(config, tmp_path, progress=False) == outcome
+        assert train.run(config, tmp_path) == outcome
     assert logs.read(tmp_path) == before
+    assert "the run is complete at step 30 of 54, where it was stopped early" in (
+        capsys.readouterr().err
+    )
 
     # The run can be extended: early stopping counts anew.
     config.init.extend = str(tmp_path)
@@ -133,7 +136,9 @@ def test_early_stopping_keeps_the_best_checkpoint_and_says_which_it_is(
 
 
 def test_a_run_that_ends_anyway_does_not_stop_early(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = small(2, name="plateau", patience=0)
     config.eval.patience = 1
@@ -146,6 +151,11 @@ def test_a_run_that_ends_anyway_does_not_stop_early(
     shown = capsys.readouterr().err
     assert "early stopping" not in shown
     assert "multiplied" not in shown
+    assert [record.message for record in caplog.records] == [
+        "eval.patience 1 cannot stop a run of 2 validations early; lower it or eval.every_epochs",
+        "optim.schedule.patience 0 cannot lower the rate in a run of 2 validations; lower it or "
+        "eval.every_epochs",
+    ]
 
 
 def test_the_interval_of_validations_cannot_change_where_they_decide(tmp_path: Path) -> None:
