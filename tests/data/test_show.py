@@ -36,6 +36,16 @@ def mixed(description: Description) -> Augmentation:
     return mix
 
 
+def swapped(description: Description) -> Augmentation:
+    """Gives each example the target of the next one of the batch."""
+
+    def swap(key: jax.Array, batch: Batch) -> Batch:
+        one_hot = jax.nn.one_hot(batch["label"], description.num_classes)
+        return {**batch, "target": jnp.roll(one_hot, 1, 0)}
+
+    return swap
+
+
 def test_without_augmentation_training_sees_the_stored_images() -> None:
     rows = show.rows(make_plan(**KEYS), examples=3, steps=4, source=SOURCE)
     assert [row.class_name for row in rows] == ["cat", "dog", "eel"]
@@ -90,6 +100,17 @@ def test_targets_name_the_classes_of_the_mixed_examples() -> None:
     assert shares == {(), (0.25, 0.75)}  # Two examples of one class are no mixture.
     for row in rows:
         assert all(version.mixture.get(row.class_name, 0.75) == 0.75 for version in row.versions)
+
+
+def test_a_target_of_one_other_class_is_named() -> None:
+    settings = make_plan(**KEYS, augment=(("tests.data.test_show:swapped", {}),))
+    named = 0
+    for row in show.rows(settings, examples=9, steps=3, source=SOURCE):
+        for version in row.versions:
+            assert row.class_name not in version.mixture
+            assert list(version.mixture.values()) in ([], [1.0])
+            named += len(version.mixture)
+    assert named > 0
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (2, np.uint8), (5, np.float32)])

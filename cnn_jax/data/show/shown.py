@@ -25,8 +25,8 @@ class Version(NamedTuple):
 
     Attributes:
       image: `[H, W, C]` uint8.
-      mixture: the share of each class in a mixed target, by name; empty if the target has one
-        class only.
+      mixture: the share of each class in a mixed target, by name; empty if the target has the
+        class of the stored image only.
     """
 
     image: np.ndarray
@@ -178,11 +178,12 @@ def _versions(
 
 
 def _mixture(batch: Batch, row: int, names: tuple[str, ...]) -> dict[str, float]:
-    """Returns the share of each class in the target of a row; empty without a mixed target."""
+    """Returns the share of each class in the target of a row; see `Version`."""
     if "target" not in batch:
         return {}
     shares: dict[str, float] = {}
     for name, share in zip(names, np.asarray(batch["target"])[row].tolist(), strict=True):
         shares[name] = shares.get(name, 0.0) + share
     shares = {name: share for name, share in shares.items() if share >= _LEAST}
-    return shares if len(shares) > 1 else {}
+    own = names[int(batch["label"][row])]
+    return {} if set(shares) == {own} else shares
