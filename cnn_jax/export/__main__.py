@@ -40,8 +40,8 @@ def main() -> int:
     else:
         run = args.workdir and history.read(args.workdir, args.checkpoint, args.average)
         export.to_safetensors(network, args.out, license_name=args.license, history=run)
-        for note in traced.notes(network):
-            print(f"{args.out}: {note}", file=sys.stderr)
+    for note in traced.notes(network):
+        print(errors.printable(f"{args.out}: {note}"), file=sys.stderr)
     shape = " x ".join(map(str, network.input_shape))
     classes = f"{len(network.class_names):,} classes"
     print(errors.printable(f"{args.out}: {traced.name(network)}, input {shape}, {classes}"))

@@ -11,6 +11,7 @@ from cnn_jax import errors
 from cnn_jax.export import traced
 from cnn_jax.export.history import History
 from cnn_jax.predictor import Predictor
+from cnn_jax.runs import logs
 
 _VALUES = ("top1", "top5", "loss")  # columns of the table of results, where the log has them
 _MOST_CLASSES = 20
@@ -54,7 +55,7 @@ def _front_matter(license_name: str, is_timm: bool, history: History | None) -> 
     yield from (f"- {tag}" for tag in ("image-classification", "cnn_jax", "safetensors"))
     if is_timm:
         yield "- timm"
-    if history is not None and any("top1" in row for row in history.rows):
+    if history is not None and any("top1" in values for _, values in _measured(history)):
         yield "metrics:"
         yield "- accuracy"
     yield "---"
@@ -97,21 +98,26 @@ def _preprocessing(network: Predictor, config: Mapping[str, Any]) -> str:
     return "\n".join(steps)
 
 
+def _measured(history: History) -> list[tuple[str, dict[str, Any]]]:
+    """Returns pairs of split and values: the lines of the log, of the weights that are exported."""
+    return [(row["split"], logs.of_weights(row, history.weights)) for row in history.rows]
+
+
 def _results(history: History) -> str:
     """Returns the table of the log's lines on the checkpoint."""
-    rows = [row for row in history.rows if any(name in row for name in _VALUES)]
+    rows = [pair for pair in _measured(history) if any(name in pair[1] for name in _VALUES)]
     if not rows:
         return f"The log has no validation or test of step {history.step:,}."
-    columns = [name for name in _VALUES if any(name in row for row in rows)]
+    columns = [name for name in _VALUES if any(name in values for _, values in rows)]
     lines = [
         f"Weights of step {history.step:,} ({history.weights}).",
         "",
         f"| split | {' | '.join(columns)} |",
         f"|{'---|' * (len(columns) + 1)}",
     ]
-    for row in rows:
-        values = (_number(row.get(name)) for name in columns)
-        lines.append(f"| {row['split']} | {' | '.join(values)} |")
+    for split, values in rows:
+        cells = (_number(values.get(name)) for name in columns)
+        lines.append(f"| {split} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -172,17 +172,27 @@ def resizing(network: Predictor) -> Mapping[str, Any]:
 
 
 def notes(network: Predictor) -> tuple[str, ...]:
-    """Returns sentences on the preprocessing of a run that timm's config.json cannot have."""
+    """Returns sentences on preprocessing of a run that its exported network does not do.
+
+    There is one if the run scales or pads its stored images to an input of another size.
+    """
     given = network.preprocessing
     if not isinstance(given, EvalPreprocessing) or not isinstance(given.crop, crops.Fit):
         return ()
     crop, sizes = given.crop, network.input_shape[:2]
-    if crop.resize != "pad" or crop.native_size in (None, sizes):
+    if crop.native_size in (None, sizes):
         return ()
+    stored, size = (f"{height} x {width}" for height, width in (crop.native_size, sizes))
+    if crop.resize == "pad":
+        return (
+            f"the run pads its images of {stored} pixels to {size}; the exported network does "
+            "not, and readers of config.json scale images: give them padded images",
+        )
     return (
-        f"the run pads its images of {crop.native_size[0]} x {crop.native_size[1]} pixels to "
-        f"{sizes[0]} x {sizes[1]}; config.json cannot say so, and its readers scale them: give "
-        "them padded images",
+        f"the run scales every image to {stored} pixels, the size of its stored images, and then "
+        f"to {size}; the exported network and readers of config.json leave out the first step: "
+        f"give them images that are scaled to {stored} and then to {size} ({crop.resize}), as "
+        "network.undo(network.preprocess(images)) does with network=predictor.load(WORKDIR)",
     )
 
 

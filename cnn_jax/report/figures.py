@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cnn_jax import errors, evaluators, plan
 from cnn_jax.plan import Plan
@@ -10,8 +12,6 @@ from cnn_jax.report import stored
 from cnn_jax.report.stored import Missing, Stored
 from cnn_jax.runs import checkpoint, logs, workdir
 from cnn_jax.runs.logs import Row
-
-_AVERAGE = "average/"  # prefix of the values of averaged weights in the log
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Run:
     def prefix(self) -> str:
         """Prefix of the names of the metrics that rank checkpoints, in the log."""
         averaged = self.plan is not None and self.plan.eval.weights == "average"
-        return _AVERAGE if averaged else ""
+        return logs.AVERAGE if averaged else ""
 
     @property
     def last_phase(self) -> list[Row]:
@@ -73,13 +73,8 @@ class Run:
 
     def metrics(self, row: Row) -> dict[str, float]:
         """Returns the numbers of a line by name, of the weights that rank checkpoints."""
-        numbers = {name: value for name, value in logs.values(row).items() if logs.is_number(value)}
-        prefix = self.prefix if any(name.startswith(_AVERAGE) for name in numbers) else ""
-        raw = {name: value for name, value in numbers.items() if not name.startswith(_AVERAGE)}
-        if not prefix:
-            return raw
-        averaged = {name: value for name, value in numbers.items() if name.startswith(prefix)}
-        return {name.removeprefix(prefix): value for name, value in averaged.items()}
+        averaged = _numbers(logs.of_weights(row, "average")) if self.prefix else {}
+        return averaged or _numbers(logs.of_weights(row, "raw"))
 
     def best_validation(self) -> tuple[float, int] | None:
         """Returns the best monitored value of a validation and its step; None without any."""
@@ -161,6 +156,10 @@ def read(directory: Path) -> Run:
         reason = f"damaged lines are left out: {found.damaged_lines:,}"
         missing.append(Missing(workdir.METRICS, reason))
     return Run(found, parameters, tuple(missing))
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if logs.is_number(value)}
 
 
 def _has_phase(row: Row, sizes: list[int]) -> bool:

@@ -18,6 +18,7 @@ from cnn_jax.runtime import files
 FINAL = "final"
 ONCE = ("test", FINAL)  # splits of the last lines, which a resumed run writes again
 START = "start"  # split of the first line of a run that extends another one
+AVERAGE = "average/"  # prefix of the names of values of averaged weights
 
 _MAX_STEP = 2**63  # of TensorBoard's events
 
@@ -45,9 +46,24 @@ def finite(values: Mapping[str, float | str]) -> dict[str, float | str | None]:
     }
 
 
-def values(row: Row) -> dict[str, Any]:
+def values(row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a line of the log, without its place."""
     return {name: value for name, value in row.items() if name not in events.PLACE}
+
+
+def of_weights(row: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """Returns the values of a line that belong to the given weights, by name without prefix.
+
+    Args:
+      row: the line.
+      weights: 'raw' or 'average', as in `eval.weights`.
+    """
+    is_average = weights == "average"
+    return {
+        name.removeprefix(AVERAGE): value
+        for name, value in values(row).items()
+        if name.startswith(AVERAGE) == is_average
+    }
 
 
 class MemoryLog:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from cnn_jax import errors, export, predictor, pretrained
+from cnn_jax import errors, export, predictor, pretrained, train
 from cnn_jax.data import crops
 from cnn_jax.export import __main__, history, traced, weights_folder
 from cnn_jax.predictor.opening import EvalPreprocessing
@@ -134,14 +134,96 @@ def test_a_run_of_an_older_version_has_a_card_without_a_command(run: Path, tmp_p
     np.testing.assert_array_equal(tensors["params.output.kernel"], np.asarray(kernel))
 
 
-@pytest.mark.parametrize(("resize", "count"), [("pad", 1), ("bilinear", 0)])
-def test_a_run_that_pads_its_images_has_a_note(resize: str, count: int) -> None:
-    crop = crops.Fit((8, 6), (28, 28, 1), resize)
+@pytest.mark.parametrize(
+    ("resize", "native_size", "words"),
+    [
+        ("pad", (8, 6), "pads its images of 8 x 6 pixels to 28 x 28"),
+        ("bilinear", (8, 6), "scales every image to 8 x 6 pixels, the size of its stored images"),
+        ("bilinear", (28, 28), None),
+        ("bilinear", None, None),
+    ],
+)
+def test_a_run_whose_images_are_stored_in_another_size_has_a_note(
+    resize: str, native_size: tuple[int, int] | None, words: str | None
+) -> None:
+    crop = crops.Fit(native_size, (28, 28, 1), resize)
     prepare = EvalPreprocessing(crop, (0.5,), (0.5,))
     network = dataclasses.replace(networks.make("lenet", 28), preprocessing=prepare)
     found = traced.notes(network)
-    assert len(found) == count
-    assert all("pads its images of 8 x 6 pixels to 28 x 28" in note for note in found)
+    assert len(found) == (words is not None)
+    assert all(words in note for note in found if words)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on digits of 8 x 8 pixels, scaled to 12 x 12; its average ranks checkpoints."""
+    directory = tmp_path_factory.mktemp("averaged")
+    config: dict[str, Any] = {
+        "model.name": "mlp",
+        "data.source": "digits",
+        "data.resize": "bilinear",
+        "data.image_size": 12,
+        "train.steps": 4,
+        "checkpoint.every_steps": 4,
+        "ema.decay": 0.999,
+        "eval.weights": "average",
+    }
+    train.run(config, directory, progress=False)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("flags", "prefix"), [([], "average/"), (["--average"], "average/"), (["--no-average"], "")]
+)
+def test_a_card_has_the_metrics_of_the_exported_weights(
+    flags: list[str], prefix: str, averaged: Path, tmp_path: Path, exit_status: Exit
+) -> None:
+    out = tmp_path / "out"
+    arguments = [f"--workdir={averaged}", "--format=safetensors", f"--out={out}", *flags]
+    assert exit_status(__main__.main, *arguments) == 0
+    card = (out / "README.md").read_text()
+    assert f"Weights of step 4 ({'average' if prefix else 'raw'})." in card
+    assert front_matter(card)["metrics"] == ["accuracy"]
+    (test,) = (row for row in logs.read(averaged) if row["split"] == "test")
+    assert test["loss"] != test["average/loss"]
+    names = ("top1", "top5", "loss")
+    values = " | ".join(f"{test[prefix + name]:.4f}" for name in names)
+    assert f"| split | {' | '.join(names)} |" in card
+    assert f"| test | {values} |" in card
+
+
+@pytest.mark.parametrize("form", ["jax", "onnx", "safetensors"])
+def test_an_export_says_that_it_does_not_scale_to_the_stored_size(
+    form: str,
+    averaged: Path,
+    tmp_path: Path,
+    exit_status: Exit,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With pixels that are scaled as the note says, the logits are those of the run."""
+    out = tmp_path / ("out" if form == "safetensors" else f"out.{form}")
+    assert (
+        exit_status(__main__.main, f"--workdir={averaged}", f"--format={form}", f"--out={out}") == 0
+    )
+    note = "the run scales every image to 8 x 8 pixels, the size of its stored images, and then to"
+    assert f"{out}: {note} 12 x 12; " in capsys.readouterr().err
+    if form == "safetensors":
+        assert f"- note: {note} 12 x 12; " in (out / "README.md").read_text()
+    network = predictor.load(averaged)
+    images = networks.pixels(network, 3)
+    scaled = network.undo(network.preprocess(images))
+
+    def logits(pixels: np.ndarray) -> np.ndarray:
+        if form == "jax":
+            return np.asarray(jax.export.deserialize(bytearray(out.read_bytes())).call(pixels))
+        if form == "onnx":
+            session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+            return np.asarray(session.run(None, {"pixels": pixels})[0])
+        return predictor.load(out)(pixels).logits
+
+    expected = network(images).logits
+    np.testing.assert_allclose(logits(scaled), expected, rtol=0, atol=1e-5)
+    assert abs(logits(images) - expected).max() > 1e-2
 
 
 def test_a_network_of_timm_has_the_config_of_timm(tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def write_log(directory: Path) -> None:
     log.close()
 
 
+def test_the_values_of_raw_and_averaged_weights_are_told_apart() -> None:
+    row = logs.make_row(2, 0.5, "test", {"top1": 0.5, "average/top1": 0.75, "margin/mean": 1.0})
+    assert logs.of_weights(row, "raw") == {"top1": 0.5, "margin/mean": 1.0}
+    assert logs.of_weights(row, "average") == {"top1": 0.75}
+
+
 def test_a_line_is_an_object_with_step_epoch_and_split(tmp_path: Path) -> None:
     write_log(tmp_path)
     lines = (tmp_path / workdir.METRICS).read_text().splitlines()
