@@ -11,7 +11,7 @@ import safetensors.numpy
 from cnn_jax import errors, limits, predictor, pretrained
 from cnn_jax.pretrained import Preprocessing, convert, preprocessing
 from cnn_jax.pretrained.network import Network
-from tests.pretrained import checkpoints, test_files
+from tests.pretrained import checkpoints, weight_files
 from tests.pretrained.checkpoints import CONFIG, NETWORK, failure
 
 ENTRIES = checkpoints.state_dict()
@@ -21,7 +21,7 @@ LIMITS = r"of cnn_jax/limits\.py"
 
 def header_only(path: Path, name: str, shape: list[int]) -> Path:
     """Writes a safetensors file with one empty tensor."""
-    return test_files.write_safetensors(path, {name: test_files.entry("F32", shape, 0, 0)}, b"")
+    return weight_files.write_safetensors(path, {name: weight_files.entry("F32", shape, 0, 0)}, b"")
 
 
 @pytest.mark.parametrize("classes", [2**40, 300_000_000, limits.MAX_CLASSES + 1])

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cnn_jax import errors, limits, pretrained
-from tests.pretrained import test_files
-from tests.pretrained.test_files import Call, Raw, code, row, write_zip
+from tests.pretrained import weight_files
+from tests.pretrained.weight_files import Call, Raw, code, row, write_zip
 
 LIMITS = r"of cnn_jax/limits\.py"
 
@@ -19,7 +19,7 @@ def amplified(arguments: bytes) -> Raw:
 
 
 def name_of(dotted: str) -> bytes:
-    return test_files.name(dotted).code
+    return weight_files.name(dotted).code
 
 
 def nones(count: int) -> bytes:
@@ -50,14 +50,14 @@ DEVICE = "torch.device is called with unsupported arguments"
             "it repeats a list in collections.OrderedDict",
         ),
         (
-            test_files.tensor(test_files.Stored("0", 6), 0, (2**20,), (0,)),
+            weight_files.tensor(weight_files.Stored("0", 6), 0, (2**20,), (0,)),
             f"repeats the elements of a storage of 6, .* MAX_EXPANDED_VALUES {LIMITS}, 1,000,000",
         ),
         (
-            test_files.tensor(test_files.Stored("0", 6), 0, (True,), (1,)),
+            weight_files.tensor(weight_files.Stored("0", 6), 0, (True,), (1,)),
             "a tensor has an invalid offset, shape or strides",
         ),
-        (test_files.Stored("0", True), "a persistent id does not describe"),
+        (weight_files.Stored("0", True), "a persistent id does not describe"),
     ],
 )
 def test_a_pickle_that_multiplies_its_objects_is_refused(

@@ -11,9 +11,9 @@ import pytest
 
 from cnn_jax.pretrained.formats import files
 from cnn_jax.pretrained.formats.files import read_metadata, read_state_dict
-from tests.pretrained import checkpoints, test_files, torch_files
+from tests.pretrained import checkpoints, torch_files, weight_files
 from tests.pretrained.checkpoints import CONFIG, NETWORK, failure
-from tests.pretrained.test_files import DATA, Call, Stored, assert_refused, entry, name
+from tests.pretrained.weight_files import DATA, Call, Stored, assert_refused, entry, name
 
 ENTRIES = checkpoints.state_dict()
 
@@ -146,7 +146,7 @@ def test_the_content_decides_whatever_the_name_is(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[key], array)
         assert read_metadata(path) == {}
     metadata = {"__metadata__": {"format": "pt"}, "a": entry("U8", [1], 0, 1)}
-    assert read_metadata(test_files.write_safetensors(tmp_path / "b.bin", metadata, b"a")) == {
+    assert read_metadata(weight_files.write_safetensors(tmp_path / "b.bin", metadata, b"a")) == {
         "format": "pt"
     }
 
@@ -171,7 +171,7 @@ def test_the_reason_of_a_refused_pickle_is_said(tmp_path: Path, value: object, r
 
 @pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "F4", "F6_E2M3"])
 def test_quantised_safetensors_are_named(tmp_path: Path, kind: str) -> None:
-    path = test_files.write_safetensors(tmp_path / "a.bin", {"w": entry(kind, [1], 0, 1)}, b"a")
+    path = weight_files.write_safetensors(tmp_path / "a.bin", {"w": entry(kind, [1], 0, 1)}, b"a")
     assert_refused(path, f"tensor 'w' has the dtype {kind}; its weights are quantised; save")
 
 
@@ -186,7 +186,7 @@ def test_names_of_quantised_weights_are_the_cause(tmp_path: Path) -> None:
 def test_objects_of_ignored_classes_are_no_weights(tmp_path: Path) -> None:
     """An object beside the tensors is left out; nothing of it is imported, set or called."""
     space = Call("argparse.Namespace", ())
-    for value in (space, test_files.Build(space, {"a": 1}), Call("builtins.set", ([],))):
+    for value in (space, weight_files.Build(space, {"a": 1}), Call("builtins.set", ([],))):
         found = read_state_dict(torch_files.save(tmp_path / "a.pth", {**ENTRIES, "args": value}))
         assert found.keys() == ENTRIES.keys()
     entries = {**ENTRIES, "features.0.weight": space}

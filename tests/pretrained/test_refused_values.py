@@ -16,9 +16,9 @@ from cnn_jax.pretrained import Preprocessing, fit
 from cnn_jax.pretrained.keras import weights
 from cnn_jax.pretrained.network import Network
 from cnn_jax.runs import checkpoint
-from tests.pretrained import checkpoints, test_files
+from tests.pretrained import checkpoints, weight_files
 from tests.pretrained.checkpoints import CONFIG, NETWORK, failure
-from tests.pretrained.test_files import write_zip
+from tests.pretrained.weight_files import write_zip
 
 ENTRIES = checkpoints.state_dict()
 FIRST = "features.0.weight"  # [64, 3, 3, 3]
@@ -125,8 +125,8 @@ def test_names_from_files_are_escaped_and_cut(tmp_path: Path) -> None:
 
 
 def test_many_names_are_counted(tmp_path: Path) -> None:
-    tensors = {f"t{index}": test_files.entry("F32", [0], 0, 0) for index in range(50_000)}
-    path = test_files.write_safetensors(tmp_path / "a.safetensors", tensors, b"")
+    tensors = {f"t{index}": weight_files.entry("F32", [0], 0, 0) for index in range(50_000)}
+    path = weight_files.write_safetensors(tmp_path / "a.safetensors", tensors, b"")
     with pytest.raises(errors.UserError, match="50000 are unexpected") as caught:
         fit.check("lenet", {}, pretrained.read_state_dict(path))
     assert len(str(caught.value)) < 200

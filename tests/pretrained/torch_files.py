@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.pretrained.test_files import Raw, Stored, tensor, write_legacy, write_zip
+from tests.pretrained.weight_files import Raw, Stored, tensor, write_legacy, write_zip
 
 _KINDS = {"float32": "Float", "float64": "Double", "int8": "Char", "int64": "Long", "uint8": "Byte"}
 
