@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from cnn_jax.models import registry
-from tests.test_docs import check_names
+from tests.doc_pages import check_names
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "experiments" / "examples"
