@@ -96,6 +96,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets tests call `main.main` without its effects on the rest of this process."""
+    monkeypatch.setattr(compilation_cache, "use_cache", lambda: None)
+
+
+@pytest.fixture
 def exit_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]:
     """Runs a command in this process and returns its exit status.
 
