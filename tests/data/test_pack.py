@@ -1,9 +1,8 @@
+"""Packing of folders into shards: its files, interruption, and directories that are refused."""
+
 import contextlib
 import fcntl
-import io
-import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -11,72 +10,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from PIL import Image
 
-from cnn_jax import contracts, errors
-from cnn_jax.data import images, pillow
+from cnn_jax import errors
 from cnn_jax.data.pack import inputs, journal, verification, writer
-from cnn_jax.data.pack.__main__ import main
 from cnn_jax.data.sources import folders, shards
 from cnn_jax.data.sources.arrays import from_arrays
-
-REPOSITORY = Path(__file__).parents[2]
-Run = Callable[..., int | str | None]
-
-
-def noise(height: int, width: int, *channels: int) -> np.ndarray:
-    rng = np.random.default_rng([height, width])
-    coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), *channels), np.uint8)
-    return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
-
-
-def encoded(array: np.ndarray, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, kind, **options)
-    return file.getvalue()
-
-
-def write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder of 25 JPEGs and PNGs for training and 5 for validation, in two classes."""
-    root = tmp_path / "folder"
-    for number in range(30):
-        split = "train" if number < 25 else "val"
-        kind = "PNG" if number % 4 == 0 else "JPEG"
-        picture = noise(30 + number, 50 - number, 3)
-        name = f"{number}.{kind.lower()}"
-        write(root / split / ("cat" if number % 3 else "dog") / name, encoded(picture, kind))
-    return root
-
-
-def pack(directory: Path, out: Path, **options: Any) -> writer.Packed:
-    return writer.pack(inputs.open_input(directory), out, progress=False, **options)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def check_equal(found: contracts.Source, expected: contracts.Source) -> None:
-    assert found.class_names == expected.class_names
-    assert list(found.splits) == list(expected.splits)
-    for split, examples in expected.splits.items():
-        packed = found.splits[split]
-        assert len(packed) == len(examples)
-        np.testing.assert_array_equal(packed.labels(), examples.labels())
-        for index in range(len(examples)):
-            assert packed[index] == examples[index]
-            assert packed.name(index) == examples.name(index)
+from tests.data.packing import (
+    REPOSITORY,
+    check_equal,
+    contents,
+    encoded,
+    interrupted,
+    noise,
+    pack,
+    write,
+)
 
 
 @pytest.mark.parametrize("number", [1, 3, 25])
@@ -126,26 +78,6 @@ def test_shards_can_be_packed_again(folder: Path, tmp_path: Path) -> None:
 
 
 # Interruption and repetition
-
-
-class Interrupted(BaseException):
-    """Stands for a signal."""
-
-
-@contextlib.contextmanager
-def interrupted(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
-    """Context that ends at the `number`th renaming of a file, before it."""
-    replace, calls = os.replace, [0]
-
-    def counted(path: Path, target: Path) -> None:
-        calls[0] += 1
-        if calls[0] == number:
-            raise Interrupted
-        replace(path, target)
-
-    with monkeypatch.context() as patch, contextlib.suppress(Interrupted):
-        patch.setattr(os, "replace", counted)
-        yield
 
 
 # Two files of labels, three and three shards, and the manifest are renamed.
@@ -360,178 +292,3 @@ def test_an_image_that_vanishes_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "cat" / "4.png").unlink()
     with pytest.raises(errors.UserError, match=r"cat/4\.png.* cannot be read"):
         writer.pack(source, tmp_path / "out", progress=False)
-
-
-# Scaling
-
-
-def scaled(content: bytes, tmp_path: Path, size: int) -> bytes:
-    """Returns the packed bytes of an image."""
-    write(tmp_path / "folder" / "a" / "1.jpg", content)
-    write(tmp_path / "folder" / "b" / "2.jpg", encoded(noise(8, 8), "PNG"))
-    pack(tmp_path / "folder", tmp_path / "out", size=size)
-    examples = shards.source(str(tmp_path / "out")).splits["train"]
-    by_name = {examples.name(index): examples[index]["image"] for index in range(2)}
-    found: bytes = by_name["a/1.jpg"]
-    return found
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"), [(100, 151, (64, 96)), (90, 65, (88, 64))]
-)
-@pytest.mark.parametrize("channels", [(), (3,)])
-def test_a_larger_jpeg_is_scaled_to_its_shorter_side_and_encoded_again(
-    tmp_path: Path, height: int, width: int, expected: tuple[int, int], channels: tuple[int, ...]
-) -> None:
-    original = encoded(noise(height, width, *channels), "JPEG", quality=90)
-    found = scaled(original, tmp_path, 64)
-    pixels = images.decode(original, channels[0] if channels else 1, "original")
-    small = images.scale_shorter(pixels, 64, "bicubic")
-    assert small.shape[:2] == expected
-    assert found == encoded(small if channels else small[..., 0], "JPEG", quality=95)
-
-
-def test_a_larger_png_stays_a_png_with_exact_pixels(tmp_path: Path) -> None:
-    original = encoded(noise(80, 70, 3), "PNG")
-    found = scaled(original, tmp_path, 64)
-    assert pillow.header(found, "found").format == "PNG"
-    expected = images.scale_shorter(images.decode(original, 3, "original"), 64, "bicubic")
-    np.testing.assert_array_equal(images.decode(found, 3, "found"), expected)
-
-
-def test_the_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    original = encoded(noise(100, 150, 3), "JPEG", exif=exif)
-    found = pillow.header(scaled(original, tmp_path, 64), "found")
-    assert (found.height, found.width, found.orientation) == (96, 64, 1)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        encoded(noise(64, 200, 3), "JPEG"),
-        encoded(noise(30, 40, 3), "JPEG"),
-        encoded(noise(30, 90, 3), "WEBP"),
-        encoded(noise(100, 90).astype(np.uint16) * 257, "PNG"),
-    ],
-    ids=["equal", "smaller", "smaller webp", "16 bits"],
-)
-def test_other_images_keep_their_bytes(tmp_path: Path, content: bytes) -> None:
-    assert scaled(content, tmp_path, 64) == content
-
-
-def test_unreadable_images_keep_their_bytes_and_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    truncated = encoded(noise(200, 200, 3), "JPEG")[:-500]
-    contents = {"a/1.jpg": truncated, "a/2.jpg": b"", "b/3.png": b"text"}
-    for name, content in contents.items():
-        write(tmp_path / "folder" / name, content)
-    source = inputs.open_input(tmp_path / "folder")
-    writer.pack(source, tmp_path / "out", size=64)
-    check_equal(shards.source(str(tmp_path / "out")), source)
-    printed = capsys.readouterr().err
-    for name in contents:
-        assert f"warning: copied without scaling: {name}: not a readable image" in printed
-
-
-def test_scaling_is_resumed_with_equal_bytes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pack(folder, tmp_path / "whole", shards=3, size=16)
-    with interrupted(monkeypatch, 5):
-        pack(folder, tmp_path / "out", shards=3, size=16)
-    pack(folder, tmp_path / "out", shards=3, size=16)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-# The command
-
-
-def test_the_command_packs_repeats_and_verifies(
-    folder: Path, tmp_path: Path, exit_status: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "o [u]t"
-    arguments = (main, str(folder), str(out), "--shards=8")
-    assert exit_status(*arguments) == 0
-    printed = capsys.readouterr()
-    assert f"--config.data.source=shards '--config.data.directory={out}'" in printed.out
-    assert "train       25 images in 8 shards, " in printed.out
-    assert "validation  5 images in 5 shards, " in printed.out
-    assert printed.out.count("one image each, fewer than --shards") == 1
-    assert "30/30" in printed.err
-    assert exit_status(*arguments) == 0
-    assert f"{out} (complete before, nothing written;" in capsys.readouterr().out
-    assert exit_status(main, f"--verify={out}") == 0
-    assert "checksums   all 15 files equal" in capsys.readouterr().out
-
-
-def test_verification_names_damaged_files(
-    folder: Path, tmp_path: Path, exit_status: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    pack(folder, out, shards=3)
-    for name in ("train-00001-of-00003.array_record", "validation-labels.npy"):
-        content = bytearray((out / name).read_bytes())
-        content[-1] ^= 1
-        (out / name).write_bytes(content)
-    (out / "train-labels.npy").unlink()
-    assert exit_status(main, f"--verify={out}") == 1
-    message = capsys.readouterr().err
-    assert f"3 of 8 files in {out} are damaged: " in message
-    assert "train-labels.npy (cannot be read: No such file or directory)" in message
-    assert "train-00001-of-00003.array_record (has another checksum)" in message
-    assert "validation-labels.npy (has another checksum)" in message
-
-
-def test_verification_needs_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(errors.UserError, match=r"shards\.json cannot be read"):
-        verification.verify(tmp_path, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "missing: DIR, OUT, --shards; write python -m cnn_jax.data.pack DIR OUT --shards=N"),
-        (["{folder}", "{out}"], "missing: --shards; write"),
-        (["--verify={out}", "--shards=2", "--size=9"], "--verify=OUT .* takes no --shards, --size"),
-        (["{folder}", "{folder}/out", "--shards=2"], "OUT .*out is inside DIR .*folder, so"),
-        (["{folder}", "{folder}", "--shards=2"], "OUT .*folder is inside DIR .*folder, so"),
-        (["{folder}/x", "{out}", "--shards=2"], "folder/x cannot be listed: No such file"),
-    ],
-)
-def test_wrong_arguments_are_refused(
-    folder: Path,
-    tmp_path: Path,
-    exit_status: Run,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    places = {"folder": folder, "out": tmp_path / "out"}
-    assert exit_status(main, *(argument.format(**places) for argument in arguments)) == 1
-    error = capsys.readouterr().err
-    assert re.search(message, error), error
-    assert not (tmp_path / "out").exists()
-
-
-def test_help_loads_no_jax() -> None:
-    script = (
-        "import runpy, sys\n"
-        "sys.argv = ['pack', '--help']\n"
-        "try:\n"
-        "    runpy.run_module('cnn_jax.data.pack', run_name='__main__')\n"
-        "except SystemExit as error:\n"
-        "    assert not error.code\n"
-        "assert 'jax' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, capture_output=True)
-
-
-def test_the_manifest_names_every_file(folder: Path, tmp_path: Path) -> None:
-    manifest = pack(folder, tmp_path / "out", shards=2).manifest
-    assert shards.read_manifest(tmp_path / "out") == manifest
-    names = {file.name for file in manifest.files} | {shards.MANIFEST}
-    assert names == {path.name for path in (tmp_path / "out").iterdir()}
-    assert json.loads((tmp_path / "out" / shards.MANIFEST).read_text())["format"] == 1
