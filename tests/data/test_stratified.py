@@ -1,6 +1,8 @@
+"""Stratified splits: exact counts, seeds, folds and groups."""
+
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import errors
 from cnn_jax.data import stratified
+from tests.data.divisions import counts, divide, examples, write_table
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 SHARES = [
@@ -27,37 +29,6 @@ SHARES = [
 TRIALS = settings(max_examples=50, derandomize=True, deadline=None)
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def divide(
-    labels: Sequence[int], names: Sequence[str] | Callable[[int], str], **changes: Any
-) -> dict[str, list[int]]:
-    options: dict[str, Any] = {
-        "shares": (0.8, 0.1, 0.1),
-        "seed": 0,
-        "groups": "",
-        "folds": 0,
-        "fold": 0,
-    }
-    parts = stratified.split(np.array(labels, np.int32), names, **(options | changes))
-    for part in parts.values():
-        assert part.dtype == np.int64
-        assert part.tolist() == sorted(part)
-    return {split: part.tolist() for split, part in parts.items()}
-
-
-def examples(sizes: Sequence[int]) -> tuple[list[int], list[str]]:
-    """Returns the labels and the names of so many examples of each class."""
-    pairs = [(label, f"{label}/{i}.png") for label, size in enumerate(sizes) for i in range(size)]
-    return [label for label, _ in pairs], [name for _, name in pairs]
-
-
-def counts(parts: dict[str, list[int]], labels: Sequence[int]) -> np.ndarray:
-    """Returns the number of examples of each class in each split, `[K, S]`."""
-    length = max(labels) + 1
-    return np.stack(
-        [np.bincount(np.array(labels)[part], minlength=length) for part in parts.values()], axis=1
-    )
 
 
 @TRIALS
@@ -282,11 +253,6 @@ def test_the_first_group_of_a_pattern_or_the_whole_match_is_the_group() -> None:
     )
 
 
-def write_table(path: Path, rows: Sequence[str], encoding: str = "utf-8") -> str:
-    path.write_text("\n".join(rows) + "\n", encoding=encoding, errors="surrogateescape")
-    return str(path)
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_table_gives_the_same_groups_as_a_pattern(tmp_path: Path, encoding: str) -> None:
     members = [(i % 3, i // 5) for i in range(100)]
@@ -303,109 +269,6 @@ def test_a_table_gives_the_same_groups_as_a_pattern(tmp_path: Path, encoding: st
     assert divide(labels, names, groups=table) == by_pattern
 
 
-NAMES = ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["name;group", "a/1.png;x"], "must have the columns 'name' and 'group'"),
-        (["name;group", "a/1.png;x"], "it has 'name;group'"),
-        ([], "it has none"),
-        (["name,person"], "it has 'name', 'person'"),
-        (["name,group", "a/1.png,x", "a/1.png,x"], "line 3: the name 'a/1.png' is in the file"),
-        (["name,group", "a/1.png"], "line 2: the group is missing"),
-        (["name,group", "a/1.png,"], "line 2: the group is missing"),
-        (["name,group", ",x"], "line 2: the name is missing"),
-        (["name,group", '"a/1.png,x'], "cannot be read: unexpected end of data"),
-        (["name,group", "a/1.png,x", "b/2.png,x"], "2 of 4 examples are not in the column 'name'"),
-        (["name,group", "a/1.png,x", "b/2.png,x"], "the first is 'a/2.png'"),
-    ],
-)
-def test_a_wrong_table_is_explained(tmp_path: Path, rows: list[str], message: str) -> None:
-    table = write_table(tmp_path / "groups.csv", rows) if rows else str(tmp_path / "groups.csv")
-    if not rows:
-        Path(table).touch()
-    with pytest.raises(errors.UserError, match=re.escape(message)):
-        divide([0, 0, 1, 1], NAMES, groups=table)
-
-
-def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(errors.UserError, match=r"no\.csv cannot be read: .*No such file"):
-        divide([0, 0, 1, 1], NAMES, groups=str(tmp_path / "no.csv"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"shares": (0.8, 0.2)}, "data.split_shares must be three numbers of at least 0"),
-        ({"shares": (0.8, 0.3, -0.1)}, "must be three numbers of at least 0"),
-        ({"shares": (0.8, 0.2, float("nan"))}, "must be three numbers of at least 0"),
-        ({"shares": (0.8, 0.1, 0.2)}, "must add up to 1"),
-        ({"shares": (0.8, 0.1, 0.2)}, "which add up to 1.1"),
-        ({"shares": (0.0, 0.5, 0.5)}, "with a share of train above 0"),
-        ({"folds": 1}, "data.split_folds must be 0 (no cross-validation) or at least 2, got 1"),
-        ({"folds": 3, "fold": 3}, "data.split_fold must be from 0 to 2, the number of folds minus"),
-        ({"folds": 3, "fold": -1}, "data.split_folds=3, got -1"),
-        ({"fold": 1}, "data.split_fold must be 0 for data.split_folds=0, got 1"),
-        ({"groups": "person("}, "missing ), unterminated subpattern at position 6 of 'person('"),
-    ],
-)
-def test_wrong_options_are_found_without_data(changes: dict[str, Any], message: str) -> None:
-    options: dict[str, Any] = {"shares": (0.8, 0.1, 0.1), "folds": 0, "fold": 0, "groups": ""}
-    with pytest.raises(errors.UserError, match=re.escape(message)):
-        stratified.check(**(options | changes))
-    with pytest.raises(errors.UserError, match=re.escape(message)):
-        divide([0, 0, 1, 1], NAMES, **changes)
-
-
-@pytest.mark.parametrize("groups", ["", r"(\d+)_", "missing.csv"])
-def test_check_accepts_right_options(groups: str) -> None:
-    stratified.check((0.333333, 0.333333, 0.333334), 0, 0, groups)
-    stratified.check((1.0, 0.0, 0.0), 5, 4, groups)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {},
-            "no example is left for 'validation': data.split_shares=(0.8, 0.1, 0.1) of 4 examples",
-        ),
-        ({"groups": "a|b"}, "no example is left for 'validation'"),
-        ({"groups": "a|b"}, "of 4 examples in 2 groups; add examples, or set the share of valid"),
-        ({"groups": "a/"}, "2 of 4 examples do not match data.split_groups='a/'"),
-        ({"groups": "a/"}, "the first is 'b/1.png'"),
-        ({"groups": "x*"}, "4 of 4 examples do not match"),
-        ({"groups": "(x)?/"}, "4 of 4 examples do not match"),
-        ({"folds": 5, "shares": (1.0, 0.0, 0.0)}, "data.split_folds=5 is more than the number of"),
-        ({"folds": 5, "shares": (1.0, 0.0, 0.0)}, "examples outside 'test', which is 4"),
-        ({"folds": 3, "shares": (1.0, 0.0, 0.0), "groups": r"\d"}, "groups outside 'test', which"),
-        ({"folds": 2, "shares": (1.0, 0.0, 0.0), "groups": "a|b"}, "at least 2 groups of each"),
-        ({"folds": 2, "shares": (1.0, 0.0, 0.0), "groups": "a|b"}, "but class 0 has 1"),
-    ],
-)
-def test_too_few_examples_or_groups_are_explained(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(errors.UserError, match=re.escape(message)):
-        divide([0, 0, 1, 1], NAMES, **changes)
-
-
-def test_a_class_with_one_example_cannot_be_in_folds() -> None:
-    labels, names = examples([10, 10, 1])
-    with pytest.raises(errors.UserError, match="so that 'train' always has one, but class 2 has 1"):
-        divide(labels, names, folds=3)
-
-
-def test_a_name_of_two_examples_is_an_error() -> None:
-    with pytest.raises(errors.UserError, match=r"2 examples have the name 'a/1\.png'"):
-        divide([0, 1, 0, 1], ["a/1.png", "b/1.png", "a/1.png", "b/2.png"])
-
-
-def test_no_example_is_an_error() -> None:
-    with pytest.raises(errors.UserError, match="there is no example to divide"):
-        divide([], [])
-
-
 @pytest.mark.skipif(not STAMPS.is_dir(), reason="needs Debian's tuxpaint-stamps-default")
 def test_a_real_folder_by_its_innermost_folders() -> None:
     files = sorted(path.relative_to(STAMPS) for path in STAMPS.rglob("*.png"))
@@ -419,58 +282,3 @@ def test_a_real_folder_by_its_innermost_folders() -> None:
     assert sum(map(len, folders)) == len({path.parent for path in files})
     assert set(np.array(labels)[parts["train"]]) == set(labels)
     np.testing.assert_allclose([len(part) for part in parts.values()], quotas.sum(axis=0), rtol=0.3)
-
-
-LISTS = {"train": ["b/2.png", "a/ä 1.png", "a/\udcff.png"], "test": ["a/3.png"]}
-
-
-def stored(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (directory / "splits").iterdir()}
-
-
-def test_lists_are_written_once_and_compared_later(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    stratified.write(work, LISTS)
-    content = {
-        "train.txt": b"b/2.png\na/\xc3\xa4 1.png\na/\xff.png\n",
-        "test.txt": b"a/3.png\n",
-    }
-    assert stored(work) == content
-    times = [path.stat().st_mtime_ns for path in (work / "splits").iterdir()]
-    stratified.write(work, LISTS)
-    assert times == [path.stat().st_mtime_ns for path in (work / "splits").iterdir()]
-    (work / "splits" / "test.txt").unlink()  # A crash between two lists.
-    stratified.write(work, LISTS)
-    assert stored(work) == content
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (LISTS | {"train": ["b/2.png", "a/1.png"]}, r"split 'train' differs .*line 2 is 'a/ä 1"),
-        (LISTS | {"train": ["b/2.png", "a/1.png"]}, r"there, 'a/1\.png' now; restore the data set"),
-        (LISTS | {"test": ["a/3.png", "a/4.png"]}, "line 2 is missing there, 'a/4.png' now"),
-        (LISTS | {"test": []}, "line 1 is 'a/3.png' there, missing now"),
-        ({"train": LISTS["train"]}, r"test\.txt is there, but this run has no split 'test'"),
-    ],
-)
-def test_another_list_is_an_error_and_changes_nothing(
-    tmp_path: Path, names: dict[str, list[str]], message: str
-) -> None:
-    stratified.write(tmp_path, LISTS)
-    before = stored(tmp_path)
-    with pytest.raises(errors.UserError, match=message):
-        stratified.write(tmp_path, names)
-    assert stored(tmp_path) == before
-
-
-def test_a_name_with_a_line_break_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(errors.UserError, match=r"'a\\nb\.png' in split 'train' has a line break"):
-        stratified.write(tmp_path, {"test": ["b.png"], "train": ["a\nb.png"]})
-    assert not list(tmp_path.iterdir())
-
-
-def test_lists_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
-    (tmp_path / "splits").write_text("a file")
-    with pytest.raises(errors.UserError, match="the lists of splits cannot be stored"):
-        stratified.write(tmp_path, LISTS)
