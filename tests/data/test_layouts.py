@@ -7,7 +7,7 @@ import pytest
 
 from cnn_jax import errors
 from cnn_jax.data.sources import folders
-from tests.data.test_folders import read, write
+from tests.data.class_folders import read, write
 
 
 @pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("training", "test")])
