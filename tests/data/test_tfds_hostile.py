@@ -14,7 +14,7 @@ from tensorflow_datasets.core.features import feature
 from cnn_jax import errors
 from cnn_jax.data import reading
 from cnn_jax.data.sources import tfds, tfds_records
-from tests.data.test_tfds import COLOUR, GREY, prepared, tiny
+from tests.data.tfds_sets import COLOUR, GREY, prepared, tiny
 from tests.pictures import stored
 
 OWN = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"

@@ -33,7 +33,7 @@ from cnn_jax.data.sources import tfds as tfds_source
 from cnn_jax.evaluators import example_rows, right_answers
 from cnn_jax.pretrained.formats import files
 from cnn_jax.runs import checkpoint, environment, logs, workdir
-from tests.data import test_tfds
+from tests.data import tfds_sets
 from tests.data.test_shards import TEST, TRAIN, EncodedSource
 from tests.fuzz.damage import VALUES, damaged_bytes, damaged_json, damaged_value
 from tests.pretrained import checkpoints
@@ -134,7 +134,7 @@ def read_shards(directory: Path) -> None:
 
 def tfds(directory: Path) -> Iterator[Target]:
     root = directory / "root"
-    version = test_tfds.prepared(root, test_tfds.tiny(test_tfds.COLOUR)).relative_to(root)
+    version = tfds_sets.prepared(root, tfds_sets.tiny(tfds_sets.COLOUR)).relative_to(root)
     for file in ("features.json", "dataset_info.json"):
         name = str(version / file)
         yield Target((root / name).read_bytes(), damaged_json, of_copy(root, name, read_tfds))

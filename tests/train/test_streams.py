@@ -27,7 +27,7 @@ from cnn_jax.runs import checkpoint, workdir
 from cnn_jax.runtime import sharding
 from tests import streams
 from tests.caches import share_native_kernels
-from tests.data.test_tfds import prepared, tiny
+from tests.data.tfds_sets import prepared, tiny
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/folder.py"
