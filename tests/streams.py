@@ -22,6 +22,9 @@ import numpy as np
 
 from cnn_jax import errors
 
+ROOT = Path(__file__).parents[1]
+COUNT = "--xla_force_host_platform_device_count"
+
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
@@ -115,6 +118,16 @@ def blocked_signals(pid: int) -> set[signal.Signals]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigBlk"))
     return {number for number in (signal.SIGINT, signal.SIGTERM) if mask >> (number - 1) & 1}
+
+
+def environment(devices: int, variables: dict[str, str]) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {COUNT}={devices}",
+        **variables,
+    }
 
 
 def slurm(processes: int) -> list[dict[str, str]]:
