@@ -13,47 +13,28 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import data, errors, main, plan, train
+from cnn_jax import data, errors, train
 from cnn_jax.contracts import TrainState
 from cnn_jax.objectives import Classification
 from cnn_jax.runs import checkpoint, environment, logs, workdir
 from cnn_jax.runs.courses import START, Course
-from cnn_jax.runtime import compilation_cache, sharding
+from cnn_jax.runtime import sharding
 from cnn_jax.runtime.signals import Interruption
 from cnn_jax.train import decisions, extension, job, state
 from cnn_jax.train.given import Given
 from tests.toys import CROSS_ENTROPY, Averaged, Dense
+from tests.train.extended_config import HALF, WHOLE, config
 
 # In one process, so that its runs share their programs.
 pytestmark = [pytest.mark.xdist_group("extend"), pytest.mark.usefixtures("shared_programs")]
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 8
-HALF, WHOLE = 6, 12  # steps; the half ends within an epoch of four steps
 LABELS = np.arange(44) % 4
 IMAGES = np.random.default_rng(0).integers(0, 256, (44, 8, 8, 1), dtype=np.uint8)
 SOURCE = data.from_arrays({"train": (IMAGES, LABELS), "test": (IMAGES[:8], LABELS[:8])})
 # With batch statistics, and with an average of the parameters in `extra`.
 OBJECTIVE = Averaged(Classification(Dense((5, 4)), CROSS_ENTROPY))
-OPTIMIZER_KEYS = {"optim.name": "adam", "optim.learning_rate": 0.01, "optim.weight_decay": 0.01}
-
-
-def config(**changes: Any) -> plan.Plan:
-    values = {
-        **OPTIMIZER_KEYS,
-        "data.image_size": 8,
-        "data.crop_padding": 1,
-        "data.flip": True,
-        "data.train_split": "train[:32]",
-        "data.validation_split": "train[32:]",
-        "train.batch_size": 8,
-        "train.steps": WHOLE,
-        "train.steps_per_call": 2,
-        "log.every_steps": 3,
-        "eval.every_epochs": 0.5,
-        "checkpoint.every_steps": 5,
-    }
-    return plan.read({**values, **changes})
 
 
 def run(directory: Path | None, watch: Any = None, **changes: Any) -> train.Outcome:
@@ -355,54 +336,3 @@ def test_the_notes_say_what_the_schedule_does() -> None:
 def test_a_longer_length_is_refused_with_a_hint(old: Path) -> None:
     with pytest.raises(errors.UserError, match=f"to train longer, add --extend={old}"):
         run(old)
-
-
-@pytest.fixture
-def received(monkeypatch: pytest.MonkeyPatch) -> list[plan.Plan]:
-    """The configs with which the command calls `train.run`, which does nothing."""
-    found: list[plan.Plan] = []
-
-    def note(settings: plan.Plan, directory: Path) -> train.Outcome:
-        found.append(settings)
-        train.check(settings)
-        return train.Outcome(WHOLE, params_sha256="ab12")
-
-    monkeypatch.setattr(train, "run", note)
-    monkeypatch.setattr(compilation_cache, "use_cache", lambda: None)
-    return found
-
-
-def write_config(directory: Path, **changes: Any) -> Path:
-    directory.mkdir()
-    workdir.save_plan(directory, config(**changes))
-    return directory
-
-
-def test_the_flag_takes_the_config_of_the_old_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: list[plan.Plan]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    stored = write_config(Path("old"), **{"seed": 5, "init.extend": "older"})
-    assert main.main(["--extend=old/", "--config.train.steps=20"]) == 0
-    assert received == [config(**{"seed": 5, "init.extend": "old", "train.steps": 20})]
-    assert [path.name[:4] for path in Path("runs").iterdir()] == ["old-"]
-    # The command can be repeated, also without its changes, when the new directory has a config.
-    write_config(Path("new"), **{"seed": 5, "init.extend": "old", "train.steps": 30})
-    (stored / "config.json").unlink()
-    assert main.main(["--extend=old", "--workdir=new"]) == 0
-    assert received[1] == config(**{"seed": 5, "init.extend": "old", "train.steps": 30})
-    Path("mine.py").write_text("config = {'seed': 9}")
-    assert main.main(["--extend=old", "--config=mine.py", "--workdir=new"]) == 0
-    assert received[2] == plan.read({"seed": 9, "init.extend": "old"})
-
-
-def test_code_in_the_old_work_directory_is_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: list[plan.Plan]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_config(Path("old"), **{"model.name": "old.evil_net:Small"})
-    Path("old", "evil_net.py").write_text("raise SystemExit('executed')")
-    with pytest.raises(errors.UserError, match="add --trust"):
-        main.main(["--extend=old", "--workdir=new"])
-    with pytest.raises(SystemExit, match="executed"):
-        main.main(["--extend=old", "--workdir=new", "--trust"])
