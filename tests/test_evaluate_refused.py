@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +10,8 @@ import pytest
 from cnn_jax import errors, evaluate
 from cnn_jax.evaluators import of_run
 from cnn_jax.runs import workdir
-from tests.outputs import listing
+from tests.outputs import assert_help_is_light, listing
 
-ROOT = Path(__file__).parents[1]
 # In one process, so that its fixtures run once.
 pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
 
@@ -161,9 +158,4 @@ def test_the_command_explains_itself(
 
 
 def test_help_does_not_import_jax() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "cnn_jax.evaluate", "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("usage: python -m cnn_jax.evaluate")
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "cnn_jax.runtime.console" in imported
-    assert "jax" not in imported
+    assert_help_is_light("cnn_jax.evaluate")

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +24,8 @@ from cnn_jax.evaluators import of_run
 from cnn_jax.predictor import Predictor, folders
 from cnn_jax.runs import checkpoint, workdir
 from cnn_jax.runtime import sharding
+from tests.outputs import assert_help_is_light
 
-ROOT = Path(__file__).parents[1]
 # In one process, so that its fixtures run once.
 pytestmark = [pytest.mark.xdist_group("trained"), pytest.mark.usefixtures("shared_programs")]
 TEST = digits.source().splits["test"]
@@ -383,12 +382,7 @@ def test_the_command_explains_itself(
 
 
 def test_help_does_not_import_jax() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "cnn_jax.predict", "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("usage: python -m cnn_jax.predict")
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "cnn_jax.runtime.console" in imported
-    assert "jax" not in imported
+    assert_help_is_light("cnn_jax.predict")
 
 
 def test_a_folder_without_images_is_refused(
