@@ -72,8 +72,6 @@ def rate_factors(params: Any, factors: RateFactors) -> Any:
 def _check_matches(key: str, given: Sequence[str], params: Any, hint: str = "") -> None:
     if not any(map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))):
         for pattern in given:
-            if pattern == patterns.HEAD:
-                hint = "; 'head' is an alias in train.trainable and init.take only: give its path"
             patterns.check_match(key, pattern, pattern, patterns.paths(params), hint)
 
 

@@ -36,7 +36,7 @@ def section(rows: Sequence[logs.Row]) -> Section:
         for name, value in row.items()
         if row["split"] in _SPLITS and logs.is_number(value)
     )
-    names = [name for name in further if name.removeprefix("average/") not in known]
+    names = [name for name in further if name.removeprefix(logs.AVERAGE) not in known]
     drawn.extend(_chart(rows, name, name, name, False) for name in names[:_MOST_CHARTS])
     body = f'<div class="grid">{"".join(f"<figure>{chart}</figure>" for chart in drawn)}</div>'
     if any(row["split"] == "train" for row in rows):
@@ -57,7 +57,7 @@ def _chart(
     """Returns the chart of a metric over epochs; empty if the log has none."""
     series = []
     for split in _SPLITS:
-        for prefix in ("", "average/"):
+        for prefix in ("", logs.AVERAGE):
             points = [
                 (row["epoch"], 1 - row[prefix + name] if name == "top1" else row[prefix + name])
                 for row in rows
@@ -82,7 +82,7 @@ def _last(rows: Sequence[logs.Row]) -> str:
     if not splits:
         return ""
     names = dict.fromkeys(name for split in splits for name in found[split] if name not in _PLACE)
-    order = sorted(names, key=lambda name: name.removeprefix("average/") not in _FIRST)
+    order = sorted(names, key=lambda name: name.removeprefix(logs.AVERAGE) not in _FIRST)
     lines = [
         [name, *(found[split].get(name) for split in splits)]
         for name in ("step", *order[:_MOST_LINES])

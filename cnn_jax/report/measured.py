@@ -25,7 +25,7 @@ from cnn_jax.objectives import averaged
 from cnn_jax.predictor import Predictor
 from cnn_jax.report.gaps import Measurement
 from cnn_jax.report.stored import Stored
-from cnn_jax.runs import checkpoint, workdir
+from cnn_jax.runs import checkpoint, logs, workdir
 
 SAMPLE = 5000
 """The largest number of examples of a split that are evaluated for its error."""
@@ -279,15 +279,15 @@ def _of_log(found: Stored, wanted: Wanted, step: int, split: str) -> Measurement
     if found.last_settings is None or found.description is None:
         return None
     weights = averaged.choose(found.last_settings, wanted.average, str(found.last))
-    key = "average/top1" if weights == averaged.AVERAGE else "top1"
     rows = [row for row in found.rows if row["split"] == split]
     if found.last != found.directory:  # Steps of the log count from the first phase.
         offset = _offset(found)
         rows = [{**row, "step": row["step"] - offset} for row in rows]
     for row in reversed(rows):
-        if row["step"] == step and isinstance(row.get(key), float):
+        top1 = logs.of_weights(row, weights).get("top1")
+        if row["step"] == step and isinstance(top1, float):
             size = int(found.description.sizes.get(split, 0))
-            return Measurement(1 - row[key], size, f"{workdir.METRICS}, step {row['step']:,}")
+            return Measurement(1 - top1, size, f"{workdir.METRICS}, step {row['step']:,}")
     return None
 
 

@@ -78,6 +78,8 @@ def check_match(key: str, given: str, pattern: str, names: Sequence[str], hint: 
     """
     check_syntax(key, given, pattern)
     if not any(re.search(pattern, name) for name in names):
+        if given == pattern == HEAD:  # not resolved by the caller
+            hint = "; 'head' is an alias in train.trainable and init.take only: give its path"
         raise errors.UserError(
             f"{key} {given!r} matches none of the {len(names)} parameters; "
             f"{errors.nearest(given, names)}; first: {', '.join(names[:3])}{hint}"

@@ -44,14 +44,15 @@ def warnings(options: Plan, validations: int) -> Iterator[str]:
     """Yields sentences on 'plateau' and early stopping that cannot act in a run.
 
     The first validation sets the best value, unless it is NaN. What the last one decides has no
-    effect, because it is at the end of the run.
+    effect, because it is at the end of the run. If `train.epochs` is the length of the run,
+    `cnn_jax.unread` names such a patience of early stopping before the data is read.
 
     Args:
       options: the plan.
       validations: the number of validations of the whole run.
     """
     patience = options.eval.patience
-    if patience and patience + 1 >= validations:
+    if options.train.steps and patience and patience + 1 >= validations:
         yield (
             f"eval.patience {patience} cannot stop a run of {validations} validations early; "
             "lower it or eval.every_epochs"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import optax
 
 from cnn_jax import errors, optim
-from cnn_jax.plan import Plan
+from cnn_jax.plan import Ema, Plan
 from cnn_jax.train import decisions
 from cnn_jax.train.given import Given
 
@@ -58,9 +58,17 @@ def warnings(plan: Plan, total_steps: int, steps_per_epoch: int) -> Iterator[str
             f"the run of {total_steps:,} steps (train.steps) ends within the warm-up of "
             f"{length:,} steps"
         )
-    keys = plan.ema
+    yield from _of_average(plan.ema, total_steps)
+    validations = -(-total_steps // validation_steps(plan, total_steps, steps_per_epoch))
+    yield from decisions.warnings(plan, validations)
+
+
+def _of_average(keys: Ema, total_steps: int) -> Iterator[str]:
+    """Yields a sentence if the average at the end of the run is mostly the initial parameters."""
+    if not keys.decay:
+        return
     share = 0.0 if keys.warmup else keys.decay ** (total_steps // keys.every_steps)
-    if keys.decay and keys.every_steps > total_steps:
+    if keys.every_steps > total_steps:
         yield (
             "the average stays that of the initial parameters, because ema.every_steps "
             f"{keys.every_steps} is above the {total_steps:,} steps of the run"
@@ -70,8 +78,6 @@ def warnings(plan: Plan, total_steps: int, steps_per_epoch: int) -> Iterator[str
             f"after the run's {total_steps:,} steps, {share:.0%} of the average are still the "
             f"initial parameters; set ema.warmup=True, or ema.decay below {keys.decay}"
         )
-    validations = -(-total_steps // validation_steps(plan, total_steps, steps_per_epoch))
-    yield from decisions.warnings(plan, validations)
 
 
 def make_optimizer(
